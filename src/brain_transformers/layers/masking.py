@@ -1,0 +1,140 @@
+"""Which tokens an encoder sees: random masking, padding, and the way back to natural order."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.masking_utils import create_bidirectional_mask
+
+
+def num_kept_tokens(n_tokens: int, mask_ratio: float) -> int:
+    """Number of visible tokens: `int(n_tokens * (1 - mask_ratio))` in double precision, as ViT-MAE counts them.
+
+    The product is rounded down after rounding in binary, so 4,240 tokens at ratio 0.9 leave 423, not 424.
+    """
+    return int(n_tokens * (1 - mask_ratio))
+
+
+@dataclass
+class TokenSelection:
+    """The tokens that go through an encoder, in the order in which they go.
+
+    Attributes:
+        ids_keep: int64 `(batch, n_kept)`, natural token ids of the visible tokens in encoder order.
+        ids_restore: int64 `(batch, n_tokens)`, place of each natural token in the shuffled sequence.
+        token_mask: float32 `(batch, n_tokens)`, 1 for tokens that are observed and hidden from the encoder.
+        keep_mask: bool `(batch, n_kept)`, false where a row of `ids_keep` is filled up; `None` if none is.
+    """
+
+    ids_keep: torch.Tensor
+    ids_restore: torch.Tensor
+    token_mask: torch.Tensor
+    keep_mask: torch.Tensor | None = None
+
+
+def invert_permutation(ids: torch.Tensor) -> torch.Tensor:
+    """Inverse of each row of an int64 `(batch, n)` tensor of permutations."""
+    places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    return torch.empty_like(ids).scatter_(1, ids, places)
+
+
+def select_tokens(
+    noise: torch.Tensor,
+    mask_ratio: float,
+    attention_mask: torch.Tensor | None = None,
+    n_hidden: int | None = None,
+) -> TokenSelection:
+    """Keep the tokens with the smallest noise, in ascending order of noise (ViT-MAE's rule).
+
+    Args:
+        noise: `(batch, n_tokens)`; ties are ordered as `torch.argsort` orders them.
+        mask_ratio: share of the observed tokens of each sample to hide, in [0, 1).
+        attention_mask: `(batch, n_tokens)`, 1 = observed, 0 = padding. Padding is never kept nor counted as masked.
+            Samples with fewer observed tokens keep fewer, so their rows of `ids_keep` are filled up and
+            `keep_mask` says where. Reading the longest row synchronises with the device once.
+        n_hidden: exact number of tokens to hide in place of `mask_ratio`; with padding, hidden places that are padded
+            do not count.
+    """
+    n_tokens = noise.shape[1]
+    if attention_mask is None:
+        ids_shuffle = torch.argsort(noise, dim=1)
+        ids_restore = invert_permutation(ids_shuffle)
+        n_kept = num_kept_tokens(n_tokens, mask_ratio) if n_hidden is None else n_tokens - n_hidden
+        token_mask = (ids_restore >= n_kept).to(torch.float32)
+        return TokenSelection(ids_shuffle[:, :n_kept], ids_restore, token_mask)
+    observed = attention_mask.bool()
+    ids_shuffle = torch.argsort(noise.masked_fill(~observed, torch.inf), dim=1)
+    ids_restore = invert_permutation(ids_shuffle)
+    if n_hidden is None:
+        counts = (observed.sum(1).double() * (1 - mask_ratio)).long()
+    else:
+        threshold = noise.sort(dim=1).values[:, -n_hidden, None] if n_hidden else torch.inf
+        counts = (observed & (noise < threshold)).sum(1)
+    n_kept = int(counts.max())
+    token_mask = ((ids_restore >= counts[:, None]) & observed).to(torch.float32)
+    keep_mask = torch.arange(n_kept, device=noise.device)[None, :] < counts[:, None]
+    return TokenSelection(ids_shuffle[:, :n_kept], ids_restore, token_mask, keep_mask)
+
+
+def pack_observed_tokens(attention_mask: torch.Tensor) -> TokenSelection:
+    """Select the observed tokens of each sample in natural order, so that padding costs and changes nothing."""
+    natural = torch.arange(attention_mask.shape[1], device=attention_mask.device, dtype=torch.float32)
+    return select_tokens(natural.expand(attention_mask.shape[0], -1), 0.0, attention_mask)
+
+
+def gather_tokens(tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Pick rows `ids` `(batch, n)` of `tokens` `(batch, n_tokens, width)` without building a repeated index."""
+    return tokens.gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def unpack_tokens(tokens: torch.Tensor, packed: TokenSelection, n_tokens: int) -> torch.Tensor:
+    """Put packed tokens `(batch, n_kept, width)` back in their natural places; padding becomes zeros."""
+    if packed.keep_mask is not None:
+        tokens = tokens * packed.keep_mask[:, :, None].to(tokens.dtype)
+    out = tokens.new_zeros(tokens.shape[0], n_tokens, tokens.shape[2])
+    return out.scatter(1, packed.ids_keep[:, :, None].expand(-1, -1, tokens.shape[2]), tokens)
+
+
+def sequence_masks(
+    config: PreTrainedConfig, hidden_states: torch.Tensor, keep_mask: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Masks for a sequence with CLS in front.
+
+    Args:
+        config: names the attention implementation, which decides the form of the first mask.
+        hidden_states: `(batch, 1 + n_kept, width)`.
+        keep_mask: bool `(batch, n_kept)`, false at padding, or `None` when there is none: then no mask is built at all.
+
+    Returns:
+        The mask for attention, and bool `(batch, 1 + n_kept)` for what runs along the tokens; both may be `None`.
+    """
+    if keep_mask is None:
+        return None, None
+    keep = torch.nn.functional.pad(keep_mask, (1, 0), value=True)
+    mask = create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=keep)
+    return mask, keep
+
+
+def drop_cls_entry(attention_mask: torch.Tensor | None, batch: int, n_tokens: int) -> torch.Tensor | None:
+    """Check the shape of an attention mask and drop its leading entry for CLS, if it has one.
+
+    Raises:
+        ValueError: if it is neither `(batch, n_tokens)` nor `(batch, 1 + n_tokens)`.
+    """
+    if attention_mask is None:
+        return None
+    if tuple(attention_mask.shape) == (batch, n_tokens + 1):
+        return attention_mask[:, 1:]
+    if tuple(attention_mask.shape) != (batch, n_tokens):
+        raise ValueError(
+            f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest), or one more for "
+            f"CLS; got {tuple(attention_mask.shape)}."
+        )
+    return attention_mask
+
+
+def check_noise(noise: torch.Tensor, batch: int, n_tokens: int) -> torch.Tensor:
+    """Return `noise` unchanged, or raise ValueError if it is not `(batch, n_tokens)`."""
+    if tuple(noise.shape) != (batch, n_tokens):
+        raise ValueError(f"noise must be ({batch}, {n_tokens}), one number a token, got {tuple(noise.shape)}.")
+    return noise

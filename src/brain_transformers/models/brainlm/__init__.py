@@ -1,0 +1,1 @@
+"""BrainLM with parcel x time tokens (`brainlm_mae`)."""

@@ -1,0 +1,125 @@
+"""Configuration of BrainLM with parcel x time tokens."""
+
+
+from huggingface_hub.dataclasses import strict
+
+from ..configuration_base import BrainConfig
+from ..validation import CLASSIFIER_HEADS, POOLINGS, check_choice, check_heads
+
+
+@strict
+class BrainLMConfig(BrainConfig):
+    """Configuration of [`BrainLMModel`], the first BrainLM (13M): one token per parcel and 20 timepoints.
+
+    Defaults are those of the released 13M checkpoint; where the paper and the weights differ, the weights win.
+    Source: Ortega Caro et al., "BrainLM: A foundation model for brain activity recordings", ICLR 2024.
+
+    Args:
+        n_rois: number of parcels of a sample (A424: 424).
+        n_timepoints: timepoints of a window; other multiples of `patch_size` work at run time.
+        patch_size: timepoints of one token.
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: encoder.
+        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads, decoder_intermediate_size: decoder;
+            its width must equal the encoder's, since both add coordinates and positions of that width.
+        hidden_act: activation of the feed-forward blocks; `"gelu"` is the exact form.
+        hidden_dropout_prob: dropout after each block.
+        embedding_dropout: dropout on embedded tokens while training; 0.1 is fixed in the authors' code.
+        attention_probs_dropout_prob: kept from the authors' files and without effect, there as here.
+        conv_kernel_size: odd length of the depthwise convolution along the tokens that is added to attention, or `None`.
+        num_landmarks, segment_means_seq_len: landmark (Nystrom) attention for sequences of exactly
+            `segment_means_seq_len` tokens with CLS. `None`, or equal numbers as in every released file: full attention.
+        num_positions: rows of the time position table.
+        use_tanh_decoder: tanh on the prediction.
+        layer_norm_eps, initializer_range: as usual.
+        mask_ratio: share of tokens hidden by the pretraining head.
+        reconstruction_loss: `"mse"` or `"mae"`, over masked entries. The authors' name `loss_fn` is accepted.
+        pooling: how `pooler_output` is made: `"cls"`, `"mean"`, `"mean_with_cls"` or `"max"`.
+        classifier_head: `"linear"` or the authors' three-layer `"mlp"`.
+        classifier_dropout: dropout inside the MLP head.
+        coordinates_source: where the stored parcel centres came from; `None` means that none are stored and each call
+            must pass `coordinates`.
+
+    Raises:
+        ValueError: for sizes that do not fit each other.
+    """
+
+    model_type = "brainlm_mae"
+    attribute_map = {"loss_fn": "reconstruction_loss"}
+    keys_to_ignore_at_inference = [
+        "mask",
+        "predictions",
+        "targets",
+        "signal_mask",
+        "token_mask",
+        "ids_restore",
+        "last_hidden_state",
+        "pooler_output",
+    ]
+
+    n_rois: int = 424
+    n_timepoints: int = 200
+    patch_size: int = 20
+    hidden_size: int = 512
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
+    decoder_hidden_size: int = 512
+    decoder_num_hidden_layers: int = 2
+    decoder_num_attention_heads: int = 4
+    decoder_intermediate_size: int = 1024
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    embedding_dropout: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    conv_kernel_size: int | None = 65
+    num_landmarks: int | None = None
+    segment_means_seq_len: int | None = None
+    num_positions: int = 5000
+    use_tanh_decoder: bool = False
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    mask_ratio: float | int = 0.2
+    reconstruction_loss: str = "mse"
+    pooling: str = "cls"
+    classifier_head: str = "linear"
+    classifier_dropout: float | int = 0.0
+    roi_order: str | list[str] | None = "a424"
+    t_r: float | int | None = 0.735
+    coordinates_source: str | None = None
+
+    @property
+    def uses_landmarks(self) -> bool:
+        """Whether attention goes through landmarks; equal numbers mean full attention, as in the released files."""
+        return self.num_landmarks is not None and self.num_landmarks != self.segment_means_seq_len
+
+    def validate_architecture(self) -> None:
+        """Check that the sizes fit each other."""
+        check_heads("hidden_size", self.hidden_size, self.num_attention_heads)
+        check_heads("decoder_hidden_size", self.decoder_hidden_size, self.decoder_num_attention_heads)
+        if self.hidden_size % 2:
+            raise ValueError(f"hidden_size must be even for the position table, got {self.hidden_size}.")
+        if self.decoder_hidden_size != self.hidden_size:
+            raise ValueError(
+                f"decoder_hidden_size ({self.decoder_hidden_size}) must equal hidden_size ({self.hidden_size}): "
+                "the decoder adds coordinates and positions of the encoder's width."
+            )
+        if self.n_timepoints % self.patch_size:
+            raise ValueError(f"n_timepoints ({self.n_timepoints}) must be a multiple of patch_size ({self.patch_size}).")
+        if self.conv_kernel_size is not None and self.conv_kernel_size % 2 == 0:
+            raise ValueError(f"conv_kernel_size must be odd or None, got {self.conv_kernel_size}.")
+        if self.uses_landmarks and (
+            not self.segment_means_seq_len or self.segment_means_seq_len % (self.num_landmarks or 1)
+        ):
+            raise ValueError(
+                f"segment_means_seq_len ({self.segment_means_seq_len}) must be a multiple of num_landmarks "
+                f"({self.num_landmarks})."
+            )
+        if not 0 <= self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio must be at least 0 and below 1, got {self.mask_ratio}.")
+        check_choice("reconstruction_loss", self.reconstruction_loss, ("mse", "mae"))
+        check_choice("pooling", self.pooling, POOLINGS)
+        check_choice("classifier_head", self.classifier_head, CLASSIFIER_HEADS)
+
+
+
+__all__ = ["BrainLMConfig"]

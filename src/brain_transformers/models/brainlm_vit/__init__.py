@@ -1,0 +1,1 @@
+"""BrainLM as a ViT masked autoencoder over the parcel x time image (`brainlm_vit_mae`)."""

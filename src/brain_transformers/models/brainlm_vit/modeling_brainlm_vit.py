@@ -1,0 +1,570 @@
+"""BrainLM-ViT: a masked autoencoder over the parcel x time image, padded to a square.
+
+Source: Ortega Caro et al., "BrainLM: A foundation model for brain activity recordings", ICLR 2024, and the released
+weights (111M, 650M).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import can_return_tuple, logging
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ...layers.attention import SelfAttention
+from ...layers.heads import build_classifier, masked_mean, single_output_loss
+from ...layers.masking import (
+    TokenSelection,
+    check_noise,
+    drop_cls_entry,
+    gather_tokens,
+    pack_observed_tokens,
+    select_tokens,
+    sequence_masks,
+    unpack_tokens,
+)
+from ...layers.pooling import pool_tokens
+from ...layers.positions import sincos_2d_table
+from ...layers.transformer import PreNormLayer
+from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel, MaskedModelingOutput
+from .configuration_brainlm_vit import BrainLMViTConfig
+from .masking_brainlm_vit import last_timepoints_mask, last_timepoints_noise
+
+logger = logging.get_logger(__name__)
+
+# The constant that the image is padded with.
+_PADDING = -1.0
+
+
+@dataclass(frozen=True)
+class ImageGeometry:
+    """Where a recording lies in the padded square.
+
+    Attributes:
+        top, left: padding above (and below) the rows and before (and after) the columns.
+        rows, columns: half-open ranges of patches that hold some data.
+    """
+
+    top: int
+    left: int
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+def image_geometry(n_rois: int, n_timepoints: int, image_size: int, patch_size: int) -> ImageGeometry:
+    """Centre an `(n_rois, n_timepoints)` recording in the square.
+
+    Raises:
+        ValueError: if it does not fit, or cannot be centred because a difference is odd.
+    """
+    for name, size in (("n_rois", n_rois), ("n_timepoints", n_timepoints)):
+        if size < 1 or size >= image_size or (image_size - size) % 2:
+            raise ValueError(
+                f"{name} must be even, positive and below {image_size} to be centred in the padded square of "
+                f"{image_size} x {image_size}, got {size}. Cut or pad the series with the feature extractor."
+            )
+    top, left = (image_size - n_rois) // 2, (image_size - n_timepoints) // 2
+
+    def touched(start: int, size: int) -> tuple[int, int]:
+        return start // patch_size, -(-(start + size) // patch_size)
+
+    return ImageGeometry(top, left, touched(top, n_rois), touched(left, n_timepoints))
+
+
+class BrainLMViTEmbeddings(nn.Module):
+    """Patch embedding of the padded image, fixed positions, CLS."""
+
+    def __init__(self, config: BrainLMViTConfig):
+        super().__init__()
+        self.config = config
+        n_tokens = config.grid_size**2
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self.patch_projection = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
+        self.register_buffer("positions", torch.empty(1, 1 + n_tokens, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, image: torch.Tensor, ids_keep: torch.Tensor | None = None, zeroed_columns: tuple[int, int] = (0, 0)
+    ) -> torch.Tensor:
+        """Embed the patches `ids_keep` `(batch, n_kept)`, or all of them in natural order.
+
+        Args:
+            image: `(batch, 1 or num_channels, n_rois, n_timepoints)`; one channel stands for identical channels, whose
+                weights are then summed instead of the image being repeated.
+            zeroed_columns: half-open range of columns of the padded image to set to 0.
+
+        Returns:
+            `(batch, 1 + n_kept, hidden_size)`.
+        """
+        config, weight = self.config, self.patch_projection.weight
+        geometry = image_geometry(image.shape[2], image.shape[3], config.image_size, config.patch_size)
+        padding = (geometry.left, geometry.left, geometry.top, geometry.top)
+        image = nn.functional.pad(image.to(weight.dtype), padding, value=_PADDING)
+        if zeroed_columns[0] < zeroed_columns[1]:
+            columns = torch.arange(config.image_size, device=image.device)
+            image = image.masked_fill((columns >= zeroed_columns[0]) & (columns < zeroed_columns[1]), 0.0)
+        batch, n_channels, _, _ = image.shape
+        grid, side = config.grid_size, config.patch_size
+        # One row a patch (channel, parcel, time), so that only the visible ones are projected.
+        patches = image.reshape(batch, n_channels, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5)
+        patches = patches.reshape(batch, grid * grid, n_channels * side * side)
+        positions = self.positions.to(weight.dtype)
+        patch_positions = positions[:, 1:]
+        if ids_keep is not None:
+            patches = gather_tokens(patches, ids_keep)
+            patch_positions = patch_positions[0][ids_keep]
+        if n_channels == 1:
+            weight = weight.sum(1)
+        tokens = nn.functional.linear(patches, weight.flatten(1), self.patch_projection.bias) + patch_positions
+        cls = (self.cls_token + positions[:, :1]).expand(batch, -1, -1)
+        return self.dropout(torch.cat([cls, tokens], dim=1))
+
+
+class BrainLMViTDecoder(nn.Module):
+    """ViT-MAE decoder: fills hidden places with the mask token and predicts the pixels of every patch."""
+
+    def __init__(self, config: BrainLMViTConfig):
+        super().__init__()
+        self.config = config
+        width = config.decoder_hidden_size
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.embed = nn.Linear(config.hidden_size, width)
+        self.register_buffer("positions", torch.empty(1, 1 + config.grid_size**2, width))
+        self.layers = nn.ModuleList(
+            PreNormLayer(
+                config,
+                width,
+                config.decoder_num_attention_heads,
+                config.decoder_intermediate_size,
+                config.hidden_act,
+                config.layer_norm_eps,
+                config.qkv_bias,
+                config.hidden_dropout_prob,
+                config.attention_probs_dropout_prob,
+            )
+            for _ in range(config.decoder_num_hidden_layers)
+        )
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.prediction = nn.Linear(width, config.patch_size**2 * config.num_channels)
+
+    def decode(
+        self,
+        encoded: BrainModelOutput,
+        attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """Normed hidden states of all patches in natural order, `(batch, n_tokens, width)`, and the states on request."""
+        latent = self.embed(encoded.last_hidden_state)
+        batch, n_tokens = latent.shape[0], self.config.grid_size**2
+        tokens = latent[:, 1:]
+        if encoded.ids_restore is not None:
+            if encoded.keep_mask is not None:
+                tokens = torch.where(encoded.keep_mask[:, :, None], tokens, self.mask_token.to(tokens.dtype))
+            hidden = self.mask_token.to(tokens.dtype).expand(batch, n_tokens - tokens.shape[1], -1)
+            tokens = gather_tokens(torch.cat([tokens, hidden], dim=1), encoded.ids_restore)
+        hidden_states = torch.cat([latent[:, :1], tokens], dim=1) + self.positions.to(latent.dtype)
+        mask, _ = sequence_masks(self.config, hidden_states, None if attention_mask is None else attention_mask.bool())
+        states = [hidden_states]
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, mask, **kwargs)
+            if output_hidden_states:
+                states.append(hidden_states)
+        return self.layernorm(hidden_states)[:, 1:], tuple(states) if output_hidden_states else None
+
+    def predict_recording(self, hidden_states: torch.Tensor, n_rois: int, n_timepoints: int) -> torch.Tensor:
+        """Pixels of the patches that hold data, averaged over channels and cropped to `(batch, n_rois, n_timepoints)`.
+
+        The mean over channels is a linear map, so it is taken of the weights; padding patches are not predicted.
+        """
+        config = self.config
+        grid, side = config.grid_size, config.patch_size
+        geometry = image_geometry(n_rois, n_timepoints, config.image_size, side)
+        (row0, row1), (col0, col1) = geometry.rows, geometry.columns
+        batch, _, width = hidden_states.shape
+        inside = hidden_states.reshape(batch, grid, grid, width)[:, row0:row1, col0:col1]
+        weight = self.prediction.weight.reshape(side * side, config.num_channels, width).mean(1)
+        bias = self.prediction.bias.reshape(side * side, config.num_channels).mean(1)
+        pixels = nn.functional.linear(inside, weight, bias)
+        pixels = pixels.reshape(batch, row1 - row0, col1 - col0, side, side).permute(0, 1, 3, 2, 4)
+        pixels = pixels.reshape(batch, (row1 - row0) * side, (col1 - col0) * side)
+        top, left = geometry.top - row0 * side, geometry.left - col0 * side
+        return pixels[:, top : top + n_rois, left : left + n_timepoints]
+
+
+class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
+    """Weights, input checks and reconstruction that the BrainLM-ViT classes share."""
+
+    config: BrainLMViTConfig
+    base_model_prefix = "brainlm_vit"
+    input_modalities = ("time", "image")
+    _no_split_modules = ["PreNormLayer", "BrainLMViTEmbeddings"]
+    _can_record_outputs = {"hidden_states": PreNormLayer, "attentions": SelfAttention}
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal weights with `initializer_range`, zero biases, sine-cosine positions, as in the authors' code."""
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, BrainLMViTEmbeddings):
+            init.normal_(module.cls_token, std=std)
+            init.copy_(module.positions, sincos_2d_table(self.config.grid_size, self.config.hidden_size)[None])
+        elif isinstance(module, BrainLMViTDecoder):
+            init.normal_(module.mask_token, std=std)
+            init.copy_(module.positions, sincos_2d_table(self.config.grid_size, self.config.decoder_hidden_size)[None])
+
+    def _check_image(
+        self, signals: torch.Tensor | None, pixel_values: torch.Tensor | None, coordinates: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The image `(batch, 1 or num_channels, n_rois, n_timepoints)` of either form of input."""
+        if (signals is None) == (pixel_values is None):
+            raise ValueError("Pass either signals (batch, n_rois, n_timepoints) or pixel_values, not both or neither.")
+        config = self.config
+        if signals is not None:
+            if signals.dim() != 3:
+                raise ValueError(
+                    f"signals must be (batch, n_rois, n_timepoints), got {tuple(signals.shape)}. "
+                    "Add the batch axis, or pass the series through the feature extractor."
+                )
+            image = signals[:, None]
+        elif pixel_values is not None:
+            if pixel_values.dim() != 4 or pixel_values.shape[1] != config.num_channels:
+                raise ValueError(
+                    f"pixel_values must be (batch, {config.num_channels}, n_rois, n_timepoints), got "
+                    f"{tuple(pixel_values.shape)}."
+                )
+            image = pixel_values
+        n_rois, n_timepoints = image.shape[2:]
+        if config.n_rois is not None and n_rois != config.n_rois:
+            transposed = " The axes look swapped: transpose the last two." if n_timepoints == config.n_rois else ""
+            raise ValueError(
+                f"This model was built for {config.n_rois} ROIs (roi_order {config.roi_order!r}), got {n_rois}.{transposed} "
+                f"Use the atlas of the model, or a config with n_rois={n_rois}."
+            )
+        if coordinates is not None and coordinates.device.type == "cpu" and not torch.compiler.is_compiling():
+            y = coordinates[..., 1]
+            if bool((y.diff(dim=-1) < 0).any()):
+                raise ValueError(
+                    "The rows of the image must be sorted by Y, posterior to anterior (stable sort), but the given "
+                    "coordinates are not ascending in Y. Let the feature extractor sort the parcels."
+                )
+        image_geometry(n_rois, n_timepoints, config.image_size, config.patch_size)  # type: ignore[arg-type]
+        return image
+
+    def _reconstruct(
+        self,
+        decoder: BrainLMViTDecoder,
+        encoded: BrainModelOutput,
+        image: torch.Tensor,
+        timepoints_hidden: tuple[int, int] | None,
+        attention_mask: torch.Tensor | None,
+        output_hidden_states: bool = False,
+        **kwargs: Any,
+    ) -> MaskedModelingOutput:
+        config = self.config
+        batch, _, n_rois, n_timepoints = image.shape
+        hidden_states, states = decoder.decode(
+            encoded, attention_mask, output_hidden_states=output_hidden_states, **kwargs
+        )
+        predictions = decoder.predict_recording(hidden_states, n_rois, n_timepoints)
+        targets = image.float().mean(1)
+        if config.norm_pix_loss:
+            # Over the window of each parcel, not over a patch as in other masked autoencoders.
+            variance, mean = torch.var_mean(targets, dim=2, keepdim=True)
+            targets = (targets - mean) / (variance + 1e-6).sqrt()
+        mask = targets.new_zeros(batch, n_rois, n_timepoints)
+        something_hidden = encoded.ids_keep is not None and encoded.ids_keep.shape[1] < config.grid_size**2
+        if encoded.token_mask is not None and something_hidden:
+            mask = self.crop_token_mask(encoded.token_mask, n_rois, n_timepoints)
+        if timepoints_hidden is not None and timepoints_hidden[0] < timepoints_hidden[1]:
+            something_hidden = True
+            mask = mask.clone()
+            mask[:, :, timepoints_hidden[0] : timepoints_hidden[1]] = 1.0
+        if attention_mask is not None:
+            mask = mask * self.crop_token_mask(attention_mask.to(mask.dtype), n_rois, n_timepoints)
+        loss = masked_mean((predictions.float() - targets).square(), mask) if something_hidden else None
+        return MaskedModelingOutput(
+            loss=loss,
+            logits=predictions,
+            mask=mask,
+            predictions=predictions,
+            targets=targets,
+            signal_mask=mask,
+            token_mask=encoded.token_mask,
+            ids_restore=encoded.ids_restore,
+            last_hidden_state=encoded.last_hidden_state,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            decoder_hidden_states=states,
+            decoder_logits=decoder.prediction(hidden_states) if output_hidden_states else None,
+        )
+
+    def crop_token_mask(self, token_mask: torch.Tensor, n_rois: int, n_timepoints: int) -> torch.Tensor:
+        """Spread a mask over patches `(batch, n_tokens)` to pixels and crop it to `(batch, n_rois, n_timepoints)`."""
+        config = self.config
+        geometry = image_geometry(n_rois, n_timepoints, config.image_size, config.patch_size)  # type: ignore[arg-type]
+        grid = token_mask.reshape(-1, config.grid_size, config.grid_size)
+        rows = torch.arange(geometry.top, geometry.top + n_rois, device=grid.device) // config.patch_size
+        columns = torch.arange(geometry.left, geometry.left + n_timepoints, device=grid.device) // config.patch_size
+        return grid[:, rows][:, :, columns]
+
+
+class BrainLMViTModel(BrainLMViTPreTrainedModel):
+    """BrainLM-ViT encoder (111M, 650M): the parcels of a scan, sorted from back to front, are the rows of an image.
+
+    By default all patches are encoded, without masking, in natural order (row-major over the padded square, CLS first).
+    The authors' notebooks read features from a random quarter of the patches instead. Known limits: about half of the
+    patches are constant padding; the weights expect the robust-scaled signal divided by 5.6430855, rows in a stable sort
+    by Y, and TR 0.72-0.735 s; the medians and quartiles of the training data were never published.
+    """
+
+    def __init__(self, config: BrainLMViTConfig):
+        super().__init__(config)
+        self.embeddings = BrainLMViTEmbeddings(config)
+        self.layers = nn.ModuleList(
+            PreNormLayer(
+                config,
+                config.hidden_size,
+                config.num_attention_heads,
+                config.intermediate_size,
+                config.hidden_act,
+                config.layer_norm_eps,
+                config.qkv_bias,
+                config.hidden_dropout_prob,
+                config.attention_probs_dropout_prob,
+            )
+            for _ in range(config.num_hidden_layers)
+        )
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        signals: torch.Tensor | None = None,
+        coordinates: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+        mask_ratio: float | None = None,
+        pixel_values: torch.Tensor | None = None,
+        n_hidden_tokens: int | None = None,
+        zeroed_columns: tuple[int, int] = (0, 0),
+        **kwargs: Any,
+    ) -> BrainModelOutput:
+        """Encode windows of parcellated BOLD as images.
+
+        Args:
+            signals: float `(batch, n_rois, n_timepoints)`, rows sorted by Y, robust-scaled and divided by 5.6430855.
+            coordinates: `(batch, n_rois, 3)` in mm; not used by the network, but if given (on a CPU) the sort by Y is
+                checked.
+            attention_mask: `(batch, n_tokens)` over the patches of the padded square, row-major, 1 = observed, 0 = padding
+                of a short scan; a leading entry for CLS is accepted. The constant border counts as observed.
+            noise: `(batch, n_tokens)`; patches are encoded in its ascending order.
+            mask_ratio: share of patches to hide, with `noise` drawn at random if it is not given. Default 0.
+            pixel_values: float `(batch, num_channels, n_rois, n_timepoints)` in place of `signals`, for channels that
+                differ.
+            n_hidden_tokens: exact number of patches to hide in place of `mask_ratio`.
+            zeroed_columns: columns of the padded image to set to 0 before embedding.
+
+        Raises:
+            ValueError: for a wrong number of ROIs, a size that cannot be centred, or rows that are not sorted.
+        """
+        image = self._check_image(signals, pixel_values, coordinates)
+        batch, n_tokens = image.shape[0], self.config.grid_size**2
+        attention_mask = drop_cls_entry(attention_mask, batch, n_tokens)
+        mask_ratio = mask_ratio or 0.0
+        selection: TokenSelection | None = None
+        natural = noise is None and mask_ratio == 0
+        if not natural:
+            noise = torch.rand(batch, n_tokens, device=image.device) if noise is None else noise
+            selection = select_tokens(
+                check_noise(noise, batch, n_tokens), mask_ratio, attention_mask, n_hidden=n_hidden_tokens
+            )
+        elif attention_mask is not None:
+            selection = pack_observed_tokens(attention_mask)
+        hidden_states = self.embeddings(image, selection.ids_keep if selection else None, zeroed_columns)
+        keep_mask = selection.keep_mask if selection else None
+        mask, _ = sequence_masks(self.config, hidden_states, keep_mask)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, mask, **kwargs)
+        hidden_states = self.layernorm(hidden_states)
+        pooled = pool_tokens(hidden_states, self.config.pooling, keep_mask)
+        if natural and selection is not None:
+            tokens = unpack_tokens(hidden_states[:, 1:], selection, n_tokens)
+            hidden_states = torch.cat([hidden_states[:, :1], tokens], dim=1)
+        output = BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
+        if not natural and selection is not None:
+            output.token_mask, output.ids_keep = selection.token_mask, selection.ids_keep
+            output.ids_restore, output.keep_mask = selection.ids_restore, selection.keep_mask
+        return output
+
+    def roi_tokens(
+        self, last_hidden_state: torch.Tensor, n_rois: int | None = None, n_timepoints: int | None = None
+    ) -> torch.Tensor:
+        """Tokens of an unmasked pass as `(batch, n_rois, n_windows, hidden_size)`, without CLS and padding patches.
+
+        A patch spans several parcels, so parcels of one patch row share their vectors; rows are in the order of the
+        image (sorted by Y), windows are the patch columns that hold data.
+        """
+        config = self.config
+        n_rois, n_timepoints = n_rois or config.n_rois, n_timepoints or config.n_timepoints
+        if last_hidden_state.shape[1] != 1 + config.grid_size**2 or n_rois is None:
+            raise ValueError(
+                f"Expected 1 + {config.grid_size**2} tokens in natural order and a known n_rois, got "
+                f"{last_hidden_state.shape[1]} tokens and n_rois={n_rois}. Call the model without mask_ratio and noise."
+            )
+        geometry = image_geometry(n_rois, n_timepoints, config.image_size, config.patch_size)  # type: ignore[arg-type]
+        grid = last_hidden_state[:, 1:].unflatten(1, (config.grid_size, config.grid_size))
+        rows = torch.arange(geometry.top, geometry.top + n_rois, device=grid.device) // config.patch_size
+        return grid[:, rows, geometry.columns[0] : geometry.columns[1]]
+
+
+class BrainLMViTForMaskedModeling(BrainLMViTPreTrainedModel):
+    """BrainLM-ViT with its decoder: hides patches of the parcel x time image and reconstructs them."""
+
+    _may_be_new = ()
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+
+    def __init__(self, config: BrainLMViTConfig):
+        super().__init__(config)
+        self.brainlm_vit = BrainLMViTModel(config)
+        self.decoder = BrainLMViTDecoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        signals: torch.Tensor | None = None,
+        coordinates: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+        mask_ratio: float | None = None,
+        pixel_values: torch.Tensor | None = None,
+        train_mode: str | None = None,
+        return_loss: bool = True,
+        **kwargs: Any,
+    ) -> MaskedModelingOutput:
+        """Hide patches and predict them; arguments as in [`BrainLMViTModel.forward`].
+
+        `mask_ratio` and `train_mode` default to the config. With `"predict_last"` or `"predict_last_pixel"` the mask follows
+        from them, and `noise` is not used. `logits` are `(batch, n_rois, n_timepoints)`, the mean over channels, as is the
+        target. `return_loss` is there for the Trainer, which asks for it in evaluation.
+        """
+        config = self.config
+        mask_ratio = config.mask_ratio if mask_ratio is None else mask_ratio
+        train_mode = train_mode or config.train_mode
+        image = self._check_image(signals, pixel_values, coordinates)
+        n_hidden, zeroed, timepoints = None, (0, 0), None
+        if train_mode != "auto_encode":
+            plan = last_timepoints_mask(image.shape[3], config.patch_size, config.image_size, mask_ratio, train_mode)  # type: ignore[arg-type]
+            noise = last_timepoints_noise(plan, config.grid_size, image.device).expand(image.shape[0], -1)
+            n_hidden = (plan.patch_columns[1] - plan.patch_columns[0]) * config.grid_size
+            zeroed, timepoints = plan.zeroed_columns, plan.timepoints
+        encoded = self.brainlm_vit(
+            signals,
+            None,
+            attention_mask,
+            noise,
+            mask_ratio,
+            pixel_values,
+            n_hidden_tokens=n_hidden,
+            zeroed_columns=zeroed,
+            **kwargs,
+        )
+        attention_mask = drop_cls_entry(attention_mask, image.shape[0], config.grid_size**2)
+        return self._reconstruct(self.decoder, encoded, image, timepoints, attention_mask, **kwargs)
+
+
+class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
+    """BrainLM-ViT with a head for classification or regression, optionally with joint reconstruction.
+
+    With `config.classifier_loss=None` the loss follows `config.problem_type` as in transformers; otherwise it is one of the
+    authors' losses for a single output.
+    """
+
+    def __init__(self, config: BrainLMViTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.brainlm_vit = BrainLMViTModel(config)
+        self.classifier = build_classifier(
+            config.classifier_head, config.hidden_size, config.num_labels, config.classifier_dropout
+        )
+        self.decoder = BrainLMViTDecoder(config) if config.reconstruction_weight > 0 else None
+        if self.decoder is None:
+            self._keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+        if config.classifier_loss is not None and config.num_labels != 1:
+            raise ValueError(
+                f"classifier_loss={config.classifier_loss!r} is for a single output, got num_labels={config.num_labels}. "
+                "Set num_labels=1, or classifier_loss=None for the loss of transformers."
+            )
+        if config.sigmoid_outputs and config.classifier_loss == "binary_cross_entropy":
+            logger.warning_once(
+                "sigmoid_outputs with binary_cross_entropy applies the sigmoid twice, as the authors' code does. "
+                "Set sigmoid_outputs=False unless you need their numbers."
+            )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        signals: torch.Tensor | None = None,
+        coordinates: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+        mask_ratio: float | None = None,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BrainClassifierOutput:
+        """Predict labels; other arguments as in [`BrainLMViTModel.forward`].
+
+        Args:
+            mask_ratio: share of patches to hide; default `config.classifier_mask_ratio` while training and 0 otherwise.
+            labels: `(batch,)` class ids or numbers, or `(batch, num_labels)`.
+        """
+        config = self.config
+        if mask_ratio is None:
+            mask_ratio = config.classifier_mask_ratio if self.training else 0.0
+        outputs = self.brainlm_vit(signals, coordinates, attention_mask, noise, mask_ratio, pixel_values, **kwargs)
+        raw_logits = self.classifier(outputs.pooler_output)
+        logits = torch.sigmoid(raw_logits) if config.sigmoid_outputs else raw_logits
+        loss = classification_loss = reconstruction_loss = None
+        if labels is not None:
+            if config.classifier_loss is None:
+                classification_loss = self.loss_function(labels, logits, config)
+            else:
+                classification_loss = single_output_loss(logits, labels, config.classifier_loss, config.pos_weight)
+            loss = classification_loss
+            if self.decoder is not None:
+                image = self._check_image(signals, pixel_values, None)
+                mask = drop_cls_entry(attention_mask, image.shape[0], config.grid_size**2)
+                reconstruction_loss = self._reconstruct(self.decoder, outputs, image, None, mask).loss
+                if reconstruction_loss is not None:
+                    loss = classification_loss + config.reconstruction_weight * reconstruction_loss
+        return BrainClassifierOutput(
+            loss=loss,
+            logits=logits,
+            raw_logits=raw_logits if config.sigmoid_outputs else None,
+            classification_loss=classification_loss if self.decoder is not None else None,
+            reconstruction_loss=reconstruction_loss,
+            token_mask=outputs.token_mask,
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=outputs.pooler_output,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = [
+    "BrainLMViTForMaskedModeling",
+    "BrainLMViTForSequenceClassification",
+    "BrainLMViTModel",
+    "BrainLMViTPreTrainedModel",
+]

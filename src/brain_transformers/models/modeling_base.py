@@ -1,0 +1,188 @@
+"""What the models of all families share: strict loading, flags for transformers, output types."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_base import BrainConfig
+
+
+@dataclass
+class BrainModelOutput(ModelOutput):
+    """Output of a body.
+
+    Args:
+        last_hidden_state: `(batch, 1 + n_tokens, hidden_size)` after the final norm, CLS first. Natural token order when
+            nothing is masked (zeros at padding); with a mask, the visible tokens in ascending order of `noise`.
+        pooler_output: `(batch, hidden_size)`, pooled as `config.pooling` says.
+        token_mask: `(batch, n_tokens)`, 1 for tokens that were hidden from the encoder; `None` without masking.
+        ids_keep: int64 `(batch, n_kept)`, natural ids of the tokens that the encoder saw, in its order; `None` if all.
+        ids_restore: int64 `(batch, n_tokens)`, place of each token in the shuffled sequence; `None` without masking.
+        keep_mask: bool `(batch, n_kept)`, false where a row of `ids_keep` only fills up; `None` if none does.
+        hidden_states: on request, input of the first layer and the output of each, before the final norm.
+        attentions: on request and with `attn_implementation="eager"`, the weights of each layer.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    token_mask: torch.Tensor | None = None
+    ids_keep: torch.Tensor | None = None
+    ids_restore: torch.Tensor | None = None
+    keep_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MaskedModelingOutput(ModelOutput):
+    """Output of a masked-autoencoder head.
+
+    Args:
+        loss: mean reconstruction loss over the masked entries of the batch; `None` if nothing is masked.
+        logits: the prediction in the family's own layout (see the model's `forward`).
+        mask: the mask in the layout of `logits`, 1 = masked.
+        predictions, targets, signal_mask: `(batch, n_rois, n_timepoints)`, the same for every family: what was predicted,
+            what should have been, and 1 where the loss looks.
+        token_mask: `(batch, n_tokens)`, 1 for tokens that were hidden from the encoder.
+        ids_restore: int64 `(batch, n_tokens)`, place of each token in the shuffled sequence.
+        last_hidden_state: output of the encoder for the visible tokens, after its final norm.
+        hidden_states, attentions: of the encoder, on request.
+        decoder_hidden_states: on request, input of the decoder's first layer and the output of each.
+        decoder_logits: on request (`output_hidden_states=True`), raw decoder output a token, CLS removed, for families
+            that crop or average it.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    predictions: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
+    signal_mask: torch.Tensor | None = None
+    token_mask: torch.Tensor | None = None
+    ids_restore: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_logits: torch.Tensor | None = None
+
+
+@dataclass
+class BrainClassifierOutput(ModelOutput):
+    """Output of a sequence-classification (or regression) head.
+
+    Args:
+        loss: the loss if `labels` were given; with joint reconstruction, the weighted sum of the two partial losses.
+        logits: `(batch, num_labels)`; after the sigmoid if `config.sigmoid_outputs`.
+        raw_logits: `(batch, num_labels)` before the sigmoid; `None` unless `config.sigmoid_outputs`.
+        classification_loss, reconstruction_loss: the parts of `loss` with joint reconstruction.
+        token_mask: `(batch, n_tokens)`, 1 for hidden tokens; `None` without masking.
+        last_hidden_state, pooler_output, hidden_states, attentions: of the body.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    raw_logits: torch.Tensor | None = None
+    classification_loss: torch.Tensor | None = None
+    reconstruction_loss: torch.Tensor | None = None
+    token_mask: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class BrainPreTrainedModel(PreTrainedModel):
+    """Base of every model: loads strictly, so that a wrong folder is an error and never a random model."""
+
+    config: BrainConfig
+    main_input_name = "signals"
+    input_modalities = ("time",)
+    # Losses here do not use `num_items_in_batch`; without this flag the Trainer would scale them wrongly.
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # Prefixes of parameters that a head may start from scratch when a checkpoint does not hold them.
+    _may_be_new: tuple[str, ...] = ("classifier.",)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Do nothing: see [`BrainConfig.register_for_auto_class`]."""
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, strict: bool = True, **kwargs: Any
+    ) -> Any:
+        """Load weights as `PreTrainedModel.from_pretrained` does, and refuse what does not fit.
+
+        Args:
+            pretrained_model_name_or_path: folder or hub name of a converted or saved model.
+            strict: raise if a weight is missing (other than a new classification head) or is not part of the model.
+                `False` leaves it at transformers' report.
+
+        Raises:
+            ValueError: if the folder holds another kind of model, or keys are missing or unexpected.
+            OSError: if a weight file is truncated or corrupt.
+        """
+        config = kwargs.get("config")
+        if pretrained_model_name_or_path is not None and not isinstance(config, BrainConfig):
+            cls._check_model_type(pretrained_model_name_or_path, kwargs)
+        want_info = kwargs.pop("output_loading_info", False)
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights in {pretrained_model_name_or_path!s} cannot be read: {error}. Expected a complete safetensors "
+                "file; this one is truncated or corrupt. Copy or download it again."
+            ) from error
+        if strict:
+            cls._check_loading_info(info, pretrained_model_name_or_path)
+        return (model, info) if want_info else model
+
+    @classmethod
+    def _check_model_type(cls, source: Any, kwargs: dict[str, Any]) -> None:
+        names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
+        config_dict, _ = BrainConfig.get_config_dict(source, **{k: kwargs[k] for k in names if k in kwargs})
+        found, expected = config_dict.get("model_type"), cls.config_class.model_type
+        authors_keys = {"num_brain_voxels", "timepoint_patching_size", "torch_dtype"} & set(config_dict)
+        if found == expected and not {"num_brain_voxels", "timepoint_patching_size"} & set(config_dict):
+            return
+        if authors_keys and found in (expected, "vit_mae"):
+            raise ValueError(
+                f"{source!s} looks like a checkpoint in the authors' own format (model_type {found!r}), not a converted one. "
+                "Convert it once with conversion/convert_brainlm.py and load the folder that it writes."
+            )
+        raise ValueError(
+            f"{cls.__name__} expects a folder with model_type {expected!r}, but {source!s} holds {found!r}. "
+            "Load it with AutoModel (after `import brain_transformers`), which picks the class that belongs to it."
+        )
+
+    @classmethod
+    def _check_loading_info(cls, info: dict[str, Any], source: Any) -> None:
+        missing = sorted(key for key in info["missing_keys"] if not key.startswith(cls._may_be_new))
+        unexpected = sorted(info["unexpected_keys"])
+        if not missing and not unexpected:
+            return
+
+        def shorten(keys: list[str]) -> str:
+            return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+
+        parts = []
+        if missing:
+            parts.append(f"{len(missing)} weights are missing ({shorten(missing)})")
+        if unexpected:
+            parts.append(f"{len(unexpected)} are not part of the model ({shorten(unexpected)})")
+        raise ValueError(
+            f"The weights in {source!s} do not fit {cls.__name__}: {' and '.join(parts)}. A model with random parts would "
+            "give wrong results in silence. Check the folder and the class; pass strict=False only if you mean to start "
+            "those parts from scratch."
+        )
