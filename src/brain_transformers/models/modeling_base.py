@@ -109,8 +109,10 @@ class BrainPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # Parts that only another head of the same checkpoint has.
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
     # Prefixes of parameters that a head may start from scratch when a checkpoint does not hold them.
-    _may_be_new: tuple[str, ...] = ("classifier.",)
+    _may_be_new: tuple[str, ...] = ()
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:

@@ -484,9 +484,6 @@ class BrainLMModel(BrainLMPreTrainedModel):
 class BrainLMForMaskedModeling(BrainLMPreTrainedModel):
     """BrainLM with its decoder: hides a share of the parcel x time tokens and reconstructs their signal."""
 
-    _may_be_new = ()
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
-
     def __init__(self, config: BrainLMConfig):
         super().__init__(config)
         self.brainlm = BrainLMModel(config)
@@ -531,6 +528,7 @@ class BrainLMForSequenceClassification(BrainLMPreTrainedModel):
     several float labels are multi-label.
     """
 
+    _may_be_new = ("classifier.",)
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
 
     def __init__(self, config: BrainLMConfig):

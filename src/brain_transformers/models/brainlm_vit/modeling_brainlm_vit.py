@@ -429,9 +429,6 @@ class BrainLMViTModel(BrainLMViTPreTrainedModel):
 class BrainLMViTForMaskedModeling(BrainLMViTPreTrainedModel):
     """BrainLM-ViT with its decoder: hides patches of the parcel x time image and reconstructs them."""
 
-    _may_be_new = ()
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
-
     def __init__(self, config: BrainLMViTConfig):
         super().__init__(config)
         self.brainlm_vit = BrainLMViTModel(config)
@@ -489,6 +486,9 @@ class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
     authors' losses for a single output.
     """
 
+    _may_be_new = ("classifier.",)
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+
     def __init__(self, config: BrainLMViTConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
@@ -497,8 +497,6 @@ class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
             config.classifier_head, config.hidden_size, config.num_labels, config.classifier_dropout
         )
         self.decoder = BrainLMViTDecoder(config) if config.reconstruction_weight > 0 else None
-        if self.decoder is None:
-            self._keys_to_ignore_on_load_unexpected = [r"^decoder\."]
         if config.classifier_loss is not None and config.num_labels != 1:
             raise ValueError(
                 f"classifier_loss={config.classifier_loss!r} is for a single output, got num_labels={config.num_labels}. "
