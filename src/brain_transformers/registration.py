@@ -1,28 +1,24 @@
 """Makes the families known to the Auto classes of transformers.
 
 Configurations and the feature extractor are registered at once: that is light. Model classes need
-`transformers.modeling_utils`, which takes about two seconds to import, so they are registered when (and only when)
-`transformers.models.auto.modeling_auto` is loaded, whoever loads it and whenever.
+`transformers.modeling_utils`, which takes about two seconds to import, so they are registered when the first
+configuration of this package is made: every way to a model of ours (`from_pretrained`, `from_config`, a pipeline) makes one.
 """
 
 import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 _MODELING_AUTO = "transformers.models.auto.modeling_auto"
 
 
 @dataclass(frozen=True)
 class Family:
-    """Classes of one architecture: `folder` under `models`, and the stem of its modules and classes."""
+    """Classes of one architecture: `folder` under `models`, the stem of its classes, and its `model_type`."""
 
     folder: str
     stem: str
+    model_type: str
 
     @property
     def config_module(self) -> str:
@@ -36,7 +32,10 @@ class Family:
         return f"{self.stem}{kind}"
 
 
-FAMILIES = (Family("brainlm", "BrainLM"), Family("brainlm_vit", "BrainLMViT"))
+FAMILIES = (
+    Family("brainlm", "BrainLM", "brainlm_mae"),
+    Family("brainlm_vit", "BrainLMViT", "brainlm_vit_mae"),
+)
 
 _KIND_OF_AUTO_CLASS = {
     "AutoModel": "Model",
@@ -45,29 +44,8 @@ _KIND_OF_AUTO_CLASS = {
 }
 
 
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Calls [`_register_models`] once, right after `modeling_auto` has been imported."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _MODELING_AUTO:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_register(module: ModuleType) -> None:
-            execute(module)
-            _register_models()
-
-        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
-        return spec
-
-
 def _register_models() -> None:
+    """Register the model classes with the AutoModel classes; imports them."""
     modeling_auto = importlib.import_module(_MODELING_AUTO)
     for family in FAMILIES:
         config_class = getattr(importlib.import_module(family.config_module), family.class_name("Config"))
@@ -81,17 +59,14 @@ def register_auto_classes() -> None:
     """Register every family with AutoConfig, AutoFeatureExtractor and the AutoModel classes. Safe to call again."""
     from transformers import AutoConfig, AutoFeatureExtractor
 
-    try:
-        from .processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
-    except ImportError:  # TEMPORARY until the module lands
-        ROISeriesFeatureExtractor = None
+    from .models.configuration_base import BrainConfig
+    from .processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 
     for family in FAMILIES:
         config_class = getattr(importlib.import_module(family.config_module), family.class_name("Config"))
-        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-        if ROISeriesFeatureExtractor is not None:
-            AutoFeatureExtractor.register(config_class, ROISeriesFeatureExtractor, exist_ok=True)
+        AutoConfig.register(family.model_type, config_class, exist_ok=True)
+        AutoFeatureExtractor.register(config_class, ROISeriesFeatureExtractor, exist_ok=True)
     if _MODELING_AUTO in sys.modules:
         _register_models()
-    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterImport())
+    else:
+        BrainConfig.before_first_instance = _register_models

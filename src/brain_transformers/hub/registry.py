@@ -73,7 +73,10 @@ MODELS: dict[str, ModelEntry] = {
         source="vandijklab/brainlm, folder vitmae_111M",
         license=_BRAINLM_LICENSE,
         citation=_BRAINLM_PAPER,
-        limits=("About half of the patches are constant padding, which costs time and adds nothing.", *_BRAINLM_LIMITS),
+        limits=(
+            "About half of the patches are constant padding, which costs time and adds nothing.",
+            *_BRAINLM_LIMITS,
+        ),
     ),
     "brainlm-650m": ModelEntry(
         BrainLMViTConfig,
@@ -88,7 +91,10 @@ MODELS: dict[str, ModelEntry] = {
         source="vandijklab/brainlm, folder vitmae_650M",
         license=_BRAINLM_LICENSE,
         citation=_BRAINLM_PAPER,
-        limits=("About half of the patches are constant padding, which costs time and adds nothing.", *_BRAINLM_LIMITS),
+        limits=(
+            "About half of the patches are constant padding, which costs time and adds nothing.",
+            *_BRAINLM_LIMITS,
+        ),
     ),
     # Tiny ones, with real geometry and random weights, for tests and tutorials.
     "brainlm-tiny": ModelEntry(

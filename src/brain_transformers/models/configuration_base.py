@@ -1,11 +1,10 @@
 """What the configurations of all families share."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-
-ROIOrder = str | list[str]
 
 
 @strict
@@ -19,6 +18,16 @@ class BrainConfig(PreTrainedConfig):
 
     roi_order: str | list[str] | None = None
     t_r: float | int | None = None
+
+    # Run once, before the first configuration is made: the package registers its model classes here, so that importing
+    # it does not have to load them.
+    before_first_instance: ClassVar[Callable[[], None] | None] = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        callback, BrainConfig.before_first_instance = BrainConfig.before_first_instance, None
+        if callback is not None:
+            callback()
+        super().__post_init__(**kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:

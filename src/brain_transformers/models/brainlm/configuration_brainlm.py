@@ -1,6 +1,5 @@
 """Configuration of BrainLM with parcel x time tokens."""
 
-
 from huggingface_hub.dataclasses import strict
 
 from ..configuration_base import BrainConfig
@@ -104,7 +103,9 @@ class BrainLMConfig(BrainConfig):
                 "the decoder adds coordinates and positions of the encoder's width."
             )
         if self.n_timepoints % self.patch_size:
-            raise ValueError(f"n_timepoints ({self.n_timepoints}) must be a multiple of patch_size ({self.patch_size}).")
+            raise ValueError(
+                f"n_timepoints ({self.n_timepoints}) must be a multiple of patch_size ({self.patch_size})."
+            )
         if self.conv_kernel_size is not None and self.conv_kernel_size % 2 == 0:
             raise ValueError(f"conv_kernel_size must be odd or None, got {self.conv_kernel_size}.")
         if self.uses_landmarks and (
@@ -119,7 +120,6 @@ class BrainLMConfig(BrainConfig):
         check_choice("reconstruction_loss", self.reconstruction_loss, ("mse", "mae"))
         check_choice("pooling", self.pooling, POOLINGS)
         check_choice("classifier_head", self.classifier_head, CLASSIFIER_HEADS)
-
 
 
 __all__ = ["BrainLMConfig"]

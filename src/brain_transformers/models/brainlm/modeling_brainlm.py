@@ -287,7 +287,9 @@ class BrainLMPreTrainedModel(BrainPreTrainedModel):
                     init.uniform_(part.weight, -bound, bound)
                 elif isinstance(part, nn.Linear):
                     # The fused projection holds three square matrices; Xavier's bound is that of one.
-                    fan_out = part.out_features // 3 if part.out_features == 3 * part.in_features else part.out_features
+                    fan_out = (
+                        part.out_features // 3 if part.out_features == 3 * part.in_features else part.out_features
+                    )
                     bound = (6.0 / (part.in_features + fan_out)) ** 0.5
                     init.uniform_(part.weight, -bound, bound)
 

@@ -49,7 +49,9 @@ def last_timepoints_mask(
     return LastTimepointsMask((first_patch, end_patch), (start - left, n_timepoints), (start, first_hidden))
 
 
-def last_timepoints_noise(plan: LastTimepointsMask, grid_size: int, device: torch.device | None = None) -> torch.Tensor:
+def last_timepoints_noise(
+    plan: LastTimepointsMask, grid_size: int, device: torch.device | None = None
+) -> torch.Tensor:
     """Noise `(grid_size**2,)` that is 1 for the patches that the plan hides and 0 elsewhere."""
     noise = torch.zeros(grid_size, grid_size, device=device)
     noise[:, plan.patch_columns[0] : plan.patch_columns[1]] = 1.0
