@@ -1,0 +1,109 @@
+"""A folder of numbers from a model's authors, and the account of which of them were compared."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+
+def find_cases(root: Path) -> list[Path]:
+    """Every folder below `root` with a `case.json`, sorted."""
+    return sorted(path.parent for path in root.rglob("case.json"))
+
+
+@dataclass
+class GoldenCase:
+    """One case: tolerances, tensors, and the names that were used as input or compared.
+
+    A case fails if a tensor or a fact is left that nobody asked for, so that a new output is never passed over.
+    """
+
+    folder: Path
+    meta: dict[str, Any] = field(init=False)
+    tensors: dict[str, torch.Tensor] = field(init=False, default_factory=dict)
+    seen: set[str] = field(init=False, default_factory=set)
+    failures: list[str] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.meta = self.json("case.json")
+        path = self.folder / "tensors.safetensors"
+        if path.is_file():
+            with safe_open(path, framework="pt") as file:
+                self.tensors = {name: file.get_tensor(name) for name in file.keys()}
+
+    @property
+    def kind(self) -> str:
+        return self.meta["kind"]
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    def json(self, name: str) -> Any:
+        """Content of a JSON file of the case."""
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def has(self, name: str) -> bool:
+        return name in self.tensors
+
+    def names(self, prefix: str = "", suffix: str = "") -> list[str]:
+        """Names of tensors that start and end so."""
+        return [name for name in self.tensors if name.startswith(prefix) and name.endswith(suffix)]
+
+    def take(self, name: str) -> torch.Tensor:
+        """An input: counts as used."""
+        self.seen.add(name)
+        return self.tensors[name]
+
+    def compare(self, name: str, actual: Any, *, atol: float | None = None, rtol: float | None = None) -> None:
+        """Compare with an expected tensor: exact for integers and masks, else |a - b| <= atol + rtol |b|."""
+        self.seen.add(name)
+        self.check(name, actual, self.tensors[name], atol=atol, rtol=rtol)
+
+    def check(
+        self, name: str, actual: Any, expected: Any, *, atol: float | None = None, rtol: float | None = None
+    ) -> None:
+        """Compare any two arrays or numbers under a name for the report."""
+        actual = torch.as_tensor(np.asarray(actual) if not isinstance(actual, torch.Tensor) else actual).detach()
+        expected = torch.as_tensor(np.asarray(expected) if not isinstance(expected, torch.Tensor) else expected)
+        if actual.shape != expected.shape:
+            self.failures.append(f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
+            return
+        if not expected.is_floating_point():
+            wrong = int((actual.to(torch.int64) != expected.to(torch.int64)).sum())
+            if wrong:
+                self.failures.append(f"{name}: {wrong} of {expected.numel()} entries differ")
+            return
+        atol = self.meta["atol"] if atol is None else atol
+        rtol = self.meta["rtol"] if rtol is None else rtol
+        error = (actual.double() - expected.double()).abs()
+        excess = error - (atol + rtol * expected.double().abs())
+        if not bool(torch.isfinite(actual.double()).all()) or float(excess.max()) > 0:
+            self.failures.append(f"{name}: largest error {float(error.max()):.3g}, allowed {atol:g} + {rtol:g} |expected|")
+
+    def compare_gradient(self, name: str, actual: torch.Tensor | None, *, rtol: float | None = None) -> None:
+        """Compare a gradient: max |a - b| <= grad_rtol x max |b|."""
+        self.seen.add(name)
+        expected = self.tensors[name].double()
+        if actual is None:
+            self.failures.append(f"{name}: no gradient")
+            return
+        if actual.shape != expected.shape:
+            self.failures.append(f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
+            return
+        allowed = (self.meta["grad_rtol"] if rtol is None else rtol) * float(expected.abs().max())
+        error = float((actual.double() - expected).abs().max())
+        if not error <= allowed:
+            self.failures.append(f"{name}: largest error {error:.3g}, allowed {allowed:.3g}")
+
+    def finish(self, extra_known: Iterable[str] = ()) -> None:
+        """Fail with every difference, and with every tensor that nothing was compared with."""
+        left = sorted(set(self.tensors) - self.seen - set(extra_known))
+        if left:
+            self.failures.append(f"unknown outputs, not compared with anything: {', '.join(left)}")
+        assert not self.failures, f"{self.folder.name} ({self.kind}):\n  " + "\n  ".join(self.failures)

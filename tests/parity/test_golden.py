@@ -1,0 +1,42 @@
+"""Numbers that the authors' code gave, reached through conversion, a saved folder, `from_pretrained` and `forward`.
+
+    pytest tests/parity --golden DIR
+
+walks any folder of cases. New cases of a known kind need no code here.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import kinds_brainlm
+from golden_case import GoldenCase, find_cases
+
+KINDS = {"brainlm": kinds_brainlm.KINDS}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case_folder" not in metafunc.fixturenames:
+        return
+    here = Path(__file__).resolve()
+    shared = here.parents[3] / "shared" / "golden"
+    chosen = metafunc.config.getoption("--golden")
+    root = chosen or (shared if shared.is_dir() else here.parents[1] / "golden")
+    if not root.is_dir():
+        raise pytest.UsageError(f"--golden {root} is not a folder")
+    folders = [folder for folder in find_cases(root) if chosen or GoldenCase(folder).meta["family"] in KINDS]
+    if not folders:
+        raise pytest.UsageError(f"--golden {root} holds no case.json")
+    metafunc.parametrize("case_folder", folders, ids=[str(folder.relative_to(root)) for folder in folders])
+
+
+def test_golden(case_folder: Path, tmp_path: Path) -> None:
+    case = GoldenCase(case_folder)
+    family = case.meta["family"]
+    assert family in KINDS, f"no cases of family {family!r} are known, only {sorted(KINDS)}"
+    assert case.kind in KINDS[family], f"kind {case.kind!r} of {family} is not known, only {sorted(KINDS[family])}"
+    KINDS[family][case.kind](case, tmp_path)
+    case.finish()
