@@ -53,13 +53,13 @@ def read_torch_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConversionError(
-            f"{path} is not a plain file of tensors ({str(error).splitlines()[0]}). It is refused, since loading it could "
-            "run code. Expected a state dict saved with torch.save."
+            f"{path} is not a plain file of tensors ({str(error).splitlines()[0]}). It is refused, since loading it "
+            "could run code. Expected a state dict saved with torch.save."
         ) from error
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError) as error:
         raise ConversionError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}). It is truncated or corrupt: compare its size with the "
-            "source and download it again."
+            f"{path} cannot be read ({str(error).splitlines()[0]}). It is truncated or corrupt: compare its size "
+            "with the source and download it again."
         ) from error
     if not isinstance(content, dict):
         raise ConversionError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors.")
@@ -141,8 +141,9 @@ class KeyMap:
         if report.unknown:
             shown = ", ".join(report.unknown[:5])
             raise ConversionError(
-                f"{len(report.unknown)} keys of the checkpoint are unknown ({shown}{', ...' if len(report.unknown) > 5 else ''}). "
-                "Expected only the keys of the published models: is this a file of another model or version?"
+                f"{len(report.unknown)} keys of the checkpoint are unknown "
+                f"({shown}{', ...' if len(report.unknown) > 5 else ''}). Expected only the keys of the published "
+                "models: is this a file of another model or version?"
             )
         for name, places in parts.items():
             absent = [part for i, part in enumerate(self.FUSED_ORDER) if i not in places]

@@ -1,11 +1,12 @@
 """Convert the BrainLM authors' checkpoints to folders that `from_pretrained` loads.
 
-    python conversion/convert_brainlm.py --checkpoint vitmae_650M/ --output brainlm-650m/ --coordinates A424_Coordinates.dat
+    python conversion/convert_brainlm.py --checkpoint vitmae_650M/ --output brainlm-650m/ --coordinates
+    A424_Coordinates.dat
 
-`--checkpoint` is a folder of the authors' hub repository (`old_13M`, `vitmae_111M`, `vitmae_650M`, or a fine-tuned one)
-with `config.json` and `pytorch_model.bin`; the Trainer files beside them are ignored. Which of the two unrelated networks
-it holds is read from the names of the weights. The licence of the published weights (CC BY-NC-ND 4.0) lets you convert
-them for yourself; ask the authors before you publish converted or fine-tuned weights.
+`--checkpoint` is a folder of the authors' hub repository (`old_13M`, `vitmae_111M`, `vitmae_650M`, or a fine-tuned
+one) with `config.json` and `pytorch_model.bin`; the Trainer files beside them are ignored. Which of the two unrelated
+networks it holds is read from the names of the weights. The licence of the published weights (CC BY-NC-ND 4.0) lets
+you convert them for yourself; ask the authors before you publish converted or fine-tuned weights.
 """
 
 import argparse
@@ -96,7 +97,7 @@ IMAGE_KEY_MAP = KeyMap(
 
 @dataclass(frozen=True)
 class ConvertedCheckpoint:
-    """Result of [`convert_state_dict`]: the class to build, its configuration, the weights, and the account of keys."""
+    """Result of [`convert_state_dict`]: class to build, its configuration, the weights, and the account of keys."""
 
     model_class: Any
     config: Any
@@ -129,8 +130,8 @@ def _need(config: dict[str, Any], names: tuple[str, ...]) -> None:
     absent = [name for name in names if name not in config]
     if absent:
         raise ConversionError(
-            f"config.json lacks {', '.join(absent)}. It does not belong to these weights: copy the config.json that was "
-            "published beside them."
+            f"config.json lacks {', '.join(absent)}. It does not belong to these weights: copy the config.json that "
+            "was published beside them."
         )
 
 
@@ -152,7 +153,8 @@ def tokens_config(authors: dict[str, Any], state_dict: dict[str, torch.Tensor]) 
     _need(authors, (*_SHARED_FIELDS, "num_brain_voxels", "num_timepoints_per_voxel", "timepoint_patching_size"))
     if authors.get("inv_coeff_init_option"):
         raise ConversionError(
-            "inv_coeff_init_option=true is set: the authors' code cannot run it, so there is no behaviour to reproduce."
+            "inv_coeff_init_option=true is set: the authors' code cannot run it, so there is no behaviour to "
+            "reproduce."
         )
     values = {name: authors[name] for name in (*_SHARED_FIELDS, *_OPTIONAL_FIELDS) if name in authors}
     n_rois = authors["num_brain_voxels"]
@@ -302,16 +304,16 @@ def convert(
             else "No coordinate table was given: the extractor cannot sort the parcels and takes sorted rows only."
         )
     model.load_state_dict(tensors, strict=True, assign=True)
-    name = _registry_name(config)
-    entry = MODELS[name] if name else ModelEntry(type(config))
+    published = _registry_name(config)
+    entry = MODELS[published] if published else ModelEntry(type(config))
     extractor = ROISeriesFeatureExtractor.from_model_config(
         config, coordinates=None if table is None else table.tolist()
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     provenance = Provenance(weights.name, sha256_of(weights), converted.report.dropped, tuple(notes))
     if converted.model_class is bt.BrainLMViTForSequenceClassification:
-        entry = replace(entry, source="vandijklab/brainlm_finetuned" if name else None)
-    card = build_model_card(name or output.name, entry, config, provenance, parameters)
+        entry = replace(entry, source="vandijklab/brainlm_finetuned" if published else None)
+    card = build_model_card(published or output.name, entry, config, provenance, parameters)
     save_model_folder(model, output, extractor=extractor, card=card)
     return model, converted.report
 

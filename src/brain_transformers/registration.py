@@ -2,7 +2,8 @@
 
 Configurations and the feature extractor are registered at once: that is light. Model classes need
 `transformers.modeling_utils`, which takes about two seconds to import, so they are registered when the first
-configuration of this package is made: every way to a model of ours (`from_pretrained`, `from_config`, a pipeline) makes one.
+configuration of this package is made: every way to a model of ours (`from_pretrained`, `from_config`, a pipeline)
+makes one.
 """
 
 import importlib

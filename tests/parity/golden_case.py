@@ -34,7 +34,7 @@ class GoldenCase:
         path = self.folder / "tensors.safetensors"
         if path.is_file():
             with safe_open(path, framework="pt") as file:
-                self.tensors = {name: file.get_tensor(name) for name in file.keys()}
+                self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
     @property
     def kind(self) -> str:
@@ -69,7 +69,7 @@ class GoldenCase:
         self, name: str, actual: Any, expected: Any, *, atol: float | None = None, rtol: float | None = None
     ) -> None:
         """Compare any two arrays or numbers under a name for the report."""
-        actual = torch.as_tensor(np.asarray(actual) if not isinstance(actual, torch.Tensor) else actual).detach()
+        actual = actual.detach() if isinstance(actual, torch.Tensor) else torch.as_tensor(np.asarray(actual))
         expected = torch.as_tensor(np.asarray(expected) if not isinstance(expected, torch.Tensor) else expected)
         if actual.shape != expected.shape:
             self.failures.append(f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
@@ -81,10 +81,14 @@ class GoldenCase:
             return
         atol = self.meta["atol"] if atol is None else atol
         rtol = self.meta["rtol"] if rtol is None else rtol
+        if expected.numel() == 0:
+            return
         error = (actual.double() - expected.double()).abs()
         excess = error - (atol + rtol * expected.double().abs())
         if not bool(torch.isfinite(actual.double()).all()) or float(excess.max()) > 0:
-            self.failures.append(f"{name}: largest error {float(error.max()):.3g}, allowed {atol:g} + {rtol:g} |expected|")
+            self.failures.append(
+                f"{name}: largest error {float(error.max()):.3g}, allowed {atol:g} + {rtol:g} |expected|"
+            )
 
     def compare_gradient(self, name: str, actual: torch.Tensor | None, *, rtol: float | None = None) -> None:
         """Compare a gradient: max |a - b| <= grad_rtol x max |b|."""
@@ -97,7 +101,7 @@ class GoldenCase:
             self.failures.append(f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
             return
         allowed = (self.meta["grad_rtol"] if rtol is None else rtol) * float(expected.abs().max())
-        error = float((actual.double() - expected).abs().max())
+        error = float((actual.detach().double() - expected).abs().max())
         if not error <= allowed:
             self.failures.append(f"{name}: largest error {error:.3g}, allowed {allowed:.3g}")
 

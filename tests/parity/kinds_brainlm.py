@@ -35,7 +35,9 @@ def converted_folder(case: GoldenCase, work: Path, *arguments: str) -> Path:
 
 def authors_gradient(model: Any, key: str) -> torch.Tensor | None:
     """Gradient of the parameter that holds the authors' `key`, in the authors' shape."""
-    key_map = convert_brainlm.TOKENS_KEY_MAP if isinstance(model.config, bt.BrainLMConfig) else convert_brainlm.IMAGE_KEY_MAP
+    key_map = (
+        convert_brainlm.TOKENS_KEY_MAP if isinstance(model.config, bt.BrainLMConfig) else convert_brainlm.IMAGE_KEY_MAP
+    )
     target = key_map.target_of(key)
     assert target is not None, f"no rule for {key}"
     name, part = target[0].replace("BODY", model.base_model_prefix), target[1]
@@ -136,7 +138,9 @@ def a_encoder_order(case: GoldenCase, work: Path) -> None:
 
 
 def _image_inputs(case: GoldenCase) -> dict[str, torch.Tensor]:
-    inputs = {"signals": case.take("recording")} if case.has("recording") else {"pixel_values": case.take("pixel_values")}
+    inputs = (
+        {"signals": case.take("recording")} if case.has("recording") else {"pixel_values": case.take("pixel_values")}
+    )
     if case.has("noise"):
         inputs["noise"] = case.take("noise")
     return inputs
@@ -189,9 +193,7 @@ def b_finetune(case: GoldenCase, work: Path) -> None:
     folder = converted_folder(case, work)
     inputs = _image_inputs(case)
     variants = case.json("variants.json")
-    labels = {
-        name: case.take(f"labels_{name}") for name in ("regression", "binary") if case.has(f"labels_{name}")
-    }
+    labels = {name: case.take(f"labels_{name}") for name in ("regression", "binary") if case.has(f"labels_{name}")}
     for index, (tag, variant) in enumerate(variants.items()):
         model = AutoModelForSequenceClassification.from_pretrained(folder, **variant).eval()
         which = "binary" if variant.get("loss_fn", model.config.loss_fn) == "binary_cross_entropy" else "regression"
@@ -334,14 +336,15 @@ def state_dict_keys(case: GoldenCase, work: Path) -> None:
         converted = convert_brainlm.convert_state_dict(weights, authors_config_of(bt.load_config(name)))
         config = converted.config.to_dict()
         expected = bt.load_config(name).to_dict()
-        assert config == expected, {key: (config[key], expected[key]) for key in expected if config[key] != expected[key]}
+        assert config == expected, {
+            key: (config[key], expected[key]) for key in expected if config[key] != expected[key]
+        }
 
 
 def authors_config_of(config: Any) -> dict[str, Any]:
     """The authors' `config.json` values of a published model, from ours."""
     shared = {
-        name: getattr(config, name)
-        for name in (*convert_brainlm._SHARED_FIELDS, *convert_brainlm._OPTIONAL_FIELDS)
+        name: getattr(config, name) for name in (*convert_brainlm._SHARED_FIELDS, *convert_brainlm._OPTIONAL_FIELDS)
     }
     if isinstance(config, bt.BrainLMConfig):
         return {

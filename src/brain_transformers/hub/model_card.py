@@ -53,13 +53,15 @@ def build_model_card(
         "",
         f"# {title}",
         "",
-        f"A `{config.model_type}` model for [brain-transformers](https://github.com/brain-transformers/brain-transformers).",
+        f"A `{config.model_type}` model for "
+        "[brain-transformers](https://github.com/brain-transformers/brain-transformers).",
         "",
         "| | |",
         "| --- | --- |",
         f"| input | `signals` (batch, {config.n_rois or 'n_rois'}, {config.n_timepoints}), parcel order `{order}`, "
         f"TR {config.t_r or 'unknown'} s |",
-        f"| encoder | {config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} heads |",
+        f"| encoder | {config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} "
+        "heads |",
     ]
     if parameters is not None:
         lines.append(f"| parameters | {parameters:,} |")
@@ -99,8 +101,8 @@ def build_model_card(
             "",
             "## Licence",
             "",
-            "The weights may be used for non-commercial purposes and not be shared in changed form. Converted and fine-tuned "
-            "weights are changed forms: keep them to yourself, or ask the authors before you publish them.",
+            "The weights may be used for non-commercial purposes and not be shared in changed form. Converted and "
+            "fine-tuned weights are changed forms: keep them to yourself, or ask the authors before you publish them.",
         ]
     if entry.citation:
         lines += ["", "## Citation", "", entry.citation + "."]

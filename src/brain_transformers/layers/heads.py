@@ -51,8 +51,8 @@ def single_output_loss(
     Args:
         outputs: `(batch, 1)` or `(batch,)`; for `"binary_cross_entropy"` they are logits.
         labels: `(batch,)` numbers.
-        loss: `"mse"`, `"mae"`, `"binary_cross_entropy"` or `"weighted_mse"`; the last is `0.01 * sum(w * error**2)` with a weight by label band,
-            summed (not averaged) over the samples.
+        loss: `"mse"`, `"mae"`, `"binary_cross_entropy"` or `"weighted_mse"`; the last is `0.01 * sum(w * error**2)`
+            with a weight by label band, summed (not averaged) over the samples.
         pos_weight: weight of the positive class for `"binary_cross_entropy"`.
     """
     outputs, labels = outputs.reshape(-1), labels.reshape(-1).to(outputs.dtype)

@@ -103,7 +103,8 @@ def sequence_masks(
     Args:
         config: names the attention implementation, which decides the form of the first mask.
         hidden_states: `(batch, 1 + n_kept, width)`.
-        keep_mask: bool `(batch, n_kept)`, false at padding, or `None` when there is none: then no mask is built at all.
+        keep_mask: bool `(batch, n_kept)`, false at padding, or `None` when there is none: then no mask is built at
+            all.
 
     Returns:
         The mask for attention, and bool `(batch, 1 + n_kept)` for what runs along the tokens; both may be `None`.
@@ -127,8 +128,8 @@ def drop_cls_entry(attention_mask: torch.Tensor | None, batch: int, n_tokens: in
         return attention_mask[:, 1:]
     if tuple(attention_mask.shape) != (batch, n_tokens):
         raise ValueError(
-            f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest), or one more for "
-            f"CLS; got {tuple(attention_mask.shape)}."
+            f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest), or one more "
+            f"for CLS; got {tuple(attention_mask.shape)}."
         )
     return attention_mask
 

@@ -14,14 +14,19 @@ _BLOCK = 64
 def token_convolution_reference(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Cross-correlate each head's values with its kernel along the tokens, zero padded to the same length.
 
+    Written as the sum that it is, not as a grouped `conv2d`: on CPUs with AVX-512, torch 2.13 (oneDNN 3.12) returns
+    float32 gradients of the kernel that are about 10 % off for kernels of 65 on sequences of 65 tokens and more.
+
     Args:
         values: `(batch, n_heads, n_tokens, head_dim)`.
         weight: `(n_heads, kernel_size)`, shared by all channels of a head; `kernel_size` is odd.
     """
-    n_heads, kernel_size = weight.shape
-    return nn.functional.conv2d(
-        values, weight[:, None, :, None], padding=(kernel_size // 2, 0), groups=n_heads
-    )
+    kernel_size, n_tokens = weight.shape[1], values.shape[2]
+    padded = nn.functional.pad(values, (0, 0, kernel_size // 2, kernel_size // 2))
+    output = torch.zeros_like(values)
+    for offset in range(kernel_size):
+        output = output + weight[None, :, offset, None, None] * padded[:, :, offset : offset + n_tokens]
+    return output
 
 
 def token_convolution(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -32,9 +37,10 @@ def token_convolution(values: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
     n_blocks = -(-n_tokens // _BLOCK)
     padded = nn.functional.pad(values, (0, 0, reach, reach + n_blocks * _BLOCK - n_tokens))
     windows = padded.unfold(2, _BLOCK + 2 * reach, _BLOCK).transpose(-1, -2)
-    offset = torch.arange(_BLOCK + 2 * reach, device=values.device)[None, :] - torch.arange(
-        _BLOCK, device=values.device
-    )[:, None]
+    offset = (
+        torch.arange(_BLOCK + 2 * reach, device=values.device)[None, :]
+        - torch.arange(_BLOCK, device=values.device)[:, None]
+    )
     inside = (offset >= 0) & (offset < kernel_size)
     band = weight[:, offset.clamp(0, kernel_size - 1)] * inside.to(weight.dtype)
     blocks = torch.matmul(band[None, :, None].to(values.dtype), windows)

@@ -16,8 +16,8 @@ class BrainModelOutput(ModelOutput):
     """Output of a body.
 
     Args:
-        last_hidden_state: `(batch, 1 + n_tokens, hidden_size)` after the final norm, CLS first. Natural token order when
-            nothing is masked (zeros at padding); with a mask, the visible tokens in ascending order of `noise`.
+        last_hidden_state: `(batch, 1 + n_tokens, hidden_size)` after the final norm, CLS first. Natural token order
+            when nothing is masked (zeros at padding); with a mask, the visible tokens in ascending order of `noise`.
         pooler_output: `(batch, hidden_size)`, pooled as `config.pooling` says.
         token_mask: `(batch, n_tokens)`, 1 for tokens that were hidden from the encoder; `None` without masking.
         ids_keep: int64 `(batch, n_kept)`, natural ids of the tokens that the encoder saw, in its order; `None` if all.
@@ -45,8 +45,8 @@ class MaskedModelingOutput(ModelOutput):
         loss: mean reconstruction loss over the masked entries of the batch; `None` if nothing is masked.
         logits: the prediction in the family's own layout (see the model's `forward`).
         mask: the mask in the layout of `logits`, 1 = masked.
-        predictions, targets, signal_mask: `(batch, n_rois, n_timepoints)`, the same for every family: what was predicted,
-            what should have been, and 1 where the loss looks.
+        predictions, targets, signal_mask: `(batch, n_rois, n_timepoints)`, the same for every family: what was
+            predicted, what should have been, and 1 where the loss looks.
         token_mask: `(batch, n_tokens)`, 1 for tokens that were hidden from the encoder.
         ids_restore: int64 `(batch, n_tokens)`, place of each token in the shuffled sequence.
         last_hidden_state: output of the encoder for the visible tokens, after its final norm.
@@ -101,7 +101,7 @@ class BrainPreTrainedModel(PreTrainedModel):
 
     config: BrainConfig
     main_input_name = "signals"
-    input_modalities = ("time",)
+    input_modalities = ["time"]
     # Losses here do not use `num_items_in_batch`; without this flag the Trainer would scale them wrongly.
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
@@ -119,7 +119,7 @@ class BrainPreTrainedModel(PreTrainedModel):
         """Do nothing: see [`BrainConfig.register_for_auto_class`]."""
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, strict: bool = True, **kwargs: Any
     ) -> Any:
         """Load weights as `PreTrainedModel.from_pretrained` does, and refuse what does not fit.
@@ -138,30 +138,30 @@ class BrainPreTrainedModel(PreTrainedModel):
             cls._check_model_type(pretrained_model_name_or_path, kwargs)
         want_info = kwargs.pop("output_loading_info", False)
         try:
-            model, info = super().from_pretrained(
+            loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
             )
         except SafetensorError as error:
             raise OSError(
-                f"The weights in {pretrained_model_name_or_path!s} cannot be read: {error}. Expected a complete safetensors "
-                "file; this one is truncated or corrupt. Copy or download it again."
+                f"The weights in {pretrained_model_name_or_path!s} cannot be read: {error}. Expected a complete "
+                "safetensors file; this one is truncated or corrupt. Copy or download it again."
             ) from error
         if strict:
-            cls._check_loading_info(info, pretrained_model_name_or_path)
-        return (model, info) if want_info else model
+            cls._check_loading_info(loaded[1], pretrained_model_name_or_path)
+        return loaded if want_info else loaded[0]
 
     @classmethod
     def _check_model_type(cls, source: Any, kwargs: dict[str, Any]) -> None:
         names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
         config_dict, _ = BrainConfig.get_config_dict(source, **{k: kwargs[k] for k in names if k in kwargs})
-        found, expected = config_dict.get("model_type"), cls.config_class.model_type
+        found, expected = config_dict.get("model_type"), getattr(cls.config_class, "model_type", None)
         authors_keys = {"num_brain_voxels", "timepoint_patching_size", "torch_dtype"} & set(config_dict)
         if found == expected and not {"num_brain_voxels", "timepoint_patching_size"} & set(config_dict):
             return
         if authors_keys and found in (expected, "vit_mae"):
             raise ValueError(
-                f"{source!s} looks like a checkpoint in the authors' own format (model_type {found!r}), not a converted one. "
-                "Convert it once with conversion/convert_brainlm.py and load the folder that it writes."
+                f"{source!s} looks like a checkpoint in the authors' own format (model_type {found!r}), not a "
+                "converted one. Convert it once with conversion/convert_brainlm.py and load the folder that it writes."
             )
         raise ValueError(
             f"{cls.__name__} expects a folder with model_type {expected!r}, but {source!s} holds {found!r}. "
@@ -184,7 +184,7 @@ class BrainPreTrainedModel(PreTrainedModel):
         if unexpected:
             parts.append(f"{len(unexpected)} are not part of the model ({shorten(unexpected)})")
         raise ValueError(
-            f"The weights in {source!s} do not fit {cls.__name__}: {' and '.join(parts)}. A model with random parts would "
-            "give wrong results in silence. Check the folder and the class; pass strict=False only if you mean to start "
-            "those parts from scratch."
+            f"The weights in {source!s} do not fit {cls.__name__}: {' and '.join(parts)}. A model with random parts "
+            "would give wrong results in silence. Check the folder and the class; pass strict=False only if you mean "
+            "to start those parts from scratch."
         )

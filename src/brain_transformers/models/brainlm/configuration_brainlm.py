@@ -18,15 +18,17 @@ class BrainLMConfig(BrainConfig):
         n_timepoints: timepoints of a window; other multiples of `patch_size` work at run time.
         patch_size: timepoints of one token.
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: encoder.
-        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads, decoder_intermediate_size: decoder;
-            its width must equal the encoder's, since both add coordinates and positions of that width.
+        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads, decoder_intermediate_size:
+            decoder; its width must equal the encoder's, since both add coordinates and positions of that width.
         hidden_act: activation of the feed-forward blocks; `"gelu"` is the exact form.
         hidden_dropout_prob: dropout after each block.
         embedding_dropout: dropout on embedded tokens while training; 0.1 is fixed in the authors' code.
         attention_probs_dropout_prob: kept from the authors' files and without effect, there as here.
-        conv_kernel_size: odd length of the depthwise convolution along the tokens that is added to attention, or `None`.
+        conv_kernel_size: odd length of the depthwise convolution along the tokens that is added to attention, or
+            `None`.
         num_landmarks, segment_means_seq_len: landmark (Nystrom) attention for sequences of exactly
-            `segment_means_seq_len` tokens with CLS. `None`, or equal numbers as in every released file: full attention.
+            `segment_means_seq_len` tokens with CLS. `None`, or equal numbers as in every released file: full
+            attention.
         num_positions: rows of the time position table.
         use_tanh_decoder: tanh on the prediction.
         layer_norm_eps, initializer_range: as usual.

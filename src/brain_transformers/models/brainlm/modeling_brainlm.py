@@ -69,9 +69,9 @@ def landmark_attention(
 class BrainLMAttention(SelfAttention):
     """Self-attention plus a depthwise convolution of the values along the tokens.
 
-    The convolution runs over the sequence as it stands, CLS first. In a masked encoder the tokens stand in the order of
-    the masking noise, so its neighbours are random there; in the decoder and in the feature path they are in natural
-    order. Attention dropout has no effect in the authors' code, and none here.
+    The convolution runs over the sequence as it stands, CLS first. In a masked encoder the tokens stand in the order
+    of the masking noise, so its neighbours are random there; in the decoder and in the feature path they are in
+    natural order. Attention dropout has no effect in the authors' code, and none here.
     """
 
     def __init__(self, config: BrainLMConfig, hidden_size: int, num_attention_heads: int):
@@ -89,10 +89,11 @@ class BrainLMAttention(SelfAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`keep_mask` `(batch, n_tokens)` is false at padding, whose values must not reach the convolution."""
         query, key, value = self.project(hidden_states)
+        weights: torch.Tensor | None
         if self.config.uses_landmarks:
             self._check_landmark_length(hidden_states.shape[1], keep_mask)
-            context, weights = landmark_attention(query, key, value, self.config.num_landmarks, self.scaling)
-            context = context.transpose(1, 2)
+            context, landmark_weights = landmark_attention(query, key, value, self.config.num_landmarks, self.scaling)
+            context, weights = context.transpose(1, 2), landmark_weights
         else:
             context, weights = attend(
                 self, self.config, query, key, value, attention_mask, scaling=self.scaling, **kwargs
@@ -107,8 +108,8 @@ class BrainLMAttention(SelfAttention):
         expected = self.config.segment_means_seq_len
         if n_tokens != expected or keep_mask is not None:
             raise ValueError(
-                f"Landmark attention needs exactly segment_means_seq_len={expected} tokens with CLS and no padding, got "
-                f"{n_tokens}. Use mask_ratio=0 with a window of the right length, or set num_landmarks=None."
+                f"Landmark attention needs exactly segment_means_seq_len={expected} tokens with CLS and no padding, "
+                f"got {n_tokens}. Use mask_ratio=0 with a window of the right length, or set num_landmarks=None."
             )
 
 
@@ -137,6 +138,8 @@ class BrainLMLayer(GradientCheckpointingLayer):
 
 class BrainLMEmbeddings(nn.Module):
     """Tokens from patches of the signal, parcel centres and time positions, with CLS in front."""
+
+    time_positions: torch.Tensor
 
     def __init__(self, config: BrainLMConfig):
         super().__init__()
@@ -191,6 +194,8 @@ class BrainLMEmbeddings(nn.Module):
 class BrainLMDecoder(nn.Module):
     """Decoder: fills hidden places with the mask token and predicts the signal of every token."""
 
+    time_positions: torch.Tensor
+
     def __init__(self, config: BrainLMConfig):
         super().__init__()
         width = config.decoder_hidden_size
@@ -226,10 +231,9 @@ class BrainLMDecoder(nn.Module):
         batch, n_tokens = latent.shape[0], coordinates.shape[1] * n_windows
         tokens = latent[:, 1:]
         if encoded.ids_restore is not None:
-            n_kept = encoded.ids_keep.shape[1]
             if encoded.keep_mask is not None:
                 tokens = torch.where(encoded.keep_mask[:, :, None], tokens, self.mask_token.to(tokens.dtype))
-            hidden = self.mask_token.to(tokens.dtype).expand(batch, n_tokens - n_kept, -1)
+            hidden = self.mask_token.to(tokens.dtype).expand(batch, n_tokens - tokens.shape[1], -1)
             tokens = gather_tokens(torch.cat([tokens, hidden], dim=1), encoded.ids_restore)
         places = self.coordinate_projection(coordinates.to(latent.dtype))
         positions = places[:, :, None] + self.time_positions[:n_windows].to(latent.dtype)
@@ -275,12 +279,16 @@ class BrainLMPreTrainedModel(BrainPreTrainedModel):
             init.normal_(module.weight, std=std)
         elif isinstance(module, BrainLMEmbeddings):
             init.normal_(module.cls_token, std=std)
-            init.copy_(module.time_positions, sincos_1d_table(*module.time_positions.shape))
+            init.copy_(
+                module.time_positions, sincos_1d_table(self.config.num_positions, module.time_positions.shape[1])
+            )
         elif isinstance(module, BrainLMModel):
             init.zeros_(module.coordinates)
         elif isinstance(module, BrainLMDecoder):
             init.normal_(module.mask_token, std=std)
-            init.copy_(module.time_positions, sincos_1d_table(*module.time_positions.shape))
+            init.copy_(
+                module.time_positions, sincos_1d_table(self.config.num_positions, module.time_positions.shape[1])
+            )
             for part in module.modules():
                 if isinstance(part, TokenConvolution):
                     bound = part.weight.shape[1] ** -0.5
@@ -369,11 +377,13 @@ def describe_order(roi_order: str | list[str] | None) -> str:
 class BrainLMModel(BrainLMPreTrainedModel):
     """BrainLM encoder (13M): every 20 timepoints of every parcel are a token that attends to all others.
 
-    By default all tokens are encoded, in natural order (ROI-major, time fastest), without masking. The released weights
-    were trained with tokens in random order in the encoder, where the convolution along the tokens mixes whatever
-    stands side by side: pass `noise` to get that order. Known limits: the released weights come from UK Biobank and HCP
-    adults at TR 0.72-0.735 s; the medians and quartiles of their robust scaling were never published.
+    By default all tokens are encoded, in natural order (ROI-major, time fastest), without masking. The released
+    weights were trained with tokens in random order in the encoder, where the convolution along the tokens mixes
+    whatever stands side by side: pass `noise` to get that order. Known limits: the released weights come from UK
+    Biobank and HCP adults at TR 0.72-0.735 s; the medians and quartiles of their robust scaling were never published.
     """
+
+    coordinates: torch.Tensor
 
     def __init__(self, config: BrainLMConfig):
         super().__init__(config)
@@ -431,10 +441,11 @@ class BrainLMModel(BrainLMPreTrainedModel):
         """Encode windows of parcellated BOLD.
 
         Args:
-            signals: float `(batch, n_rois, n_timepoints)`, robust-scaled; `n_timepoints` is a multiple of `patch_size`.
+            signals: float `(batch, n_rois, n_timepoints)`, robust-scaled; `n_timepoints` is a multiple of
+                `patch_size`.
             coordinates: float `(batch, n_rois, 3)`, parcel centres in mm MNI; stored ones are used if left out.
-            attention_mask: `(batch, n_rois * n_windows)`, 1 = observed, 0 = padding (a leading entry for CLS is accepted).
-                Padded tokens are left out of the computation and come back as zeros.
+            attention_mask: `(batch, n_rois * n_windows)`, 1 = observed, 0 = padding (a leading entry for CLS is
+                accepted). Padded tokens are left out of the computation and come back as zeros.
             noise: `(batch, n_rois * n_windows)`; tokens are encoded in its ascending order.
             mask_ratio: share of tokens to hide, with `noise` drawn at random if it is not given. Default 0.
 
@@ -477,8 +488,8 @@ class BrainLMModel(BrainLMPreTrainedModel):
         n_rois = self.config.n_rois
         if (length - 1) % n_rois:
             raise ValueError(
-                f"Expected 1 + {n_rois} x n_windows tokens in natural order, got {length}: this looks like the output of a "
-                "masked pass. Call the model without mask_ratio and noise."
+                f"Expected 1 + {n_rois} x n_windows tokens in natural order, got {length}: this looks like the "
+                "output of a masked pass. Call the model without mask_ratio and noise."
             )
         return last_hidden_state[:, 1:].reshape(batch, n_rois, (length - 1) // n_rois, width)
 
@@ -505,9 +516,9 @@ class BrainLMForMaskedModeling(BrainLMPreTrainedModel):
     ) -> MaskedModelingOutput:
         """Hide tokens and predict them; arguments as in [`BrainLMModel.forward`].
 
-        `mask_ratio` defaults to `config.mask_ratio`. `logits` are `(batch, n_rois, n_windows, patch_size)` and `mask` is
-        `(batch, n_rois, n_windows)`. The loss is the mean over the hidden entries of the whole batch, `None` if nothing is
-        hidden. `return_loss` is there for the Trainer, which asks for it in evaluation.
+        `mask_ratio` defaults to `config.mask_ratio`. `logits` are `(batch, n_rois, n_windows, patch_size)` and `mask`
+        is `(batch, n_rois, n_windows)`. The loss is the mean over the hidden entries of the whole batch, `None` if
+        nothing is hidden. `return_loss` is there for the Trainer, which asks for it in evaluation.
         """
         encoded = self.brainlm(
             signals,
@@ -535,10 +546,10 @@ class BrainLMForSequenceClassification(BrainLMPreTrainedModel):
 
     def __init__(self, config: BrainLMConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = int(config.num_labels or 0)
         self.brainlm = BrainLMModel(config)
         self.classifier = build_classifier(
-            config.classifier_head, config.hidden_size, config.num_labels, config.classifier_dropout
+            config.classifier_head, config.hidden_size, self.num_labels, config.classifier_dropout
         )
         self.post_init()
 

@@ -1,5 +1,7 @@
 """Configuration of BrainLM-ViT."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 
 from ..configuration_base import BrainConfig
@@ -23,7 +25,8 @@ class BrainLMViTConfig(BrainConfig):
         image_size: side of that square; follows from `patch_size` if left out.
         num_channels: channels of the image; the published models repeat the signal three times.
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: encoder.
-        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads, decoder_intermediate_size: decoder.
+        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads, decoder_intermediate_size:
+            decoder.
         hidden_act: activation; `"gelu"` is the exact form.
         hidden_dropout_prob, attention_probs_dropout_prob: dropouts while training.
         qkv_bias: bias of query, key and value.
@@ -98,7 +101,7 @@ class BrainLMViTConfig(BrainConfig):
     roi_order: str | list[str] | None = "a424@y"
     t_r: float | int | None = 0.735
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.image_size is None:
             side = _IMAGE_SIDES.get(self.patch_size)
             if side is None:
@@ -107,10 +110,16 @@ class BrainLMViTConfig(BrainConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def side(self) -> int:
+        """Side of the padded square in pixels; `image_size`, which is filled in when the configuration is made."""
+        if self.image_size is None:
+            raise ValueError("image_size was set to None; give the side of the padded square.")
+        return self.image_size
+
+    @property
     def grid_size(self) -> int:
         """Patches along one side of the square."""
-        assert self.image_size is not None
-        return self.image_size // self.patch_size
+        return self.side // self.patch_size
 
     @property
     def use_mean_pooling(self) -> bool:

@@ -13,8 +13,8 @@ class LastTimepointsMask:
     Attributes:
         patch_columns: half-open range of hidden patch columns in the padded grid; every row of them is hidden.
         timepoints: half-open range of timepoints that the loss looks at; empty if none.
-        zeroed_columns: half-open range of columns of the padded image that are set to 0, for timepoints that are hidden
-            although their patch stays visible; empty if none.
+        zeroed_columns: half-open range of columns of the padded image that are set to 0, for timepoints that are
+            hidden although their patch stays visible; empty if none.
     """
 
     patch_columns: tuple[int, int]
@@ -28,9 +28,9 @@ def last_timepoints_mask(
     """Plan the mask for a window centred in the padded square.
 
     `"predict_last"` hides every patch that holds one of the last `int(mask_ratio * n_timepoints)` timepoints, so up to
-    `patch_size - 1` more than asked; `"predict_last_pixel"` hides exactly those: whole patches where it can, and zeroed
-    columns of the image for the rest. (The authors' code masks nothing when fewer timepoints than one patch column are
-    asked for; here the last ones are always masked.)
+    `patch_size - 1` more than asked; `"predict_last_pixel"` hides exactly those: whole patches where it can, and
+    zeroed columns of the image for the rest. (The authors' code masks nothing when fewer timepoints than one patch
+    column are asked for; here the last ones are always masked.)
     """
     left = (image_size - n_timepoints) // 2
     end = n_timepoints + left

@@ -77,6 +77,8 @@ def image_geometry(n_rois: int, n_timepoints: int, image_size: int, patch_size: 
 class BrainLMViTEmbeddings(nn.Module):
     """Patch embedding of the padded image, fixed positions, CLS."""
 
+    positions: torch.Tensor
+
     def __init__(self, config: BrainLMViTConfig):
         super().__init__()
         self.config = config
@@ -102,11 +104,11 @@ class BrainLMViTEmbeddings(nn.Module):
             `(batch, 1 + n_kept, hidden_size)`.
         """
         config, weight = self.config, self.patch_projection.weight
-        geometry = image_geometry(image.shape[2], image.shape[3], config.image_size, config.patch_size)
+        geometry = image_geometry(image.shape[2], image.shape[3], config.side, config.patch_size)
         padding = (geometry.left, geometry.left, geometry.top, geometry.top)
         image = nn.functional.pad(image.to(weight.dtype), padding, value=_PADDING)
         if zeroed_columns[0] < zeroed_columns[1]:
-            columns = torch.arange(config.image_size, device=image.device)
+            columns = torch.arange(config.side, device=image.device)
             image = image.masked_fill((columns >= zeroed_columns[0]) & (columns < zeroed_columns[1]), 0.0)
         batch, n_channels, _, _ = image.shape
         grid, side = config.grid_size, config.patch_size
@@ -127,6 +129,8 @@ class BrainLMViTEmbeddings(nn.Module):
 
 class BrainLMViTDecoder(nn.Module):
     """ViT-MAE decoder: fills hidden places with the mask token and predicts the pixels of every patch."""
+
+    positions: torch.Tensor
 
     def __init__(self, config: BrainLMViTConfig):
         super().__init__()
@@ -159,7 +163,7 @@ class BrainLMViTDecoder(nn.Module):
         output_hidden_states: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
-        """Normed hidden states of all patches in natural order, `(batch, n_tokens, width)`, and the states on request."""
+        """Normed hidden states of all patches in natural order, `(batch, n_tokens, width)`; states on request."""
         latent = self.embed(encoded.last_hidden_state)
         batch, n_tokens = latent.shape[0], self.config.grid_size**2
         tokens = latent[:, 1:]
@@ -184,7 +188,7 @@ class BrainLMViTDecoder(nn.Module):
         """
         config = self.config
         grid, side = config.grid_size, config.patch_size
-        geometry = image_geometry(n_rois, n_timepoints, config.image_size, side)
+        geometry = image_geometry(n_rois, n_timepoints, config.side, side)
         (row0, row1), (col0, col1) = geometry.rows, geometry.columns
         batch, _, width = hidden_states.shape
         inside = hidden_states.reshape(batch, grid, grid, width)[:, row0:row1, col0:col1]
@@ -202,7 +206,7 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
 
     config: BrainLMViTConfig
     base_model_prefix = "brainlm_vit"
-    input_modalities = ("time", "image")
+    input_modalities = ["time", "image"]
     _no_split_modules = ["PreNormLayer", "BrainLMViTEmbeddings"]
     _can_record_outputs = {"hidden_states": PreNormLayer, "attentions": SelfAttention}
     _can_compile_fullgraph = True
@@ -244,8 +248,8 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
         if config.n_rois is not None and n_rois != config.n_rois:
             transposed = " The axes look swapped: transpose the last two." if n_timepoints == config.n_rois else ""
             raise ValueError(
-                f"This model was built for {config.n_rois} ROIs (roi_order {config.roi_order!r}), got {n_rois}.{transposed} "
-                f"Use the atlas of the model, or a config with n_rois={n_rois}."
+                f"This model was built for {config.n_rois} ROIs (roi_order {config.roi_order!r}), got "
+                f"{n_rois}.{transposed} Use the atlas of the model, or a config with n_rois={n_rois}."
             )
         if coordinates is not None and coordinates.device.type == "cpu" and not torch.compiler.is_compiling():
             y = coordinates[..., 1]
@@ -254,7 +258,7 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
                     "The rows of the image must be sorted by Y, posterior to anterior (stable sort), but the given "
                     "coordinates are not ascending in Y. Let the feature extractor sort the parcels."
                 )
-        image_geometry(n_rois, n_timepoints, config.image_size, config.patch_size)  # type: ignore[arg-type]
+        image_geometry(n_rois, n_timepoints, config.side, config.patch_size)
         return image
 
     def _reconstruct(
@@ -308,7 +312,7 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
     def crop_token_mask(self, token_mask: torch.Tensor, n_rois: int, n_timepoints: int) -> torch.Tensor:
         """Spread a mask over patches `(batch, n_tokens)` to pixels and crop it to `(batch, n_rois, n_timepoints)`."""
         config = self.config
-        geometry = image_geometry(n_rois, n_timepoints, config.image_size, config.patch_size)  # type: ignore[arg-type]
+        geometry = image_geometry(n_rois, n_timepoints, config.side, config.patch_size)
         grid = token_mask.reshape(-1, config.grid_size, config.grid_size)
         rows = torch.arange(geometry.top, geometry.top + n_rois, device=grid.device) // config.patch_size
         columns = torch.arange(geometry.left, geometry.left + n_timepoints, device=grid.device) // config.patch_size
@@ -318,10 +322,10 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
 class BrainLMViTModel(BrainLMViTPreTrainedModel):
     """BrainLM-ViT encoder (111M, 650M): the parcels of a scan, sorted from back to front, are the rows of an image.
 
-    By default all patches are encoded, without masking, in natural order (row-major over the padded square, CLS first).
-    The authors' notebooks read features from a random quarter of the patches instead. Known limits: about half of the
-    patches are constant padding; the weights expect the robust-scaled signal divided by 5.6430855, rows in a stable sort
-    by Y, and TR 0.72-0.735 s; the medians and quartiles of the training data were never published.
+    By default all patches are encoded, without masking, in natural order (row-major over the padded square, CLS
+    first). The authors' notebooks read features from a random quarter of the patches instead. Known limits: about half
+    of the patches are constant padding; the weights expect the robust-scaled signal divided by 5.6430855, rows in a
+    stable sort by Y, and TR 0.72-0.735 s; the medians and quartiles of the training data were never published.
     """
 
     def __init__(self, config: BrainLMViTConfig):
@@ -364,8 +368,8 @@ class BrainLMViTModel(BrainLMViTPreTrainedModel):
             signals: float `(batch, n_rois, n_timepoints)`, rows sorted by Y, robust-scaled and divided by 5.6430855.
             coordinates: `(batch, n_rois, 3)` in mm; not used by the network, but if given (on a CPU) the sort by Y is
                 checked.
-            attention_mask: `(batch, n_tokens)` over the patches of the padded square, row-major, 1 = observed, 0 = padding
-                of a short scan; a leading entry for CLS is accepted. The constant border counts as observed.
+            attention_mask: `(batch, n_tokens)` over the patches of the padded square, row-major, 1 = observed, 0 =
+                padding of a short scan; a leading entry for CLS is accepted. The constant border counts as observed.
             noise: `(batch, n_tokens)`; patches are encoded in its ascending order.
             mask_ratio: share of patches to hide, with `noise` drawn at random if it is not given. Default 0.
             pixel_values: float `(batch, num_channels, n_rois, n_timepoints)` in place of `signals`, for channels that
@@ -418,9 +422,10 @@ class BrainLMViTModel(BrainLMViTPreTrainedModel):
         if last_hidden_state.shape[1] != 1 + config.grid_size**2 or n_rois is None:
             raise ValueError(
                 f"Expected 1 + {config.grid_size**2} tokens in natural order and a known n_rois, got "
-                f"{last_hidden_state.shape[1]} tokens and n_rois={n_rois}. Call the model without mask_ratio and noise."
+                f"{last_hidden_state.shape[1]} tokens and n_rois={n_rois}. Call the model without mask_ratio and "
+                "noise."
             )
-        geometry = image_geometry(n_rois, n_timepoints, config.image_size, config.patch_size)  # type: ignore[arg-type]
+        geometry = image_geometry(n_rois, n_timepoints, config.side, config.patch_size)
         grid = last_hidden_state[:, 1:].unflatten(1, (config.grid_size, config.grid_size))
         rows = torch.arange(geometry.top, geometry.top + n_rois, device=grid.device) // config.patch_size
         return grid[:, rows, geometry.columns[0] : geometry.columns[1]]
@@ -450,9 +455,9 @@ class BrainLMViTForMaskedModeling(BrainLMViTPreTrainedModel):
     ) -> MaskedModelingOutput:
         """Hide patches and predict them; arguments as in [`BrainLMViTModel.forward`].
 
-        `mask_ratio` and `train_mode` default to the config. With `"predict_last"` or `"predict_last_pixel"` the mask follows
-        from them, and `noise` is not used. `logits` are `(batch, n_rois, n_timepoints)`, the mean over channels, as is the
-        target. `return_loss` is there for the Trainer, which asks for it in evaluation.
+        `mask_ratio` and `train_mode` default to the config. With `"predict_last"` or `"predict_last_pixel"` the mask
+        follows from them, and `noise` is not used. `logits` are `(batch, n_rois, n_timepoints)`, the mean over
+        channels, as is the target. `return_loss` is there for the Trainer, which asks for it in evaluation.
         """
         config = self.config
         mask_ratio = config.mask_ratio if mask_ratio is None else mask_ratio
@@ -460,7 +465,7 @@ class BrainLMViTForMaskedModeling(BrainLMViTPreTrainedModel):
         image = self._check_image(signals, pixel_values, coordinates)
         n_hidden, zeroed, timepoints = None, (0, 0), None
         if train_mode != "auto_encode":
-            plan = last_timepoints_mask(image.shape[3], config.patch_size, config.image_size, mask_ratio, train_mode)  # type: ignore[arg-type]
+            plan = last_timepoints_mask(image.shape[3], config.patch_size, config.side, mask_ratio, train_mode)
             noise = last_timepoints_noise(plan, config.grid_size, image.device).expand(image.shape[0], -1)
             n_hidden = (plan.patch_columns[1] - plan.patch_columns[0]) * config.grid_size
             zeroed, timepoints = plan.zeroed_columns, plan.timepoints
@@ -482,8 +487,8 @@ class BrainLMViTForMaskedModeling(BrainLMViTPreTrainedModel):
 class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
     """BrainLM-ViT with a head for classification or regression, optionally with joint reconstruction.
 
-    With `config.classifier_loss=None` the loss follows `config.problem_type` as in transformers; otherwise it is one of the
-    authors' losses for a single output.
+    With `config.classifier_loss=None` the loss follows `config.problem_type` as in transformers; otherwise it is one
+    of the authors' losses for a single output.
     """
 
     _may_be_new = ("classifier.",)
@@ -491,16 +496,17 @@ class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
 
     def __init__(self, config: BrainLMViTConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = int(config.num_labels or 0)
         self.brainlm_vit = BrainLMViTModel(config)
         self.classifier = build_classifier(
-            config.classifier_head, config.hidden_size, config.num_labels, config.classifier_dropout
+            config.classifier_head, config.hidden_size, self.num_labels, config.classifier_dropout
         )
         self.decoder = BrainLMViTDecoder(config) if config.reconstruction_weight > 0 else None
-        if config.classifier_loss is not None and config.num_labels != 1:
+        if config.classifier_loss is not None and self.num_labels != 1:
             raise ValueError(
-                f"classifier_loss={config.classifier_loss!r} is for a single output, got num_labels={config.num_labels}. "
-                "Set num_labels=1, or classifier_loss=None for the loss of transformers."
+                f"classifier_loss={config.classifier_loss!r} is for a single output, got "
+                f"num_labels={self.num_labels}. Set num_labels=1, or classifier_loss=None for the loss of "
+                "transformers."
             )
         if config.sigmoid_outputs and config.classifier_loss == "binary_cross_entropy":
             logger.warning_once(
@@ -524,7 +530,8 @@ class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
         """Predict labels; other arguments as in [`BrainLMViTModel.forward`].
 
         Args:
-            mask_ratio: share of patches to hide; default `config.classifier_mask_ratio` while training and 0 otherwise.
+            mask_ratio: share of patches to hide; default `config.classifier_mask_ratio` while training and 0
+                otherwise.
             labels: `(batch,)` class ids or numbers, or `(batch, num_labels)`.
         """
         config = self.config

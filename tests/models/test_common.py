@@ -1,0 +1,421 @@
+"""What holds for every registered model: saving, loading, attention implementations, precision, gradients."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+)
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from model_checks import CASES, KINDS, ModelCase, primary_output
+
+import brain_transformers as bt
+from brain_transformers.registration import FAMILIES
+
+AUTO = {
+    "Model": AutoModel,
+    "ForMaskedModeling": AutoModelForPreTraining,
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+}
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def run(model: Any, case: ModelCase, batch: int = 2, **kwargs: Any) -> Any:
+    torch.manual_seed(3)  # heads that mask draw their noise here
+    with torch.no_grad():
+        return model(**case.make_inputs(batch), **kwargs)
+
+
+def all_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Parameters and every buffer, persistent or not."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def test_every_registered_family_is_under_test() -> None:
+    assert {case.config().model_type for case in CASES} == {family.model_type for family in FAMILIES}
+
+
+@every_case
+def test_config_survives_json(case: ModelCase, tmp_path: Path) -> None:
+    config = case.config(mask_ratio=0.4)
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is type(config)
+    assert {**loaded.to_dict(), "_name_or_path": ""} == config.to_dict()
+    json.loads((tmp_path / "config.json").read_text())
+
+
+@every_case
+def test_config_refuses_wrong_values(case: ModelCase) -> None:
+    for name, value, message in (
+        ("hidden_size", "32", "hidden_size"),
+        ("num_attention_heads", 5, "multiple"),
+        ("mask_ratio", 1.5, "mask_ratio"),
+        ("pooling", "attention", "pooling"),
+    ):
+        with pytest.raises(StrictDataclassError, match=message):
+            case.config(**{name: value})
+
+
+@every_case
+@every_kind
+def test_save_and_load_give_every_tensor_back(case: ModelCase, kind: str, tmp_path: Path) -> None:
+    model = case.build(kind)
+    with torch.no_grad():
+        for buffer in model.buffers():  # tables that differ from what the code would compute
+            buffer.add_(0.01 * torch.randn_like(buffer))
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    loaded, info = AUTO[kind].from_pretrained(tmp_path, output_loading_info=True)
+    assert type(loaded) is type(model)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    before, after = all_tensors(model), all_tensors(loaded)
+    assert before.keys() == after.keys()
+    for name in before:
+        assert torch.equal(before[name], after[name]), name
+    torch.testing.assert_close(
+        primary_output(run(loaded.eval(), case)), primary_output(run(model, case)), rtol=0, atol=0
+    )
+
+
+@every_case
+def test_body_and_classifier_load_from_a_pretraining_checkpoint(case: ModelCase, tmp_path: Path) -> None:
+    pretrained = case.build("ForMaskedModeling")
+    pretrained.save_pretrained(tmp_path)
+    body, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    reference = getattr(pretrained, pretrained.base_model_prefix)
+    torch.testing.assert_close(
+        run(body.eval(), case).pooler_output, run(reference, case).pooler_output, rtol=0, atol=0
+    )
+    classifier, info = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, num_labels=4, output_loading_info=True
+    )
+    assert info["missing_keys"]
+    assert all(key.startswith("classifier.") for key in info["missing_keys"])
+    assert run(classifier.eval(), case).logits.shape == (2, 4)
+    for tensor in all_tensors(classifier).values():
+        assert bool(torch.isfinite(tensor).all())
+
+
+@every_case
+def test_loading_on_the_meta_device_leaves_no_garbage(case: ModelCase, tmp_path: Path) -> None:
+    fresh = getattr(bt, f"{case.stem}ForMaskedModeling")(case.config())
+    fresh.save_pretrained(tmp_path)
+    loaded = AutoModelForPreTraining.from_pretrained(tmp_path, device_map="cpu")
+    for name, tensor in all_tensors(loaded).items():
+        assert tensor.device.type == "cpu", name
+        assert torch.equal(tensor, all_tensors(fresh)[name]), name
+
+
+@every_case
+def test_missing_weights_are_an_error(case: ModelCase, tmp_path: Path) -> None:
+    case.build("ForMaskedModeling").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    removed = next(name for name in sorted(weights) if ".layers.0." in name)
+    del weights[removed]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="missing"):
+        AutoModel.from_pretrained(tmp_path)
+    assert AutoModel.from_pretrained(tmp_path, strict=False) is not None
+
+
+@every_case
+def test_unexpected_weights_are_an_error(case: ModelCase, tmp_path: Path) -> None:
+    case.build("Model").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({**load_file(path), "layers.99.mlp.fc1.bias": torch.zeros(4)}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="not part of the model"):
+        AutoModel.from_pretrained(tmp_path)
+
+
+@every_case
+def test_a_truncated_file_is_one_clear_error(case: ModelCase, tmp_path: Path) -> None:
+    case.build("Model").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(OSError, match="truncated or corrupt"):
+        AutoModel.from_pretrained(tmp_path)
+
+
+@every_case
+def test_the_folder_of_another_family_is_refused(case: ModelCase, tmp_path: Path) -> None:
+    case.build("Model").save_pretrained(tmp_path)
+    other = next(other for other in CASES if other.stem != case.stem)
+    with pytest.raises(ValueError, match="model_type"):
+        getattr(bt, f"{other.stem}Model").from_pretrained(tmp_path)
+
+
+@every_case
+@every_kind
+def test_fused_attention_equals_the_plain_one(case: ModelCase, kind: str) -> None:
+    model = case.build(kind, attn_implementation="eager")
+    expected = primary_output(run(model, case))
+    for implementation in ("sdpa", "flex_attention"):
+        model.set_attn_implementation(implementation)
+        torch.testing.assert_close(primary_output(run(model, case)), expected, rtol=1e-4, atol=2e-5)
+
+
+@every_case
+def test_attention_implementations_agree_with_padding(case: ModelCase) -> None:
+    assert case.attention_mask is not None
+    model = case.build("Model", attn_implementation="eager")
+    mask = case.attention_mask(2)
+    expected = run(model, case, attention_mask=mask).last_hidden_state
+    model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(run(model, case, attention_mask=mask).last_hidden_state, expected, rtol=1e-4, atol=2e-5)
+
+
+@every_case
+def test_padding_does_not_change_what_was_observed(case: ModelCase) -> None:
+    assert case.attention_mask is not None
+    mask = case.attention_mask(3)
+    with_cls = torch.cat([torch.ones(3, 1), mask], dim=1)
+    body = case.build("Model")
+    outputs = run(body, case, 3, attention_mask=mask)
+    torch.testing.assert_close(
+        run(body, case, 3, attention_mask=with_cls).pooler_output, outputs.pooler_output, rtol=0, atol=0
+    )
+    assert bool((outputs.last_hidden_state[:, 1:][mask == 0] == 0).all())
+    # A batch of one gives the same as its row of a padded batch.
+    inputs = {name: value[:1] for name, value in case.make_inputs(3).items()}
+    with torch.no_grad():
+        alone = body(**inputs, attention_mask=mask[:1])
+    torch.testing.assert_close(alone.last_hidden_state, outputs.last_hidden_state[:1], rtol=1e-4, atol=1e-5)
+
+
+@every_case
+def test_all_ones_mask_equals_no_mask(case: ModelCase) -> None:
+    assert case.attention_mask is not None
+    mask = torch.ones_like(case.attention_mask(2))
+    for kind in ("Model", "ForMaskedModeling"):
+        model = case.build(kind)
+        torch.testing.assert_close(
+            primary_output(run(model, case, attention_mask=mask)),
+            primary_output(run(model, case)),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+@every_case
+def test_features_are_deterministic_and_complete(case: ModelCase) -> None:
+    body = case.build("Model")
+    first, second = run(body, case), run(body, case)
+    assert torch.equal(first.last_hidden_state, second.last_hidden_state)
+    assert first.token_mask is None
+    tokens = body.roi_tokens(first.last_hidden_state)
+    assert tokens.shape[:2] == case.make_inputs(2)["signals"].shape[:2]
+    assert tokens.shape[3] == body.config.hidden_size
+
+
+@every_case
+def test_hidden_states_and_attentions_on_request(case: ModelCase) -> None:
+    body = case.build("Model", attn_implementation="eager")
+    output = run(body, case, output_hidden_states=True, output_attentions=True)
+    assert len(output.hidden_states) == body.config.num_hidden_layers + 1
+    assert len(output.attentions) == body.config.num_hidden_layers
+    normed = body.layernorm(output.hidden_states[-1])
+    torch.testing.assert_close(normed, output.last_hidden_state, rtol=0, atol=0)
+    plain = run(body, case)
+    assert plain.hidden_states is None
+    assert plain.attentions is None
+    as_tuple = run(body, case, return_dict=False)
+    assert torch.equal(as_tuple[0], output.last_hidden_state)
+
+
+@every_case
+@pytest.mark.parametrize("kind", ["ForMaskedModeling", "ForSequenceClassification"])
+def test_gradients_reach_every_parameter(case: ModelCase, kind: str) -> None:
+    model = case.build(kind).train()
+    labels = {"labels": torch.tensor([0, 2])} if kind == "ForSequenceClassification" else {}
+    loss = model(**case.make_inputs(2), **labels).loss
+    loss.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    assert not without
+
+
+@every_case
+def test_activation_checkpointing_changes_nothing(case: ModelCase) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = case.build("ForMaskedModeling", **_no_dropout(case)).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(5)
+        model(**case.make_inputs(2)).loss.backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name in gradients[0]:
+        torch.testing.assert_close(gradients[1][name], gradients[0][name], rtol=1e-5, atol=1e-7)
+
+
+def _no_dropout(case: ModelCase) -> dict[str, float]:
+    return {name: 0.0 for name in ("embedding_dropout", "hidden_dropout_prob") if hasattr(case.config(), name)}
+
+
+@every_case
+@every_kind
+def test_bfloat16_runs_and_stays_close(case: ModelCase, kind: str, tmp_path: Path) -> None:
+    model = case.build(kind)
+    model.save_pretrained(tmp_path)
+    half = AUTO[kind].from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    expected, actual = primary_output(run(model, case)), primary_output(run(half, case))
+    assert actual.dtype == torch.bfloat16
+    relative = (actual.float() - expected).norm() / expected.norm()
+    assert float(relative) < 0.05
+
+
+@every_case
+def test_compiles_as_one_graph(case: ModelCase) -> None:
+    body = case.build("Model")
+    compiled = torch.compile(body, fullgraph=True, backend="eager")
+    expected = run(body, case).last_hidden_state
+    torch.testing.assert_close(run(compiled, case).last_hidden_state, expected, rtol=1e-5, atol=1e-6)
+
+
+@every_case
+def test_noise_and_mask_ratio_decide_the_mask(case: ModelCase) -> None:
+    model = case.build("ForMaskedModeling")
+    inputs = case.make_inputs(2)
+    n_tokens = run(model, case).token_mask.shape[1]
+    noise = torch.rand(2, n_tokens, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        first, second = (model(**inputs, noise=noise, mask_ratio=0.5) for _ in range(2))
+        none = model(**inputs, mask_ratio=0.0)
+    assert torch.equal(first.token_mask, second.token_mask)
+    assert torch.equal(first.loss, second.loss)
+    hidden = first.token_mask.bool()
+    assert int(hidden.sum(1)[0]) == n_tokens - int(n_tokens * 0.5)
+    for row in range(2):
+        assert float(noise[row][hidden[row]].min()) > float(noise[row][~hidden[row]].max())
+    assert none.loss is None
+    assert not bool(none.token_mask.any()) if none.token_mask is not None else True
+
+
+@every_case
+def test_masked_modeling_fields_have_the_shape_of_the_signal(case: ModelCase) -> None:
+    output = run(case.build("ForMaskedModeling"), case, mask_ratio=0.5)
+    shape = case.make_inputs(2)["signals"].shape
+    for name in ("predictions", "targets", "signal_mask"):
+        assert getattr(output, name).shape == shape, name
+    error = (output.predictions - output.targets).square()
+    expected = (error * output.signal_mask).sum() / output.signal_mask.sum()
+    torch.testing.assert_close(output.loss, expected, rtol=1e-5, atol=1e-6)
+
+
+@every_case
+def test_hidden_signal_cannot_leak_into_the_prediction(case: ModelCase) -> None:
+    model = case.build("ForMaskedModeling")
+    inputs = case.make_inputs(1)
+    n_tokens = run(model, case, 1).token_mask.shape[1]
+    noise = torch.rand(1, n_tokens, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        first = model(**inputs, noise=noise, mask_ratio=0.5)
+        changed = {**inputs, "signals": torch.where(first.signal_mask.bool(), 100.0, inputs["signals"])}
+        second = model(**changed, noise=noise, mask_ratio=0.5)
+    assert bool(first.signal_mask.any())
+    torch.testing.assert_close(first.predictions, second.predictions, rtol=0, atol=0)
+
+
+@every_case
+@pytest.mark.parametrize(
+    ("problem", "num_labels", "labels"),
+    [
+        ("regression", 1, torch.tensor([0.3, -1.2])),
+        ("single_label_classification", 3, torch.tensor([2, 0])),
+        ("multi_label_classification", 3, torch.tensor([[1.0, 0, 1], [0, 0, 1]])),
+    ],
+)
+def test_classification_losses(case: ModelCase, problem: str, num_labels: int, labels: torch.Tensor) -> None:
+    model = case.build("ForSequenceClassification", num_labels=num_labels)
+    output = run(model, case, labels=labels)
+    assert output.logits.shape == (2, num_labels)
+    assert model.config.problem_type == problem
+    functional = torch.nn.functional
+    expected = {
+        "regression": lambda: functional.mse_loss(output.logits.squeeze(), labels),
+        "single_label_classification": lambda: functional.cross_entropy(output.logits, labels),
+        "multi_label_classification": lambda: functional.binary_cross_entropy_with_logits(output.logits, labels),
+    }[problem]()
+    torch.testing.assert_close(output.loss, expected)
+
+
+@every_case
+@pytest.mark.parametrize("pooling", ["cls", "mean", "mean_with_cls", "max"])
+def test_pooling_is_a_config_field(case: ModelCase, pooling: str) -> None:
+    body = case.build("Model", pooling=pooling)
+    output = run(body, case)
+    tokens = output.last_hidden_state
+    expected = {
+        "cls": lambda: tokens[:, 0],
+        "mean": lambda: tokens[:, 1:].mean(1),
+        "mean_with_cls": lambda: tokens.mean(1),
+        "max": lambda: tokens[:, 1:].amax(1),
+    }[pooling]()
+    torch.testing.assert_close(output.pooler_output, expected)
+
+
+@every_case
+def test_wrong_inputs_are_one_clear_error(case: ModelCase) -> None:
+    body = case.build("Model")
+    inputs = case.make_inputs(2)
+    signals = inputs["signals"]
+    rest = {name: value for name, value in inputs.items() if name != "signals"}
+    with pytest.raises(ValueError, match="built for"):
+        body(signals=signals[:, :-2], **rest)
+    with pytest.raises(ValueError, match="swapped"):
+        body(signals=signals.transpose(1, 2), **rest)
+    with pytest.raises(ValueError, match="batch"):
+        body(signals=signals[0], **rest)
+    with pytest.raises(ValueError, match="n_timepoints"):
+        body(signals=signals[:, :, :3], **rest)
+    with pytest.raises(ValueError, match="noise"):
+        body(**inputs, noise=torch.rand(2, 5))
+    with pytest.raises(ValueError, match="attention_mask"):
+        body(**inputs, attention_mask=torch.ones(2, 5))
+
+
+@every_case
+def test_accumulated_gradients_equal_one_batch(case: ModelCase, tmp_path: Path) -> None:
+    """The Trainer must not scale our losses as if they counted items (a factor of the accumulation steps)."""
+    inputs = case.make_inputs(4)
+    rows = [{**{k: v[i] for k, v in inputs.items()}, "labels": torch.tensor(float(i))} for i in range(4)]
+    weights = []
+    for batch, accumulation in ((4, 1), (1, 4)):
+        model = case.build("ForSequenceClassification", num_labels=1, **_no_dropout(case))
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path / str(batch)),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            optim="sgd",
+            learning_rate=0.1,
+            lr_scheduler_type="constant",
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        trainer = Trainer(model=model, args=arguments, train_dataset=copy.deepcopy(rows))
+        trainer.train()
+        weights.append({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
+    for name in weights[0]:
+        torch.testing.assert_close(weights[1][name], weights[0][name], rtol=1e-4, atol=1e-6)
