@@ -1,0 +1,855 @@
+"""From parcellated scans to the inputs of the models that read (n_rois, n_timepoints) series."""
+
+import copy
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import BatchFeature, FeatureExtractionMixin
+
+from .resampling import resample_t_r
+from .roi_orders import (
+    SORTED_BY_Y,
+    ROIOrder,
+    permutation,
+    resolve_roi_order,
+    roi_coordinates,
+    roi_order_text,
+    stable_y_order,
+)
+
+LAYOUTS = ("roi_time", "image")
+WINDOWS = ("first", "center", "all", "random")
+NORMALIZATIONS = ("none", "center", "zscore", "zscore-scan", "robust", "robust-scan", "robust-means")
+_FITTED = ("robust", "robust-means")
+
+# Side of the padded square of BrainLM's image form, by patch size (27 x 27 and 31 x 31 patches).
+_IMAGE_SIDE = {16: 432, 14: 434}
+# Released BrainLM weights were trained on robust-scaled signals of variance 0.69 (13M) and 0.711 (111M, 650M), the
+# latter divided by 5.6430855. Source: evaluation logs of the released checkpoints, variance = MSE / (1 - R2).
+BRAINLM_VIT_DIVISOR = 5.6430855
+_FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
+    "brainlm_mae": {"normalization": "robust", "expected_std": 0.83},
+    "brainlm_vit_mae": {
+        "normalization": "robust",
+        "divisor": BRAINLM_VIT_DIVISOR,
+        "expected_std": 0.1494,
+        "layout": "image",
+        "sort_rows": "y",
+    },
+}
+_ZSCORE_EPS = 1e-8
+# A spread below a few float32 steps of the level is rounding, not signal.
+_CONSTANT_RTOL = 1e-6
+_SCALE_FACTOR = 3.0
+
+
+@dataclass
+class _RowPlan:
+    """Where each emitted row comes from, and its centre."""
+
+    n_source: int
+    index: np.ndarray
+    identity: bool
+    order: np.ndarray | None
+    coordinates: np.ndarray | None
+    missing: tuple[str, ...]
+
+
+@dataclass
+class _ScanPlan:
+    """A checked scan with what it takes to write its windows."""
+
+    signals: np.ndarray
+    rows: _RowPlan
+    shifts: list[np.ndarray]
+    scale: np.ndarray | None
+    zero_rows: np.ndarray
+    non_finite: np.ndarray | None
+    t_r: float | None
+    n_timepoints: int
+    starts: list[int]
+
+
+def unpack_row(row: Mapping[str, Any]) -> tuple[np.ndarray, str | None, float | None]:
+    """A row of a scan dataset as (signals (n_rois, n_timepoints) float32, roi_order, t_r); the reshape copies nothing."""
+    signals = np.asarray(row["signals"], dtype=np.float32).reshape(int(row["n_rois"]), int(row["n_timepoints"]))
+    t_r = row.get("t_r")
+    t_r = None if t_r is None or np.isnan(t_r) else float(t_r)
+    roi_order = row.get("roi_order")
+    return signals, None if not roi_order else str(roi_order), t_r
+
+
+class ROISeriesFeatureExtractor(FeatureExtractionMixin):
+    """Turn parcellated BOLD scans, each (n_rois, n_timepoints), into model inputs.
+
+    The way of a scan: check the parcel order and permute rows by label, scale with statistics of the whole scan (or of
+    the training set), resample to the model's repetition time, cut windows, pad short scans. Saved as
+    `preprocessor_config.json` with everything that was fitted, and loaded back bit for bit.
+
+    Args:
+        n_rois: rows that the model takes.
+        n_timepoints: timepoints of a window.
+        patch_size: timepoints of one token (`layout="image"`: pixels of a square patch).
+        roi_order: order of the model's rows: a name such as `"a424"`, or a list of labels. `"<order>@y"` is short for
+            that order with `sort_rows="y"`. `None` means that rows are taken as they come.
+        t_r: repetition time the model was trained on, seconds; `None` takes any without resampling.
+        t_r_tolerance: relative difference of repetition times that counts as equal. 0.025 covers HCP's 0.72 s against
+            UK Biobank's 0.735 s (2.04 %), which the authors of BrainLM used side by side.
+        layout: `"roi_time"`: tokens are (ROI, window of `patch_size`), ROI-major; `"image"`: tokens are square patches
+            of the parcel x time image, padded to a square of `image_size`.
+        image_size: side of that square; by default 432 for patches of 16 and 434 for patches of 14.
+        window: which windows to cut unless a call says otherwise: `"first"`, `"center"`, `"all"` (side by side from the
+            start; a rest shorter than a window is left out) or `"random"` (uniform start, needs `rng`).
+        normalization: `"none"`; `"center"`: minus the ROI's mean; `"zscore"`: per ROI, population std + 1e-8;
+            `"zscore-scan"`: one mean and one unbiased std for the scan; `"robust"`: (x - ROI's mean - median)/IQR with
+            medians and IQRs fitted on centred training scans (BrainLM); `"robust-scan"`: the same with the median and
+            IQR of the scan itself; `"robust-means"`: (x - median)/IQR, fitted on the ROI means of training scans.
+        divisor: everything is divided by it last; the image checkpoints of BrainLM were trained with 5.6430855.
+        statistics: fitted values, `{"median": [...], "iqr": [...], "n_scans": n}` in the order of `roi_order`; see `fit`.
+        coordinates: (n_rois, 3) centres in mm MNI, in the order of `roi_order` before any sorting.
+        return_coordinates: emit `coordinates` when they are known.
+        sort_rows: `"y"` sorts rows from posterior to anterior, ties in label order; `None` keeps `roi_order`.
+        short_scans: `"pad"` with zeros and an `attention_mask`, or `"error"`.
+        missing_rois: what to do when the scan's order lacks parcels: `"error"`; `"fill"`: zeros and a warning;
+            `"mask"`: zeros and 0 in `attention_mask` (`layout="roi_time"`).
+        expected_std: standard deviation of the model's training inputs; inputs more than 3 times away bring a warning.
+
+    Raises:
+        ValueError: for options that do not exist or sizes that contradict each other.
+    """
+
+    model_input_names = ["signals", "coordinates", "attention_mask"]
+
+    def __init__(
+        self,
+        n_rois: int = 424,
+        n_timepoints: int = 200,
+        patch_size: int = 20,
+        roi_order: ROIOrder | None = None,
+        t_r: float | None = None,
+        t_r_tolerance: float = 0.025,
+        layout: str = "roi_time",
+        image_size: int | None = None,
+        window: str = "first",
+        normalization: str = "none",
+        divisor: float = 1.0,
+        statistics: dict[str, Any] | None = None,
+        coordinates: Sequence[Sequence[float]] | np.ndarray | None = None,
+        return_coordinates: bool = True,
+        sort_rows: str | None = None,
+        short_scans: str = "pad",
+        missing_rois: str = "error",
+        expected_std: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        _check_choice("layout", layout, LAYOUTS)
+        _check_choice("window", window, WINDOWS)
+        _check_choice("normalization", normalization, NORMALIZATIONS)
+        _check_choice("short_scans", short_scans, ("pad", "error"))
+        _check_choice("missing_rois", missing_rois, ("error", "fill", "mask"))
+        _check_choice("sort_rows", sort_rows, (None, "y"))
+        for name, value in (("n_rois", n_rois), ("n_timepoints", n_timepoints), ("patch_size", patch_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"Expected {name} to be a positive integer, got {value!r}.")
+        if divisor == 0 or not np.isfinite(divisor):
+            raise ValueError(f"Expected divisor to be finite and not 0, got {divisor}. Use 1.0 for no division.")
+        if isinstance(roi_order, str) and roi_order.endswith(SORTED_BY_Y):
+            roi_order, sort_rows = roi_order.removesuffix(SORTED_BY_Y), "y"
+        if roi_order is not None:
+            labels = resolve_roi_order(roi_order).labels
+            if labels and len(labels) != n_rois:
+                raise ValueError(
+                    f"roi_order {_order_name(roi_order)} has {len(labels)} parcels but n_rois is {n_rois}. "
+                    "Make them agree, or set roi_order=None to take rows as they come."
+                )
+        if layout == "roi_time" and n_timepoints % patch_size:
+            raise ValueError(f"n_timepoints ({n_timepoints}) must be a multiple of patch_size ({patch_size}).")
+        if layout == "image":
+            image_size = _IMAGE_SIDE.get(patch_size) if image_size is None else image_size
+            if image_size is None or image_size % patch_size:
+                raise ValueError(
+                    f"Expected image_size to be a multiple of patch_size {patch_size}, got {image_size}. "
+                    "Released models use patches of 16 on 432 or of 14 on 434; pass image_size for others."
+                )
+            if n_rois > image_size or n_timepoints > image_size:
+                raise ValueError(f"{n_rois} ROIs x {n_timepoints} timepoints do not fit in an image of {image_size}.")
+            if missing_rois == "mask":
+                raise ValueError('missing_rois="mask" needs layout="roi_time": an image patch spans several ROIs.')
+        if statistics is not None:
+            for key in ("median", "iqr"):
+                if len(statistics[key]) != n_rois:
+                    raise ValueError(f"Expected {n_rois} values in statistics[{key!r}], got {len(statistics[key])}.")
+
+        self.n_rois = n_rois
+        self.n_timepoints = n_timepoints
+        self.patch_size = patch_size
+        self.roi_order = roi_order if roi_order is None or isinstance(roi_order, str) else list(roi_order)
+        self.t_r = None if t_r is None else _check_t_r(t_r)
+        self.t_r_tolerance = t_r_tolerance
+        self.layout = layout
+        self.image_size = image_size
+        self.window = window
+        self.normalization = normalization
+        self.divisor = divisor
+        self.statistics = statistics
+        self.coordinates = None if coordinates is None else _check_coordinates(coordinates, n_rois).tolist()
+        self.return_coordinates = return_coordinates
+        self.sort_rows = sort_rows
+        self.short_scans = short_scans
+        self.missing_rois = missing_rois
+        self.expected_std = expected_std
+        self._warned: set[Any] = set()
+        self._row_plans: dict[Any, _RowPlan] = {}
+
+    # --- construction and saving ---
+
+    @classmethod
+    def from_model_config(cls, config: Any, **overrides: Any) -> "ROISeriesFeatureExtractor":
+        """Make the extractor that fits a model config of any family.
+
+        Reads `n_rois`, `n_timepoints`, `patch_size`, `roi_order`, `t_r`, `layout` and `image_size` where the config has
+        them, and the scale its family was trained on (BrainLM: robust scaling, for the image form divided by 5.6430855).
+
+        Args:
+            config: a model config.
+            overrides: any argument of the constructor.
+        """
+        values = dict(_FAMILY_DEFAULTS.get(getattr(config, "model_type", ""), {}))
+        for name in ("n_rois", "n_timepoints", "patch_size", "roi_order", "t_r", "layout"):
+            if getattr(config, name, None) is not None:
+                values[name] = getattr(config, name)
+        image_size = getattr(config, "image_size", None)
+        if image_size is not None and values.get("layout") == "image":
+            values["image_size"] = image_size if isinstance(image_size, int) else int(image_size[0])
+        values.update(overrides)
+        return cls(**values)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoFeatureExtractor") -> None:
+        """Do nothing: copying this one module into a model folder would separate it from the package it needs."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that the constructor takes, JSON-ready (the base method would drop `window`)."""
+        output = {key: copy.deepcopy(value) for key, value in self.__dict__.items() if not key.startswith("_")}
+        output["feature_extractor_type"] = type(self).__name__
+        return output
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether scaling can run: nothing is to be fitted, or it was."""
+        return self.normalization not in _FITTED or self.statistics is not None
+
+    @property
+    def output_roi_order(self) -> ROIOrder | None:
+        """Order of the emitted rows: `roi_order`, with `"@y"` behind a name when rows are sorted."""
+        if isinstance(self.roi_order, str) and self.sort_rows == "y":
+            return self.roi_order + SORTED_BY_Y
+        return self.roi_order
+
+    # --- fitting ---
+
+    def fit(
+        self,
+        scans: Iterable[np.ndarray | Mapping[str, Any]],
+        roi_order: ROIOrder | None = None,
+        max_timepoints: int | None = None,
+    ) -> "ROISeriesFeatureExtractor":
+        """Fit medians and IQRs per ROI on training scans and keep them in `statistics`.
+
+        For `"robust"` every scan is centred on its own ROI means (float32, over the whole scan) and the median and
+        75th - 25th percentile are taken over all timepoints of all scans; for `"robust-means"` over the scans' ROI
+        means (float64). ROIs that are constant or not finite in a scan do not count there. Scans are used as they are,
+        without resampling in time.
+
+        Args:
+            scans: arrays (n_rois, n_timepoints), or rows of a scan dataset, which bring their own roi_order.
+            roi_order: order of the arrays' rows.
+            max_timepoints: use only that many first timepoints of each centred scan, to bound memory
+                (n_scans x n_rois x timepoints x 4 bytes).
+
+        Returns:
+            The extractor itself.
+
+        Raises:
+            ValueError: if the normalization has nothing to fit, there are no scans, or a scan does not fit.
+        """
+        if self.normalization not in _FITTED:
+            raise ValueError(
+                f"normalization={self.normalization!r} has nothing to fit. Only {list(_FITTED)} use fitted statistics."
+            )
+        parts: list[np.ndarray] = []
+        total = len(scans) if hasattr(scans, "__len__") else None
+        progress = tqdm(
+            scans, desc="Fitting ROI statistics", unit="scan", total=total, disable=total is not None and total < 32
+        )
+        for number, item in enumerate(progress):
+            scan, order = item, roi_order
+            if isinstance(item, Mapping):
+                scan, order, _ = unpack_row(item)
+            rows = self._plan_rows(order, None, sort=False)
+            signals = self._check_scan(scan, rows.n_source, f"scan {number}")
+            mean, zero_rows, non_finite = _row_statistics(signals)
+            if self.normalization == "robust":
+                values = (signals - mean[:, None])[:, :max_timepoints]
+                if non_finite is not None:
+                    values[non_finite[:, :max_timepoints]] = np.nan
+            else:
+                values = np.asarray(scan, dtype=np.float64)[:, : signals.shape[1]].mean(axis=1, keepdims=True)
+            values[zero_rows | ~np.isfinite(mean)] = np.nan
+            values = values[rows.index]
+            values[rows.index < 0] = np.nan
+            parts.append(values)
+        if not parts:
+            raise ValueError("Expected at least one scan to fit on, got none.")
+        median, iqr = np.empty(self.n_rois), np.empty(self.n_rois)
+        for low in range(0, self.n_rois, 32):
+            block = np.concatenate([part[low : low + 32] for part in parts], axis=1)
+            percentile = np.nanpercentile if np.isnan(block).any() else np.percentile
+            with warnings.catch_warnings():
+                # An ROI without a single good scan gives NaN here and is named below.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                quartiles = percentile(block, [25, 50, 75], axis=1)
+            median[low : low + 32], iqr[low : low + 32] = quartiles[1], quartiles[2] - quartiles[0]
+        unfitted = ~(np.isfinite(median) & np.isfinite(iqr) & (iqr > 0))
+        if unfitted.sum() * 2 > self.n_rois:
+            raise ValueError(
+                f"{int(unfitted.sum())} of {self.n_rois} ROIs have no spread in the {len(parts)} scans given "
+                f"(first: {np.flatnonzero(unfitted)[:5].tolist()}). Fit on more scans with real signals."
+            )
+        median[unfitted], iqr[unfitted] = 0.0, 0.0
+        if self.normalization == "robust":
+            median, iqr = median.astype(np.float32), iqr.astype(np.float32)
+        self.statistics = {"median": median.tolist(), "iqr": iqr.tolist(), "n_scans": len(parts)}
+        if unfitted.any():
+            self._warn_once(
+                ("unfitted", tuple(np.flatnonzero(unfitted))),
+                f"{int(unfitted.sum())} ROIs have no spread in the training scans and will be set to 0 "
+                f"(first: {np.flatnonzero(unfitted)[:5].tolist()}).",
+            )
+        return self
+
+    # --- the call ---
+
+    def __call__(
+        self,
+        signals: np.ndarray | Sequence[np.ndarray],
+        t_r: float | Sequence[float | None] | None = None,
+        roi_order: ROIOrder | None = None,
+        coordinates: np.ndarray | Sequence[np.ndarray] | None = None,
+        window: str | None = None,
+        start: int | Sequence[int] | None = None,
+        rng: np.random.Generator | None = None,
+        return_tensors: str | None = None,
+        return_windows: bool = False,
+    ) -> BatchFeature:
+        """Make a batch of model inputs.
+
+        Args:
+            signals: one scan (n_rois, n_timepoints) or several (a list, or an array with a leading axis). They may differ
+                in length, and need the same roi_order.
+            t_r: repetition time of the scans, seconds; one, or one a scan.
+            roi_order: order of the scans' rows. Required whenever the extractor has one: it is never guessed.
+            coordinates: (n_rois, 3) mm MNI in the scans' row order, or one a scan. They are emitted instead of the stored
+                ones, and they decide the sorting only where the extractor knows none for its order.
+            window: overrides the extractor's choice.
+            start: first timepoint of the window (after resampling) instead of `window`; one, or one a scan.
+            rng: numpy generator, for `window="random"`.
+            return_tensors: `"pt"` or `"np"`.
+            return_windows: also return `scan_index` and `window_start` (after resampling), both (n_windows,) int64.
+
+        Returns:
+            `signals` (batch, n_rois, n_timepoints) float32; `coordinates` (batch, n_rois, 3) float32 mm when known;
+            `attention_mask` (batch, n_tokens) int64, 1 observed and 0 padding, only when something is padded.
+
+        Raises:
+            ValueError: if a scan cannot be used; the message says what was expected, what came, and what to do.
+        """
+        scans = _as_list(signals)
+        t_rs = _per_scan("t_r", t_r, len(scans))
+        starts = _per_scan("start", start, len(scans))
+        tables = _coordinates_per_scan(coordinates, len(scans))
+        if not self.is_fitted:
+            raise ValueError(
+                f"normalization={self.normalization!r} needs statistics of training scans, and none are stored. Run "
+                'extractor.fit(training_scans, roi_order=...) and save it, or choose normalization="robust-scan" to '
+                "scale every scan by its own median and IQR."
+            )
+        plans = [
+            self._plan_scan(scan, number, t_rs[number], roi_order, tables[number], window, starts[number], rng)
+            for number, scan in enumerate(scans)
+        ]
+        self._report_bad_rois(plans)
+
+        total = sum(len(plan.starts) for plan in plans)
+        output = np.empty((total, self.n_rois, self.n_timepoints), dtype=np.float32)
+        lengths = np.empty(total, dtype=np.int64)
+        scan_index = np.empty(total, dtype=np.int64)
+        window_start = np.empty(total, dtype=np.int64)
+        position = 0
+        for number, plan in enumerate(plans):
+            stop = position + len(plan.starts)
+            self._write_windows(plan, output[position:stop], lengths[position:stop])
+            scan_index[position:stop] = number
+            window_start[position:stop] = plan.starts
+            position = stop
+        self._check_scale(plans, output, lengths)
+
+        data: dict[str, Any] = {"signals": output}
+        if self.return_coordinates and all(plan.rows.coordinates is not None for plan in plans):
+            data["coordinates"] = np.stack([plans[number].rows.coordinates for number in scan_index])
+        missing = [bool(plan.rows.missing) for plan in plans] if self.missing_rois == "mask" else []
+        if (lengths < self.n_timepoints).any() or any(missing):
+            data["attention_mask"] = self._attention_mask(lengths, [plans[number].rows for number in scan_index])
+        if return_windows:
+            data["scan_index"], data["window_start"] = scan_index, window_start
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    # --- rows ---
+
+    def _plan_rows(self, roi_order: ROIOrder | None, coordinates: np.ndarray | None, sort: bool = True) -> _RowPlan:
+        own = None if self.roi_order is None else roi_order_text(self.roi_order)
+        declared = None if roi_order is None else roi_order_text(roi_order)
+        # Attributes may be set after construction, so the plan depends on them too.
+        key = (declared, sort, own, self.n_rois, self.sort_rows, self.missing_rois, id(self.coordinates))
+        if coordinates is None and key in self._row_plans:
+            return self._row_plans[key]
+        plan = self._make_row_plan(roi_order, coordinates, sort)
+        if coordinates is None:
+            self._row_plans[key] = plan
+        return plan
+
+    def _own_coordinates(self) -> np.ndarray | None:
+        if self.coordinates is not None:
+            return np.asarray(self.coordinates, dtype=np.float32)
+        return None if self.roi_order is None else roi_coordinates(self.roi_order)
+
+    def _make_row_plan(self, roi_order: ROIOrder | None, coordinates: np.ndarray | None, sort: bool) -> _RowPlan:
+        own_coordinates = self._own_coordinates()
+        n_source, missing = self.n_rois, ()
+        index = np.arange(self.n_rois)
+        sorted_by_y = False
+        if self.roi_order is None:
+            if roi_order is not None:
+                declared = resolve_roi_order(roi_order)
+                sorted_by_y = declared.sorted_by_y
+                self._warn_once(
+                    "no roi_order",
+                    f"This extractor has no roi_order, so rows declared as {_order_name(roi_order)} are used as they come.",
+                )
+        elif roi_order is None:
+            raise ValueError(
+                f"Expected roi_order of the scan, got none; this model takes rows in the order "
+                f"{_order_name(self.roi_order)}. Editions of an atlas differ only in row order, so it is never guessed: pass "
+                f"roi_order={_order_name(self.roi_order)} if the rows are in that order, or the name of theirs."
+            )
+        else:
+            own, declared = resolve_roi_order(self.roi_order), resolve_roi_order(roi_order)
+            same = declared.name == own.name if declared.name and own.name else declared.labels == own.labels
+            sorted_by_y = declared.sorted_by_y
+            if not same or (sorted_by_y and not (sort and self.sort_rows == "y")):
+                if not (declared.known and own.known):
+                    raise ValueError(
+                        f"Expected rows in the order {_order_name(self.roi_order)}, got {_order_name(roi_order)}, and the "
+                        "labels of one of them are not known, so rows cannot be matched. Give the order as a list of labels."
+                    )
+                moved = permutation(roi_order, self.roi_order, source_coordinates=own_coordinates if same else None)
+                index, missing, n_source, sorted_by_y = moved.index, moved.missing, len(declared.labels), False
+        if missing:
+            what = f"{len(missing)} of the {self.n_rois} parcels of {_order_name(self.roi_order)}"
+            if self.missing_rois == "error":
+                raise ValueError(
+                    f"Expected {what} that {_order_name(roi_order)} lacks (first: {list(missing[:3])}). Parcellate with the "
+                    'full atlas, or set missing_rois="fill" or "mask" on the extractor if the model allows it.'
+                )
+            self._warn_once(
+                ("missing", missing), f"The scan lacks {what}; they are set to 0 (first: {list(missing[:3])})."
+            )
+
+        if coordinates is not None:
+            coordinates = _check_coordinates(coordinates, n_source)
+            falls = np.flatnonzero(np.diff(coordinates[:, 1]) < 0)
+            if sorted_by_y and falls.size:
+                row = int(falls[0])
+                raise ValueError(
+                    f"Expected rows of {_order_name(roi_order)} sorted by ascending Y, got Y {coordinates[row, 1]:g} in row "
+                    f"{row} and {coordinates[row + 1, 1]:g} in the next. Pass the rows in label order with "
+                    f"roi_order={_order_name(str(roi_order).removesuffix(SORTED_BY_Y))} and the extractor sorts them."
+                )
+        given = None
+        if coordinates is not None:
+            given = coordinates[index]
+            given[index < 0] = 0.0 if own_coordinates is None else own_coordinates[index < 0]
+        order = None
+        if self.sort_rows == "y" and sort:
+            # Rows are defined by the table the model was trained with, so the extractor's own coordinates come first.
+            basis = own_coordinates if own_coordinates is not None else given
+            if sorted_by_y:
+                order = None if own_coordinates is None else stable_y_order(own_coordinates)
+            elif basis is None:
+                raise ValueError(
+                    f"This model takes rows sorted by Y, and no coordinates are known for {_order_name(self.roi_order)}. Pass "
+                    "coordinates=(n_rois, 3) in mm to the extractor or the call, or rows that are sorted already with "
+                    'roi_order="<order>@y".'
+                )
+            else:
+                order = stable_y_order(basis)
+                index = index[order]
+                given = None if given is None else given[order]
+        emitted = given
+        if emitted is None and own_coordinates is not None:
+            emitted = own_coordinates if order is None else own_coordinates[order]
+        identity = n_source == self.n_rois and bool((index == np.arange(self.n_rois)).all())
+        return _RowPlan(n_source, index, identity, order, emitted, missing)
+
+    # --- scans ---
+
+    def _check_scan(self, scan: Any, n_source: int, name: str) -> np.ndarray:
+        signals = np.asarray(scan)
+        if signals.dtype.kind not in "fiub":
+            raise ValueError(f"Expected {name} to hold real numbers, got dtype {signals.dtype}.")
+        if signals.ndim != 2:
+            raise ValueError(f"Expected {name} of shape (n_rois, n_timepoints), got {signals.shape}.")
+        if signals.shape[0] != n_source:
+            if signals.shape[1] == n_source:
+                raise ValueError(
+                    f"Expected {name} of shape ({n_source}, n_timepoints), got {signals.shape}: it is transposed. "
+                    "Pass scan.T."
+                )
+            raise ValueError(
+                f"Expected {name} with {n_source} ROIs in its rows, got shape {signals.shape}. Parcellate with the atlas of "
+                "the model, or name the roi_order that these rows are in."
+            )
+        if not signals.shape[1]:
+            raise ValueError(f"Expected {name} with timepoints, got shape {signals.shape}.")
+        # Some files pad short scans with NaN at the end; those timepoints were never measured.
+        if signals.dtype.kind == "f" and np.isnan(signals[:, -1]).all():
+            measured = np.flatnonzero(~np.isnan(signals).all(axis=0))
+            if not measured.size:
+                raise ValueError(f"Expected numbers in {name}, got only NaN. Check the parcellation.")
+            signals = signals[:, : measured[-1] + 1]
+        return signals.astype(np.float32, copy=False)
+
+    def _plan_scan(
+        self,
+        scan: Any,
+        number: int,
+        t_r: float | None,
+        roi_order: ROIOrder | None,
+        coordinates: np.ndarray | None,
+        window: str | None,
+        start: int | None,
+        rng: np.random.Generator | None,
+    ) -> _ScanPlan:
+        name = f"scan {number}"
+        rows = self._plan_rows(roi_order, coordinates)
+        signals = self._check_scan(scan, rows.n_source, name)
+        resample_from = self._resample_from(t_r)
+        n_timepoints = signals.shape[1]
+        if resample_from is not None and self.t_r is not None:
+            n_timepoints = int(np.floor((n_timepoints - 1) * resample_from / self.t_r + 1e-6)) + 1
+        if n_timepoints < self.patch_size:
+            at = "" if resample_from is None else f" at t_r {self.t_r} s"
+            raise ValueError(
+                f"Expected {name} with at least one patch of {self.patch_size} timepoints, got {n_timepoints}{at}. "
+                "Leave this scan out: it is too short for the model."
+            )
+        if n_timepoints < self.n_timepoints and self.short_scans == "error":
+            raise ValueError(
+                f"Expected {name} with at least {self.n_timepoints} timepoints, got {n_timepoints}. "
+                'Leave it out, or set short_scans="pad" on the extractor.'
+            )
+        starts = self._starts(n_timepoints, window or self.window, start, rng, name)
+
+        mean, zero_rows, non_finite = _row_statistics(signals)
+        shifts, scale, zero_rows = self._scaling(signals, rows, mean, zero_rows, non_finite)
+        bad = int(zero_rows[rows.index >= 0].sum())
+        if bad * 2 > int((rows.index >= 0).sum()):
+            raise ValueError(
+                f"{bad} of {self.n_rois} ROIs of {name} are constant or not finite (first: "
+                f"{np.flatnonzero(zero_rows)[:5].tolist()}). Check that the atlas and the image share one space."
+            )
+        return _ScanPlan(signals, rows, shifts, scale, zero_rows, non_finite, resample_from, n_timepoints, starts)
+
+    def _resample_from(self, t_r: float | None) -> float | None:
+        """The scan's t_r if it has to be resampled, else None."""
+        if self.t_r is None:
+            return None
+        if t_r is None or np.isnan(t_r):
+            self._warn_once(
+                "no t_r",
+                f"No t_r was given for a scan; it is used as if it had the {self.t_r} s that the model was trained on. "
+                "Pass t_r in seconds to have it resampled.",
+            )
+            return None
+        t_r = _check_t_r(t_r)
+        return None if abs(t_r - self.t_r) <= self.t_r_tolerance * self.t_r else t_r
+
+    def _starts(
+        self, n_timepoints: int, window: str, start: int | None, rng: np.random.Generator | None, name: str
+    ) -> list[int]:
+        _check_choice("window", window, WINDOWS)
+        last = max(n_timepoints - self.n_timepoints, 0)
+        if start is not None:
+            if not 0 <= start <= last:
+                raise ValueError(
+                    f"Expected start between 0 and {last} for {name} ({n_timepoints} timepoints, window of "
+                    f"{self.n_timepoints}), got {start}."
+                )
+            return [int(start)]
+        if window == "first":
+            return [0]
+        if window == "center":
+            return [last // 2]
+        if window == "all":
+            return list(range(0, last + 1, self.n_timepoints))
+        if rng is None:
+            raise ValueError(
+                'window="random" draws from the generator it is given: pass rng=np.random.default_rng(seed).'
+            )
+        return [int(rng.integers(0, last + 1))]
+
+    def _scaling(
+        self,
+        signals: np.ndarray,
+        rows: _RowPlan,
+        mean: np.ndarray,
+        zero_rows: np.ndarray,
+        non_finite: np.ndarray | None,
+    ) -> tuple[list[np.ndarray], np.ndarray | None, np.ndarray]:
+        """What to subtract, in turn, and divide by, per emitted row; and the emitted rows to set to 0."""
+        index = rows.index
+        row_mean = mean[index][:, None]
+        zero = zero_rows[index]
+        zero[index < 0] = True
+        mode = self.normalization
+        if mode == "none":
+            return [], None, zero
+        if mode == "center":
+            return [row_mean], None, zero
+        if mode in _FITTED:
+            if self.statistics is None:  # checked before; here for the type checker
+                raise ValueError("statistics are missing")
+            # Statistics of means are float64, as in the released Brain-JEPA data code; others float32, as in BrainLM's.
+            dtype = np.float64 if mode == "robust-means" else np.float32
+            median = np.asarray(self.statistics["median"], dtype=dtype)
+            iqr = np.asarray(self.statistics["iqr"], dtype=dtype)
+            if rows.order is not None:
+                median, iqr = median[rows.order], iqr[rows.order]
+            zero |= iqr <= 0
+            iqr = np.where(iqr > 0, iqr, 1)[:, None]
+            return ([row_mean] if mode == "robust" else []) + [median[:, None]], iqr, zero
+        if mode == "zscore-scan":
+            good = index[~zero]
+            values = signals[good] if non_finite is None else np.where(non_finite[good], np.nan, signals[good])
+            overall, spread = np.nanmean(values, dtype=np.float64), np.nanstd(values, ddof=1, dtype=np.float64)
+            return [np.float32(overall)], np.float32(spread), zero
+        values = signals[index] - row_mean
+        if non_finite is not None:
+            values[non_finite[index]] = np.nan
+        values[zero] = 0.0
+        if mode == "zscore":
+            std = np.nanstd(values, axis=1, keepdims=True) + np.float32(_ZSCORE_EPS)
+            return [row_mean], std, zero
+        quartiles = (np.nanpercentile if non_finite is not None else np.percentile)(
+            values, [25, 50, 75], axis=1, keepdims=True
+        ).astype(np.float32)
+        iqr = quartiles[2] - quartiles[0]
+        zero |= iqr[:, 0] <= 0
+        return [row_mean, quartiles[1]], np.where(iqr > 0, iqr, np.float32(1)), zero
+
+    def _write_windows(self, plan: _ScanPlan, output: np.ndarray, lengths: np.ndarray) -> None:
+        source = plan.signals
+        if plan.t_r is not None and self.t_r is not None:
+            # Scaling is affine, so it can come first; then gaps are 0 and the filter sees no NaN and no large offset.
+            scaled = np.empty((self.n_rois, source.shape[1]), dtype=np.float32)
+            self._scale_into(plan, 0, source.shape[1], scaled)
+            source = resample_t_r(scaled, plan.t_r, self.t_r)
+        for number, start in enumerate(plan.starts):
+            stop = min(start + self.n_timepoints, plan.n_timepoints)
+            lengths[number] = stop - start
+            target = output[number, :, : stop - start]
+            if plan.t_r is not None:
+                target[:] = source[:, start:stop]
+            else:
+                self._scale_into(plan, start, stop, target)
+            output[number, :, stop - start :] = 0.0
+
+    def _scale_into(self, plan: _ScanPlan, start: int, stop: int, target: np.ndarray) -> None:
+        part = plan.signals[:, start:stop]
+        rows = part if plan.rows.identity else part[plan.rows.index]
+        if self.normalization == "robust-means":
+            rows = rows.astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for shift in plan.shifts:
+                rows = np.subtract(rows, shift, out=target if rows.dtype == np.float32 else None)
+            if plan.scale is not None:
+                rows = np.divide(rows, plan.scale, out=target if rows.dtype == np.float32 else None)
+            if rows is not target:
+                target[:] = rows
+            if self.divisor != 1.0:
+                np.divide(target, np.float32(self.divisor), out=target)
+        if plan.non_finite is not None:
+            target[plan.non_finite[plan.rows.index, start:stop]] = 0.0
+        if plan.zero_rows.any():
+            target[plan.zero_rows] = 0.0
+
+    def _attention_mask(self, lengths: np.ndarray, rows: list[_RowPlan]) -> np.ndarray:
+        patch = self.patch_size
+        if self.layout == "roi_time":
+            # A window that is measured in part counts as observed.
+            n_windows = self.n_timepoints // patch
+            observed = np.arange(n_windows)[None, :] * patch < lengths[:, None]
+            mask = np.repeat(observed[:, None, :], self.n_rois, axis=1)
+            if self.missing_rois == "mask":
+                for number, plan in enumerate(rows):
+                    mask[number, plan.index < 0] = False
+            return mask.reshape(len(lengths), -1).astype(np.int64)
+        if self.image_size is None:  # set by the constructor for this layout
+            raise ValueError("image_size is missing")
+        # Columns of patches that hold timepoints, all of them padding, are masked. The constant border of the image is
+        # part of every training image and stays visible.
+        side = self.image_size // patch
+        left = (self.image_size - self.n_timepoints) // 2
+        low = np.arange(side) * patch - left
+        holds_padding = (low[None, :] + patch > lengths[:, None]) & (low[None, :] < self.n_timepoints)
+        holds_measured = (low[None, :] + patch > 0) & (low[None, :] < lengths[:, None])
+        mask = np.repeat(~(holds_padding & ~holds_measured)[:, None, :], side, axis=1)
+        return mask.reshape(len(lengths), -1).astype(np.int64)
+
+    # --- warnings ---
+
+    def _warn_once(self, key: Any, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(message, UserWarning, stacklevel=2)
+
+    def _report_bad_rois(self, plans: list[_ScanPlan]) -> None:
+        found = []
+        for number, plan in enumerate(plans):
+            flagged = plan.zero_rows & (plan.rows.index >= 0)
+            if plan.non_finite is not None:
+                flagged = flagged | plan.non_finite.any(axis=1)[plan.rows.index] & (plan.rows.index >= 0)
+            if flagged.any():
+                found.append((number, tuple(np.flatnonzero(flagged).tolist())))
+        if found:
+            number, rows = found[0]
+            more = "" if len(found) == 1 else f"; {len(found)} scans of this call are affected"
+            self._warn_once(
+                ("bad rois", tuple(found)),
+                f"{len(rows)} ROIs of scan {number} are constant or hold NaN or infinity (model rows "
+                f"{list(rows[:5])}{', ...' if len(rows) > 5 else ''}); those values are set to 0 after scaling{more}.",
+            )
+
+    def _check_scale(self, plans: list[_ScanPlan], output: np.ndarray, lengths: np.ndarray) -> None:
+        if self.normalization == "none" and "raw units" not in self._warned:
+            window = output[0, :, : lengths[0]]
+            level, spread = np.median(np.abs(window.mean(axis=1))), np.median(window.std(axis=1))
+            if level > _SCALE_FACTOR * spread > 0:
+                self._warn_once(
+                    "raw units",
+                    f"The input looks like raw scanner units (ROI means around {level:.3g}, std {spread:.3g}) and "
+                    'normalization is "none". Choose the normalization that the model was trained with.',
+                )
+        if self.expected_std is None or "scale" in self._warned:
+            return
+        flat, count = output.reshape(-1), float(lengths.sum() * self.n_rois)
+        std = float(np.sqrt(max(float(np.dot(flat, flat)) / count - (float(flat.sum()) / count) ** 2, 0.0)))
+        if not self.expected_std / _SCALE_FACTOR <= std <= self.expected_std * _SCALE_FACTOR:
+            signals = plans[0].signals
+            level, spread = float(np.nanmedian(np.abs(signals.mean(axis=1)))), float(np.nanmedian(signals.std(axis=1)))
+            guess = ""
+            if level < 0.1 * spread and 0.2 < spread < 5:
+                guess = " The scan as given looks already normalised: do not scale it twice."
+            elif level > _SCALE_FACTOR * spread:
+                guess = (
+                    " The scan as given looks like raw scanner units, other than those the statistics were fitted on."
+                )
+            self._warn_once(
+                "scale",
+                f"The model input has std {std:.3g}; the model was trained on std {self.expected_std:.3g}, and results are "
+                f"not to be trusted this far from it.{guess} Fit the extractor on your own training scans (extractor.fit), or "
+                "check units and normalization.",
+            )
+
+
+def _row_statistics(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Mean of each row (float32), rows without usable signal, and where values are not finite (None if nowhere)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = signals.mean(axis=1, dtype=np.float32)
+        high, low = signals.max(axis=1), signals.min(axis=1)
+    non_finite = None
+    if not np.isfinite(mean).all():
+        non_finite = ~np.isfinite(signals)
+        good = np.where(non_finite, 0.0, signals.astype(np.float64))
+        count = (~non_finite).sum(axis=1)
+        mean = (good.sum(axis=1) / np.maximum(count, 1)).astype(np.float32)
+        high = np.where(non_finite, -np.inf, signals).max(axis=1)
+        low = np.where(non_finite, np.inf, signals).min(axis=1)
+        # A row that is mostly gaps says too little about its own level and spread.
+        usable = count * 2 > signals.shape[1]
+        high, low, mean = (np.where(usable, values, np.float32(0)) for values in (high, low, mean))
+    constant = (high - low) <= _CONSTANT_RTOL * np.maximum(np.abs(high), np.abs(low))
+    return mean, constant, non_finite
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
+
+
+def _check_t_r(t_r: float) -> float:
+    if not np.isfinite(t_r) or not 0 < t_r < 50:
+        raise ValueError(f"Expected t_r in seconds, got {t_r}. Divide by 1000 if it is in milliseconds.")
+    return float(t_r)
+
+
+def _check_coordinates(coordinates: Any, n_rois: int) -> np.ndarray:
+    table = np.array(coordinates, dtype=np.float32)
+    if table.shape != (n_rois, 3):
+        raise ValueError(f"Expected coordinates of shape ({n_rois}, 3), columns X, Y, Z in mm, got {table.shape}.")
+    if not np.isfinite(table).all() or np.abs(table).max() > 250:
+        raise ValueError(
+            "Expected coordinates in mm MNI (finite, within 250 mm of the origin). Check units and columns."
+        )
+    return table
+
+
+def _order_name(order: ROIOrder | None) -> str:
+    if order is None or (isinstance(order, str) and not order.startswith("[")):
+        return repr(order)
+    labels = resolve_roi_order(order).labels
+    return f"a list of {len(labels)} labels ({', '.join(labels[:2])}, ...)"
+
+
+def _as_list(signals: Any) -> list[Any]:
+    if isinstance(signals, (list, tuple)):
+        scans = list(signals)
+        if scans and np.ndim(scans[0]) < 2:
+            scans = [np.asarray(signals)]
+    else:
+        array = np.asarray(signals)
+        scans = list(array) if array.ndim == 3 else [array]
+    if not scans:
+        raise ValueError("Expected at least one scan, got an empty list.")
+    return scans
+
+
+def _per_scan(name: str, value: Any, n_scans: int) -> list[Any]:
+    if value is None or np.ndim(value) == 0:
+        return [value] * n_scans
+    if len(value) != n_scans:
+        raise ValueError(f"Expected one {name}, or one for each of the {n_scans} scans, got {len(value)}.")
+    return list(value)
+
+
+def _coordinates_per_scan(coordinates: Any, n_scans: int) -> list[Any]:
+    if coordinates is None:
+        return [None] * n_scans
+    if np.ndim(coordinates) == 2:
+        return [coordinates] * n_scans
+    return _per_scan("coordinates table", coordinates, n_scans)

@@ -1,0 +1,284 @@
+"""Names of parcel orders, the labels behind them, and the permutations between them.
+
+The order of the rows of a scan is data: two editions of the same atlas hold the same parcels in different rows, and no
+shape check can tell them apart. So every order has a name, and rows are moved only where labels match one to one.
+
+A name is one atlas (`"schaefer400-7net"`, `"schaefer400-17net"`, `"tian-s3"`, `"buckner7"`, `"a424"`, `"aal2-94"`),
+several joined with `"+"` in row order (`"tian-s3+schaefer400-17net"`), or either with `"@y"` behind it: the same rows,
+sorted from posterior to anterior by the Y coordinate of their centres (the image form of BrainLM). A list of labels, or
+such a list as JSON text, is an order too.
+"""
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+SORTED_BY_Y = "@y"
+
+# Orders that published models use; other "+" combinations of the atlases work as well.
+ROI_ORDERS: tuple[str, ...] = (
+    "schaefer400-7net",
+    "schaefer400-17net",
+    "tian-s3+schaefer400-17net",
+    "schaefer400-7net+tian-s3+buckner7",
+    "a424",
+    "aal2-94",
+)
+
+ROIOrder = str | Sequence[str]
+
+
+@functools.cache
+def _priors() -> dict[str, np.ndarray]:
+    path = resources.files("brain_transformers") / "assets" / "priors_schaefer400.npz"
+    with path.open("rb") as file, np.load(file) as archive:
+        keys = ("names7", "names17", "order17_to_7", "centroids_mni", "tian_s3_names", "tian_s3_centroids_mni")
+        return {key: archive[key] for key in keys}
+
+
+@functools.cache
+def _aal2() -> dict[str, Any]:
+    path = resources.files("brain_transformers") / "assets" / "aal2_94_centroids.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _atlas_labels(atlas: str) -> tuple[str, ...]:
+    if atlas == "schaefer400-7net":
+        return tuple(str(name) for name in _priors()["names7"])
+    if atlas == "schaefer400-17net":
+        return tuple(str(name) for name in _priors()["names17"])
+    if atlas == "tian-s3":
+        return tuple(str(name) for name in _priors()["tian_s3_names"])
+    # The names of the next two are not ours to ship; numbers follow the label values of their atlas volumes.
+    if atlas == "buckner7":
+        return tuple(f"buckner7-{label}" for label in range(1, 8))
+    if atlas == "a424":
+        return tuple(f"a424-{label:03d}" for label in range(1, 425))
+    if atlas == "aal2-94":
+        return tuple(_aal2()["names"])
+    raise KeyError(atlas)
+
+
+_ATLASES = ("schaefer400-7net", "schaefer400-17net", "tian-s3", "buckner7", "a424", "aal2-94")
+
+
+def _atlas_coordinates(atlas: str) -> np.ndarray | None:
+    if atlas == "schaefer400-7net":
+        return _priors()["centroids_mni"]
+    if atlas == "schaefer400-17net":
+        return _priors()["centroids_mni"][_priors()["order17_to_7"]]
+    if atlas == "tian-s3":
+        return _priors()["tian_s3_centroids_mni"]
+    if atlas == "aal2-94":
+        return np.asarray(_aal2()["centroids_mni"], dtype=np.float32)
+    return None
+
+
+@functools.cache
+def _canonical_names() -> dict[str, str]:
+    # The 7- and 17-network editions name the same 400 parcels differently (vertex overlap 100 %).
+    names7, names17 = _atlas_labels("schaefer400-7net"), _atlas_labels("schaefer400-17net")
+    return {names17[row]: names7[int(column)] for row, column in enumerate(_priors()["order17_to_7"])}
+
+
+@dataclass(frozen=True)
+class ResolvedOrder:
+    """A parcel order after resolving its name.
+
+    Args:
+        name: the name without `"@y"`, or `None` for a plain list of labels.
+        labels: one label a row, in the order **before** sorting by Y; empty if the name is not one we know.
+        sorted_by_y: whether the rows are sorted by the Y coordinate of their centres (`"@y"`).
+    """
+
+    name: str | None
+    labels: tuple[str, ...]
+    sorted_by_y: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether the labels are known, so that rows can be matched."""
+        return bool(self.labels)
+
+
+@dataclass(frozen=True)
+class ROIPermutation:
+    """How to fill the rows of one order from the rows of another: `target = source[index]` where `index >= 0`.
+
+    Args:
+        index: (n_target,) int64, row of the source for each target row, -1 where the source lacks it.
+        missing: labels of the target that the source lacks.
+        extra: labels of the source that the target does not use.
+    """
+
+    index: np.ndarray
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+
+
+def resolve_roi_order(order: ROIOrder) -> ResolvedOrder:
+    """Resolve a name, a list of labels, or a list of labels as JSON text.
+
+    Args:
+        order: such as `"schaefer400-7net"`, `"a424@y"` or `["V1", "V2"]`.
+
+    Returns:
+        The resolved order. A name that is not known resolves to one without labels: it equals only itself.
+
+    Raises:
+        ValueError: if a list has repeated, empty or no labels, or a name joins an atlas that is not known.
+        TypeError: if `order` is neither a string nor a list of strings.
+    """
+    if isinstance(order, str) and order.startswith("["):
+        order = json.loads(order)
+    if not isinstance(order, str):
+        labels = tuple(order)
+        if not labels or not all(isinstance(label, str) and label for label in labels):
+            raise TypeError(
+                f"Expected roi_order to be a name such as {ROI_ORDERS[0]!r} or a list of label strings, got {order!r}."
+            )
+        if len(set(labels)) != len(labels):
+            repeated = sorted({label for label in labels if labels.count(label) > 1})
+            raise ValueError(
+                f"Expected every label of roi_order once, got {repeated[:5]} more than once. Make the labels unique."
+            )
+        return ResolvedOrder(None, labels)
+    if not order:
+        raise ValueError(f"roi_order is an empty string. Use one of {list(ROI_ORDERS)} or a list of labels.")
+    name, sorted_by_y = order.removesuffix(SORTED_BY_Y), order.endswith(SORTED_BY_Y)
+    parts = name.split("+")
+    unknown = [part for part in parts if part not in _ATLASES]
+    if unknown and len(parts) > 1:
+        raise ValueError(
+            f"roi_order {order!r} joins {unknown}, which are not among the known atlases {list(_ATLASES)}."
+        )
+    if unknown:
+        return ResolvedOrder(name, (), sorted_by_y)
+    labels = tuple(label for part in parts for label in _atlas_labels(part))
+    if len({_canonical_names().get(label, label) for label in labels}) != len(labels):
+        raise ValueError(f"roi_order {order!r} holds the same parcels twice.")
+    return ResolvedOrder(name, labels, sorted_by_y)
+
+
+def roi_order_text(order: ROIOrder) -> str:
+    """The order as one string, for a column of a table: a name as it is, a list of labels as JSON text."""
+    return order if isinstance(order, str) else json.dumps(list(order))
+
+
+def roi_labels(order: ROIOrder, coordinates: np.ndarray | None = None) -> tuple[str, ...]:
+    """The label of each row.
+
+    Args:
+        order: name or list of labels.
+        coordinates: (n_rois, 3), mm, in the order before sorting; needed for `"@y"` orders whose centres we do not ship.
+
+    Raises:
+        ValueError: if the name is not known, or is sorted by Y and the coordinates are neither given nor shipped.
+    """
+    resolved = resolve_roi_order(order)
+    if not resolved.known:
+        raise ValueError(
+            f"The labels of roi_order {order!r} are not known. Known orders: {list(ROI_ORDERS)}; "
+            "or give the list of labels itself."
+        )
+    if not resolved.sorted_by_y:
+        return resolved.labels
+    if coordinates is None:
+        coordinates = roi_coordinates(resolved.name or "")
+    if coordinates is None:
+        raise ValueError(
+            f"roi_order {order!r} is sorted by Y, and the coordinates of {resolved.name!r} are not part of this package. "
+            "Pass coordinates=(n_rois, 3) in label order, for example from read_coordinates(path)."
+        )
+    return tuple(resolved.labels[row] for row in stable_y_order(coordinates))
+
+
+def roi_coordinates(order: ROIOrder) -> np.ndarray | None:
+    """Centres of the parcels, (n_rois, 3) float32, mm MNI152, in row order; `None` where we do not ship them.
+
+    Source: centres of mass in MNI152 label volumes, computed by this project (see `assets/README.md`).
+    """
+    resolved = resolve_roi_order(order)
+    if resolved.name is None or not resolved.known:
+        return None
+    tables = [_atlas_coordinates(part) for part in resolved.name.split("+")]
+    if any(table is None for table in tables):
+        return None
+    coordinates = np.concatenate([table for table in tables if table is not None]).astype(np.float32)
+    return coordinates[stable_y_order(coordinates)] if resolved.sorted_by_y else coordinates
+
+
+def stable_y_order(coordinates: np.ndarray) -> np.ndarray:
+    """Rows from posterior to anterior: a stable ascending sort by Y, where ties keep their label order.
+
+    The Y grid of A424 has 77 values for 424 parcels, so ties are everywhere and an unstable sort (numpy's default)
+    gives another image than the one BrainLM was trained on.
+
+    Args:
+        coordinates: (n_rois, 3), mm, columns X, Y, Z.
+
+    Returns:
+        (n_rois,) int64, the label row of each sorted row.
+
+    Raises:
+        ValueError: if the shape is not (n_rois, 3) or a value is not finite.
+    """
+    coordinates = np.asarray(coordinates)
+    if coordinates.ndim != 2 or coordinates.shape[1] != 3:
+        raise ValueError(f"Expected coordinates of shape (n_rois, 3) with columns X, Y, Z, got {coordinates.shape}.")
+    if not np.isfinite(coordinates).all():
+        raise ValueError("Expected finite coordinates, got NaN or infinity. Repair the table before sorting by it.")
+    return np.argsort(coordinates[:, 1], kind="stable").astype(np.int64)
+
+
+def permutation(
+    source: ROIOrder,
+    target: ROIOrder,
+    *,
+    source_coordinates: np.ndarray | None = None,
+    target_coordinates: np.ndarray | None = None,
+) -> ROIPermutation:
+    """Rows of `source` that fill the rows of `target`, matched by label and never by position.
+
+    Args:
+        source: order of the data.
+        target: order that is wanted.
+        source_coordinates, target_coordinates: (n_rois, 3), mm, in the order before sorting; for `"@y"` orders whose
+            centres this package does not ship.
+
+    Returns:
+        The permutation with what is missing and what is left over.
+
+    Raises:
+        ValueError: if an order is not known, or the two have no label in common.
+    """
+    canonical = _canonical_names()
+    source_labels = [canonical.get(label, label) for label in roi_labels(source, source_coordinates)]
+    target_names = roi_labels(target, target_coordinates)
+    target_labels = [canonical.get(label, label) for label in target_names]
+    rows = {label: row for row, label in enumerate(source_labels)}
+    index = np.array([rows.get(label, -1) for label in target_labels], dtype=np.int64)
+    if (index < 0).all():
+        raise ValueError(
+            f"Expected rows that can be matched to roi_order {_short(target)}, got {_short(source)}, which has no label in "
+            "common with it. Parcellate the scan with the atlas that the model was trained on."
+        )
+    wanted = set(target_labels)
+    return ROIPermutation(
+        index=index,
+        missing=tuple(name for name, row in zip(target_names, index) if row < 0),
+        extra=tuple(label for label in source_labels if label not in wanted),
+    )
+
+
+def _short(order: ROIOrder) -> str:
+    if isinstance(order, str) and not order.startswith("["):
+        return repr(order)
+    labels = resolve_roi_order(order).labels
+    return f"[{', '.join(labels[:2])}, ...] ({len(labels)} labels)"
