@@ -2,14 +2,16 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 from transformers import BatchFeature, FeatureExtractionMixin
 
+from ..models.remote_code import shim_reference, write_shim
 from .resampling import resample_t_r
 from .roi_orders import (
     SORTED_BY_Y,
@@ -32,8 +34,9 @@ _IMAGE_SIDE = {16: 432, 14: 434}
 # latter divided by 5.6430855. Source: evaluation logs of the released checkpoints, variance = MSE / (1 - R2).
 BRAINLM_VIT_DIVISOR = 5.6430855
 _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
-    "brainlm_mae": {"normalization": "robust", "expected_std": 0.83},
+    "brainlm_mae": {"normalization": "robust", "expected_std": 0.83, "return_coordinates": True},
     "brainlm_vit_mae": {
+        "return_coordinates": True,
         "normalization": "robust",
         "divisor": BRAINLM_VIT_DIVISOR,
         "expected_std": 0.1494,
@@ -75,7 +78,7 @@ class _ScanPlan:
 
 
 def unpack_row(row: Mapping[str, Any]) -> tuple[np.ndarray, str | None, float | None]:
-    """A row of a scan dataset as (signals (n_rois, n_timepoints) float32, roi_order, t_r); the reshape copies nothing."""
+    """A row of a scan dataset as (signals (n_rois, n_timepoints) float32, roi_order, t_r in seconds or `None`)."""
     signals = np.asarray(row["signals"], dtype=np.float32).reshape(int(row["n_rois"]), int(row["n_timepoints"]))
     t_r = row.get("t_r")
     t_r = None if t_r is None or np.isnan(t_r) else float(t_r)
@@ -102,14 +105,15 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         layout: `"roi_time"`: tokens are (ROI, window of `patch_size`), ROI-major; `"image"`: tokens are square patches
             of the parcel x time image, padded to a square of `image_size`.
         image_size: side of that square; by default 432 for patches of 16 and 434 for patches of 14.
-        window: which windows to cut unless a call says otherwise: `"first"`, `"center"`, `"all"` (side by side from the
-            start; a rest shorter than a window is left out) or `"random"` (uniform start, needs `rng`).
+        window: which windows to cut unless a call says otherwise: `"first"`, `"center"`, `"all"` (side by side from
+            the start; a rest shorter than a window is left out) or `"random"` (uniform start, needs `rng`).
         normalization: `"none"`; `"center"`: minus the ROI's mean; `"zscore"`: per ROI, population std + 1e-8;
             `"zscore-scan"`: one mean and one unbiased std for the scan; `"robust"`: (x - ROI's mean - median)/IQR with
             medians and IQRs fitted on centred training scans (BrainLM); `"robust-scan"`: the same with the median and
             IQR of the scan itself; `"robust-means"`: (x - median)/IQR, fitted on the ROI means of training scans.
         divisor: everything is divided by it last; the image checkpoints of BrainLM were trained with 5.6430855.
-        statistics: fitted values, `{"median": [...], "iqr": [...], "n_scans": n}` in the order of `roi_order`; see `fit`.
+        statistics: fitted values, `{"median": [...], "iqr": [...], "n_scans": n}` in the order of `roi_order`; see
+            `fit`.
         coordinates: (n_rois, 3) centres in mm MNI, in the order of `roi_order` before any sorting.
         return_coordinates: emit `coordinates` when they are known.
         sort_rows: `"y"` sorts rows from posterior to anterior, ties in label order; `None` keeps `roi_order`.
@@ -212,17 +216,21 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
     def from_model_config(cls, config: Any, **overrides: Any) -> "ROISeriesFeatureExtractor":
         """Make the extractor that fits a model config of any family.
 
-        Reads `n_rois`, `n_timepoints`, `patch_size`, `roi_order`, `t_r`, `layout` and `image_size` where the config has
-        them, and the scale its family was trained on (BrainLM: robust scaling, for the image form divided by 5.6430855).
+        Reads `n_rois`, `n_timepoints`, `patch_size`, `roi_order`, `t_r`, `layout` and `image_size` where the config
+        has them, and the scale its family was trained on (BrainLM: robust scaling, for the image form divided by
+        5.6430855).
 
         Args:
             config: a model config.
             overrides: any argument of the constructor.
         """
-        values = dict(_FAMILY_DEFAULTS.get(getattr(config, "model_type", ""), {}))
+        # Families that do not know coordinates would refuse them as an argument.
+        values = {"return_coordinates": False, **_FAMILY_DEFAULTS.get(getattr(config, "model_type", ""), {})}
         for name in ("n_rois", "n_timepoints", "patch_size", "roi_order", "t_r", "layout"):
             if getattr(config, name, None) is not None:
                 values[name] = getattr(config, name)
+        if "n_rois" not in values and values.get("roi_order") is not None:
+            values["n_rois"] = len(resolve_roi_order(values["roi_order"]).labels) or cls().n_rois
         image_size = getattr(config, "image_size", None)
         if image_size is not None and values.get("layout") == "image":
             values["image_size"] = image_size if isinstance(image_size, int) else int(image_size[0])
@@ -237,7 +245,14 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         """Everything that the constructor takes, JSON-ready (the base method would drop `window`)."""
         output = {key: copy.deepcopy(value) for key, value in self.__dict__.items() if not key.startswith("_")}
         output["feature_extractor_type"] = type(self).__name__
+        output["auto_map"] = {"AutoFeatureExtractor": shim_reference(type(self).__name__)}
         return output
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write `preprocessor_config.json`, and beside it the module that its `auto_map` refers to."""
+        if not Path(save_directory).is_file():  # transformers reports that one
+            write_shim(save_directory, [type(self).__name__])
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @property
     def is_fitted(self) -> bool:
@@ -283,7 +298,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 f"normalization={self.normalization!r} has nothing to fit. Only {list(_FITTED)} use fitted statistics."
             )
         parts: list[np.ndarray] = []
-        total = len(scans) if hasattr(scans, "__len__") else None
+        total = len(scans) if isinstance(scans, Sized) else None
         progress = tqdm(
             scans, desc="Fitting ROI statistics", unit="scan", total=total, disable=total is not None and total < 32
         )
@@ -350,12 +365,12 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         """Make a batch of model inputs.
 
         Args:
-            signals: one scan (n_rois, n_timepoints) or several (a list, or an array with a leading axis). They may differ
-                in length, and need the same roi_order.
+            signals: one scan (n_rois, n_timepoints) or several (a list, or an array with a leading axis). They may
+                differ in length, and need the same roi_order.
             t_r: repetition time of the scans, seconds; one, or one a scan.
             roi_order: order of the scans' rows. Required whenever the extractor has one: it is never guessed.
-            coordinates: (n_rois, 3) mm MNI in the scans' row order, or one a scan. They are emitted instead of the stored
-                ones, and they decide the sorting only where the extractor knows none for its order.
+            coordinates: (n_rois, 3) mm MNI in the scans' row order, or one a scan. They are emitted instead of the
+                stored ones, and they decide the sorting only where the extractor knows none for its order.
             window: overrides the extractor's choice.
             start: first timepoint of the window (after resampling) instead of `window`; one, or one a scan.
             rng: numpy generator, for `window="random"`.
@@ -400,8 +415,9 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         self._check_scale(plans, output, lengths)
 
         data: dict[str, Any] = {"signals": output}
-        if self.return_coordinates and all(plan.rows.coordinates is not None for plan in plans):
-            data["coordinates"] = np.stack([plans[number].rows.coordinates for number in scan_index])
+        centres = [plan.rows.coordinates for plan in plans if plan.rows.coordinates is not None]
+        if self.return_coordinates and len(centres) == len(plans):
+            data["coordinates"] = np.stack([centres[number] for number in scan_index])
         missing = [bool(plan.rows.missing) for plan in plans] if self.missing_rois == "mask" else []
         if (lengths < self.n_timepoints).any() or any(missing):
             data["attention_mask"] = self._attention_mask(lengths, [plans[number].rows for number in scan_index])
@@ -430,7 +446,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
 
     def _make_row_plan(self, roi_order: ROIOrder | None, coordinates: np.ndarray | None, sort: bool) -> _RowPlan:
         own_coordinates = self._own_coordinates()
-        n_source, missing = self.n_rois, ()
+        n_source = self.n_rois
+        missing: tuple[str, ...] = ()
         index = np.arange(self.n_rois)
         sorted_by_y = False
         if self.roi_order is None:
@@ -439,13 +456,15 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 sorted_by_y = declared.sorted_by_y
                 self._warn_once(
                     "no roi_order",
-                    f"This extractor has no roi_order, so rows declared as {_order_name(roi_order)} are used as they come.",
+                    f"This extractor has no roi_order, so rows declared as {_order_name(roi_order)} are used as they "
+                    "come.",
                 )
         elif roi_order is None:
             raise ValueError(
                 f"Expected roi_order of the scan, got none; this model takes rows in the order "
-                f"{_order_name(self.roi_order)}. Editions of an atlas differ only in row order, so it is never guessed: pass "
-                f"roi_order={_order_name(self.roi_order)} if the rows are in that order, or the name of theirs."
+                f"{_order_name(self.roi_order)}. Editions of an atlas differ only in row order, so it is never "
+                f"guessed: pass roi_order={_order_name(self.roi_order)} if the rows are in that order, or the name of "
+                "theirs."
             )
         else:
             own, declared = resolve_roi_order(self.roi_order), resolve_roi_order(roi_order)
@@ -454,8 +473,9 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             if not same or (sorted_by_y and not (sort and self.sort_rows == "y")):
                 if not (declared.known and own.known):
                     raise ValueError(
-                        f"Expected rows in the order {_order_name(self.roi_order)}, got {_order_name(roi_order)}, and the "
-                        "labels of one of them are not known, so rows cannot be matched. Give the order as a list of labels."
+                        f"Expected rows in the order {_order_name(self.roi_order)}, got {_order_name(roi_order)}, and "
+                        "the labels of one of them are not known, so rows cannot be matched. Give the order as a "
+                        "list of labels."
                     )
                 moved = permutation(roi_order, self.roi_order, source_coordinates=own_coordinates if same else None)
                 index, missing, n_source, sorted_by_y = moved.index, moved.missing, len(declared.labels), False
@@ -463,7 +483,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             what = f"{len(missing)} of the {self.n_rois} parcels of {_order_name(self.roi_order)}"
             if self.missing_rois == "error":
                 raise ValueError(
-                    f"Expected {what} that {_order_name(roi_order)} lacks (first: {list(missing[:3])}). Parcellate with the "
+                    f"Expected {what} that {_order_name(roi_order)} lacks (first: {list(missing[:3])}). Parcellate "
+                    "with the "
                     'full atlas, or set missing_rois="fill" or "mask" on the extractor if the model allows it.'
                 )
             self._warn_once(
@@ -476,8 +497,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             if sorted_by_y and falls.size:
                 row = int(falls[0])
                 raise ValueError(
-                    f"Expected rows of {_order_name(roi_order)} sorted by ascending Y, got Y {coordinates[row, 1]:g} in row "
-                    f"{row} and {coordinates[row + 1, 1]:g} in the next. Pass the rows in label order with "
+                    f"Expected rows of {_order_name(roi_order)} sorted by ascending Y, got Y {coordinates[row, 1]:g} "
+                    f"in row {row} and {coordinates[row + 1, 1]:g} in the next. Pass the rows in label order with "
                     f"roi_order={_order_name(str(roi_order).removesuffix(SORTED_BY_Y))} and the extractor sorts them."
                 )
         given = None
@@ -492,8 +513,9 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 order = None if own_coordinates is None else stable_y_order(own_coordinates)
             elif basis is None:
                 raise ValueError(
-                    f"This model takes rows sorted by Y, and no coordinates are known for {_order_name(self.roi_order)}. Pass "
-                    "coordinates=(n_rois, 3) in mm to the extractor or the call, or rows that are sorted already with "
+                    "This model takes rows sorted by Y, and no coordinates are known for "
+                    f"{_order_name(self.roi_order)}. Pass coordinates=(n_rois, 3) in mm to the extractor or the call, "
+                    "or rows that are sorted already with "
                     'roi_order="<order>@y".'
                 )
             else:
@@ -521,8 +543,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                     "Pass scan.T."
                 )
             raise ValueError(
-                f"Expected {name} with {n_source} ROIs in its rows, got shape {signals.shape}. Parcellate with the atlas of "
-                "the model, or name the roi_order that these rows are in."
+                f"Expected {name} with {n_source} ROIs in its rows, got shape {signals.shape}. Parcellate with the "
+                "atlas of the model, or name the roi_order that these rows are in."
             )
         if not signals.shape[1]:
             raise ValueError(f"Expected {name} with timepoints, got shape {signals.shape}.")
@@ -582,8 +604,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         if t_r is None or np.isnan(t_r):
             self._warn_once(
                 "no t_r",
-                f"No t_r was given for a scan; it is used as if it had the {self.t_r} s that the model was trained on. "
-                "Pass t_r in seconds to have it resampled.",
+                f"No t_r was given for a scan; it is used as if it had the {self.t_r} s that the model was trained "
+                "on. Pass t_r in seconds to have it resampled.",
             )
             return None
         t_r = _check_t_r(t_r)
@@ -634,10 +656,10 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         if mode in _FITTED:
             if self.statistics is None:  # checked before; here for the type checker
                 raise ValueError("statistics are missing")
-            # Statistics of means are float64, as in the released Brain-JEPA data code; others float32, as in BrainLM's.
-            dtype = np.float64 if mode == "robust-means" else np.float32
-            median = np.asarray(self.statistics["median"], dtype=dtype)
-            iqr = np.asarray(self.statistics["iqr"], dtype=dtype)
+            # Statistics of means are float64, as in Brain-JEPA's data code; others float32, as in BrainLM's.
+            dtype: type[np.floating] = np.float64 if mode == "robust-means" else np.float32
+            median: np.ndarray = np.asarray(self.statistics["median"], dtype=dtype)
+            iqr: np.ndarray = np.asarray(self.statistics["iqr"], dtype=dtype)
             if rows.order is not None:
                 median, iqr = median[rows.order], iqr[rows.order]
             zero |= iqr <= 0
@@ -645,9 +667,11 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             return ([row_mean] if mode == "robust" else []) + [median[:, None]], iqr, zero
         if mode == "zscore-scan":
             good = index[~zero]
+            if not good.size:
+                return [], None, zero
             values = signals[good] if non_finite is None else np.where(non_finite[good], np.nan, signals[good])
             overall, spread = np.nanmean(values, dtype=np.float64), np.nanstd(values, ddof=1, dtype=np.float64)
-            return [np.float32(overall)], np.float32(spread), zero
+            return [np.asarray(overall, np.float32)], np.asarray(spread, np.float32), zero
         values = signals[index] - row_mean
         if non_finite is not None:
             values[non_finite[index]] = np.nan
@@ -733,7 +757,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         for number, plan in enumerate(plans):
             flagged = plan.zero_rows & (plan.rows.index >= 0)
             if plan.non_finite is not None:
-                flagged = flagged | plan.non_finite.any(axis=1)[plan.rows.index] & (plan.rows.index >= 0)
+                gaps = np.asarray(plan.non_finite.any(axis=1))
+                flagged |= gaps[plan.rows.index] & (plan.rows.index >= 0)
             if flagged.any():
                 found.append((number, tuple(np.flatnonzero(flagged).tolist())))
         if found:
@@ -771,9 +796,9 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 )
             self._warn_once(
                 "scale",
-                f"The model input has std {std:.3g}; the model was trained on std {self.expected_std:.3g}, and results are "
-                f"not to be trusted this far from it.{guess} Fit the extractor on your own training scans (extractor.fit), or "
-                "check units and normalization.",
+                f"The model input has std {std:.3g}; the model was trained on std {self.expected_std:.3g}, and "
+                f"results are not to be trusted this far from it.{guess} Fit the extractor on your own training scans "
+                "(extractor.fit), or check units and normalization.",
             )
 
 

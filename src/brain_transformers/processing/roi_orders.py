@@ -5,8 +5,8 @@ shape check can tell them apart. So every order has a name, and rows are moved o
 
 A name is one atlas (`"schaefer400-7net"`, `"schaefer400-17net"`, `"tian-s3"`, `"buckner7"`, `"a424"`, `"aal2-94"`),
 several joined with `"+"` in row order (`"tian-s3+schaefer400-17net"`), or either with `"@y"` behind it: the same rows,
-sorted from posterior to anterior by the Y coordinate of their centres (the image form of BrainLM). A list of labels, or
-such a list as JSON text, is an order too.
+sorted from posterior to anterior by the Y coordinate of their centres (the image form of BrainLM). A list of labels,
+or such a list as JSON text, is an order too.
 """
 
 import functools
@@ -176,7 +176,8 @@ def roi_labels(order: ROIOrder, coordinates: np.ndarray | None = None) -> tuple[
 
     Args:
         order: name or list of labels.
-        coordinates: (n_rois, 3), mm, in the order before sorting; needed for `"@y"` orders whose centres we do not ship.
+        coordinates: (n_rois, 3), mm, in the order before sorting; needed for `"@y"` orders whose centres we do not
+            ship.
 
     Raises:
         ValueError: if the name is not known, or is sorted by Y and the coordinates are neither given nor shipped.
@@ -193,8 +194,8 @@ def roi_labels(order: ROIOrder, coordinates: np.ndarray | None = None) -> tuple[
         coordinates = roi_coordinates(resolved.name or "")
     if coordinates is None:
         raise ValueError(
-            f"roi_order {order!r} is sorted by Y, and the coordinates of {resolved.name!r} are not part of this package. "
-            "Pass coordinates=(n_rois, 3) in label order, for example from read_coordinates(path)."
+            f"roi_order {order!r} is sorted by Y, and the coordinates of {resolved.name!r} are not part of this "
+            "package. Pass coordinates=(n_rois, 3) in label order, for example from read_coordinates(path)."
         )
     return tuple(resolved.labels[row] for row in stable_y_order(coordinates))
 
@@ -266,8 +267,8 @@ def permutation(
     index = np.array([rows.get(label, -1) for label in target_labels], dtype=np.int64)
     if (index < 0).all():
         raise ValueError(
-            f"Expected rows that can be matched to roi_order {_short(target)}, got {_short(source)}, which has no label in "
-            "common with it. Parcellate the scan with the atlas that the model was trained on."
+            f"Expected rows that can be matched to roi_order {_short(target)}, got {_short(source)}, which has no "
+            "label in common with it. Parcellate the scan with the atlas that the model was trained on."
         )
     wanted = set(target_labels)
     return ROIPermutation(

@@ -1,0 +1,126 @@
+"""`brain-transformers prepare`: a folder of scans becomes an Arrow dataset."""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from ..optional import require
+from ..processing.roi_orders import ROI_ORDERS, ROIOrder
+
+_SKIPPED_FILE = "skipped_files.tsv"
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "prepare",
+        help="turn a folder of ROI series, or of BOLD images and an atlas, into an Arrow dataset",
+        description=(
+            "Read every ROI series (npy, npz, csv, tsv, mat, dat) below FOLDER, or average every BOLD image over the "
+            "parcels of --atlas, and save one Arrow dataset: a row a scan, in its own order, repetition time and "
+            "units. A participants.tsv in FOLDER adds its columns. Sub-folders train, validation and test become "
+            "splits."
+        ),
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder with the scans")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; appears complete or not at all")
+    parser.add_argument(
+        "--roi-order",
+        help=f"order of the parcels: one of {', '.join(ROI_ORDERS)}, or a text file with one label a line",
+    )
+    parser.add_argument("--t-r", type=float, help="repetition time in seconds; by default what the files say")
+    parser.add_argument(
+        "--atlas", help="label image (NIfTI) for BOLD images, or schaefer400-7net / -17net to fetch it"
+    )
+    parser.add_argument("--n-rois", type=int, help="number of parcels, for an order that is not a known one")
+    parser.add_argument("--pattern", help="glob of the files below FOLDER, such as '*/functional/*.mat'")
+    parser.add_argument(
+        "--name-pattern", help="regular expression with groups (?P<subject>), (?P<session>), (?P<run>) for file paths"
+    )
+    parser.add_argument("--participants", type=Path, help="participants table; by default FOLDER/participants.tsv")
+    parser.add_argument("--key", help="name of the array in npz and mat files that hold several")
+    parser.add_argument("--time-axis", type=int, choices=(0, 1), help="axis of time, where shapes do not tell")
+    parser.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="what to do about bad files")
+    parser.add_argument("--num-proc", type=int, help="processes that read files")
+    parser.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code. Expected failures are one line on stderr."""
+    require("datasets", extra="data", purpose="preparing datasets")
+    output: Path = args.output
+    if output.exists() and not args.overwrite:
+        print(f"error: {output} exists. Choose another --output, or pass --overwrite.", file=sys.stderr)
+        return 1
+    try:
+        _prepare(args, output)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _prepare(args: argparse.Namespace, output: Path) -> None:
+    from ..data.builders import ROISeriesFolderBuilder
+
+    roi_order = _roi_order(args)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # Next to the output, so that the last step is a rename on one file system.
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as work:
+        builder = ROISeriesFolderBuilder(
+            args.folder,
+            roi_order=roi_order,
+            n_rois=args.n_rois,
+            t_r=args.t_r,
+            pattern=args.pattern,
+            name_pattern=args.name_pattern,
+            participants=args.participants,
+            time_axis=args.time_axis,
+            key=args.key,
+            atlas=args.atlas,
+            on_error=args.on_error,
+            cache_dir=Path(work) / "cache",
+        )
+        splits = builder.config.files
+        builder.download_and_prepare(num_proc=args.num_proc)
+        dataset = builder.as_dataset(split=next(iter(splits)) if len(splits) == 1 else None)
+        finished = Path(work) / "dataset"
+        dataset.save_to_disk(str(finished))
+        if builder.skipped:
+            lines = [f"{name}\t{' '.join(error.split())}" for name, error in builder.skipped.items()]
+            (finished / _SKIPPED_FILE).write_text("\n".join(["source_file\terror", *lines]) + "\n", encoding="utf-8")
+        if output.exists():
+            replaced = Path(work) / "replaced"
+            os.replace(output, replaced)
+            shutil.rmtree(replaced) if replaced.is_dir() else replaced.unlink()
+        os.replace(finished, output)
+    parts = dataset if isinstance(dataset, dict) else {"": dataset}
+    for split, part in parts.items():
+        timepoints = part.data.column("n_timepoints").to_pylist()
+        subjects = len(set(part.data.column("subject").to_pylist()))
+        print(
+            f"{split + ': ' if split else ''}{len(part)} scans of {subjects} subjects, {part[0]['n_rois']} ROIs, "
+            f"{min(timepoints)} to {max(timepoints)} timepoints"
+        )
+    if builder.skipped:
+        print(f"{len(builder.skipped)} files were left out; see {output / _SKIPPED_FILE}")
+    print(f"dataset written to {output}")
+
+
+def _roi_order(args: argparse.Namespace) -> ROIOrder:
+    value = args.roi_order
+    if value is None and args.atlas in ROI_ORDERS:
+        value = args.atlas
+    if value is None:
+        raise ValueError(
+            "--roi-order is missing: files do not tell the order of their parcels. Use one of "
+            f"{', '.join(ROI_ORDERS)}, or a text file with one label a line."
+        )
+    if Path(value).is_file():
+        return [line.strip() for line in Path(value).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return value

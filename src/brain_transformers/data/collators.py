@@ -1,0 +1,112 @@
+"""From rows of a scan dataset to a batch of model inputs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..processing.feature_extraction_roi_series import WINDOWS, ROISeriesFeatureExtractor, unpack_row
+
+
+class ROISeriesCollator:
+    """Turn rows of a scan dataset into a batch: parcel order, scale, repetition time and window on the way.
+
+    Args:
+        extractor: the model's feature extractor.
+        label_column: column of the rows that becomes `labels`: int64 for whole numbers and mapped text, else float32.
+        label2id: numbers of text labels.
+        window: `"first"`, `"center"`, `"all"` or `"random"`; by default the extractor's own choice. With `"all"` a row
+            may give several windows, and its label is repeated.
+        rng_for_row: for `"random"`: makes the generator that a row's window is drawn from, so that the draw can be a
+            pure function of seed, epoch and row.
+        return_windows: also return `scan_index` (position of the row in the batch) and `window_start`.
+
+    Raises:
+        ValueError: if `window="random"` comes without `rng_for_row`, or a row cannot be used.
+    """
+
+    def __init__(
+        self,
+        extractor: ROISeriesFeatureExtractor,
+        label_column: str | None = None,
+        *,
+        label2id: Mapping[str, int] | None = None,
+        window: str | None = None,
+        rng_for_row: Callable[[Mapping[str, Any]], np.random.Generator] | None = None,
+        return_windows: bool = False,
+    ) -> None:
+        if window is not None and window not in WINDOWS:
+            raise ValueError(f"Expected window to be one of {list(WINDOWS)}, got {window!r}.")
+        self.extractor = extractor
+        self.label_column = label_column
+        self.label2id = None if label2id is None else dict(label2id)
+        self.window = window
+        self.rng_for_row = rng_for_row
+        self.return_windows = return_windows
+        if (window or extractor.window) == "random" and rng_for_row is None:
+            raise ValueError(
+                'window="random" needs rng_for_row=, a function from a row to a numpy generator, so that windows can '
+                "be "
+                "drawn again."
+            )
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate rows as a numpy-format dataset gives them.
+
+        Returns:
+            `signals` (batch, n_rois, n_timepoints) float32, and where they apply `coordinates` (batch, n_rois, 3),
+            `attention_mask` (batch, n_tokens) int64, `labels` (batch,).
+        """
+        window = self.window or self.extractor.window
+        parts = []
+        for row in rows:
+            signals, roi_order, t_r = unpack_row(row)
+            rng = self.rng_for_row(row) if window == "random" and self.rng_for_row is not None else None
+            try:
+                parts.append(
+                    self.extractor(signals, t_r=t_r, roi_order=roi_order, window=window, rng=rng, return_windows=True)
+                )
+            except ValueError as error:
+                name = row.get("source_file") or row.get("subject") or "unnamed"
+                raise ValueError(f"Row {str(name)!r}: {error}") from error
+        counts = [len(part["signals"]) for part in parts]
+        batch = {"signals": _join([part["signals"] for part in parts])}
+        if all("coordinates" in part for part in parts):
+            batch["coordinates"] = _join([part["coordinates"] for part in parts])
+        if any("attention_mask" in part for part in parts):
+            n_tokens = next(part["attention_mask"].shape[1] for part in parts if "attention_mask" in part)
+            batch["attention_mask"] = _join(
+                [
+                    part["attention_mask"] if "attention_mask" in part else np.ones((count, n_tokens), dtype=np.int64)
+                    for part, count in zip(parts, counts)
+                ]
+            )
+        if self.label_column is not None:
+            labels = self._labels([row[self.label_column] for row in rows])
+            batch["labels"] = torch.repeat_interleave(labels, torch.tensor(counts))
+        if self.return_windows:
+            batch["scan_index"] = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(counts))
+            batch["window_start"] = _join([part["window_start"] for part in parts])
+        return batch
+
+    def _labels(self, values: list[Any]) -> torch.Tensor:
+        if self.label2id is not None:
+            unknown = [value for value in values if str(value) not in self.label2id]
+            if unknown:
+                raise ValueError(f"Label {str(unknown[0])!r} is not in label2id {sorted(self.label2id)}.")
+            values = [self.label2id[str(value)] for value in values]
+        array = np.asarray(values)
+        if array.dtype.kind in "iub":
+            return torch.from_numpy(array.astype(np.int64))
+        if array.dtype.kind != "f":
+            raise ValueError(
+                f"Labels in {self.label_column!r} are not numbers (first: {values[0]!r}). Pass label2id=."
+            )
+        if np.isnan(array).any():
+            raise ValueError(f"A label in {self.label_column!r} is missing. Filter such rows out first.")
+        return torch.from_numpy(array.astype(np.float32))
+
+
+def _join(arrays: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
