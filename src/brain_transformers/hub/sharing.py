@@ -1,6 +1,5 @@
-"""Folders and repositories that others can load: weights, extractor, card, and a shim for `trust_remote_code`."""
+"""Folders and repositories that others can load: weights, extractor and card, all at once."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -10,10 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-
-from ..registration import FAMILIES
-
-SHIM_NAME = "modeling_shim.py"
 
 
 @contextmanager
@@ -42,40 +37,6 @@ def written_at_once(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_shim(folder: str | Path) -> None:
-    """Make a saved model loadable with `trust_remote_code=True` where this package is installed but not imported.
-
-    Writes `modeling_shim.py`, one import line, and the `auto_map` entries that point to it, into `config.json` and, if
-    there is one, `preprocessor_config.json`. Without the package, transformers then says which package to install.
-    """
-    folder = Path(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    stem = next(
-        (family.stem for family in FAMILIES if family.model_type == config.get("model_type")),
-        None,
-    )
-    if stem is None:
-        known = ", ".join(family.model_type for family in FAMILIES)
-        raise ValueError(f"{folder} holds model_type {config.get('model_type')!r}; expected one of {known}.")
-    names = {
-        "AutoConfig": f"{stem}Config",
-        "AutoModel": f"{stem}Model",
-        "AutoModelForPreTraining": f"{stem}ForMaskedModeling",
-        "AutoModelForSequenceClassification": f"{stem}ForSequenceClassification",
-    }
-    extractor = "ROISeriesFeatureExtractor"
-    imports = ", ".join([*names.values(), extractor])
-    _write_text(folder / SHIM_NAME, f"from brain_transformers import {imports}  # noqa: F401\n")
-    module = SHIM_NAME.removesuffix(".py")
-    config["auto_map"] = {auto: f"{module}.{name}" for auto, name in names.items()}
-    _write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
-    preprocessor = folder / "preprocessor_config.json"
-    if preprocessor.is_file():
-        content = json.loads(preprocessor.read_text(encoding="utf-8"))
-        content["auto_map"] = {"AutoFeatureExtractor": f"{module}.{extractor}"}
-        _write_text(preprocessor, json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
 def _write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
@@ -86,7 +47,8 @@ def save_model_folder(model: Any, folder: str | Path, *, extractor: Any = None, 
     """Write everything that a user of the model needs, all at once.
 
     Args:
-        model: any model of this package; every weight and buffer is saved as safetensors.
+        model: any model of this package; every weight and buffer is saved as safetensors, and beside it the shim for
+            `trust_remote_code`.
         folder: where to; appears complete or not at all.
         extractor: its feature extractor, saved as `preprocessor_config.json`.
         card: text of `README.md`.
@@ -95,7 +57,6 @@ def save_model_folder(model: Any, folder: str | Path, *, extractor: Any = None, 
         model.save_pretrained(temporary)
         if extractor is not None:
             extractor.save_pretrained(temporary)
-        write_shim(temporary)
         if card is not None:
             _write_text(temporary / "README.md", card)
     return Path(folder)

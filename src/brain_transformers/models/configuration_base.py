@@ -1,10 +1,13 @@
 """What the configurations of all families share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+from .remote_code import shim_reference, write_shim
 
 
 @strict
@@ -28,6 +31,29 @@ class BrainConfig(PreTrainedConfig):
         if callback is not None:
             callback()
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def auto_class_names(cls) -> dict[str, str]:
+        """Auto class -> name of the class of this family that it resolves to."""
+        stem = cls.__name__.removesuffix("Config")
+        return {
+            "AutoConfig": cls.__name__,
+            "AutoModel": f"{stem}Model",
+            "AutoModelForPreTraining": f"{stem}ForMaskedModeling",
+            "AutoModelForSequenceClassification": f"{stem}ForSequenceClassification",
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, with the `auto_map` that makes the saved model loadable with `trust_remote_code=True`."""
+        output = super().to_dict()
+        output["auto_map"] = {auto: shim_reference(name) for auto, name in self.auto_class_names().items()}
+        return output
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write `config.json`, and beside it the module that its `auto_map` refers to."""
+        if not Path(save_directory).is_file():  # transformers reports that one
+            write_shim(save_directory, self.auto_class_names().values())
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
