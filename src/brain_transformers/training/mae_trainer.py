@@ -1,0 +1,198 @@
+"""Trainer of the masked autoencoders."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import EvalLoopOutput
+
+from ..data.collators import ROISeriesCollator
+from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from .arguments import MAETrainingArguments
+from .masked_collator import MaskedModelingCollator, TokenCount
+from .masked_metrics import ReconstructionScores, masked_statistics
+from .parameter_groups import decay_parameter_names
+from .seeded_rows import RowRandomness
+from .seeded_trainer import SeededTrainer
+
+
+class MAETrainer(SeededTrainer):
+    """Pretrains any `...ForMaskedModeling` model of this package by masked reconstruction.
+
+    The loss of an update is the sum of errors over all its masked entries divided by their number, as BrainLM defines
+    it for
+    a batch, however the update is divided into accumulation steps and processes: gradients and the logged loss equal
+    those of one large batch up to rounding, also when parts differ in how many entries they mask. (With DeepSpeed,
+    which owns the gradients, they are the plain mean over the parts.)
+
+    Evaluation adds `eval_mse`, `eval_mae`, `eval_r2`, `eval_pearson_r` and unclipped `eval_r2_unclipped`,
+    `eval_pearson_r_unclipped`, pooled over all masked entries (see [`ReconstructionScores`]); `eval_loss` is the
+    model's loss weighted with the masked entries. Windows and masks are the same in every evaluation. Series are not
+    gathered unless `compute_metrics` is given (`predictions` is then the tuple of predictions and signal mask,
+    `label_ids` the targets), or `predict` is called.
+
+    Args:
+        model: model whose output has `loss`, `predictions`, `targets` and `signal_mask`.
+        args: training arguments.
+        data_collator: makes a batch with one window a row; the masking noise is added by [`MaskedModelingCollator`]
+            unless it is one already. By default scans are windowed by `processing_class` if that is a
+            [`ROISeriesFeatureExtractor`] (random windows), and otherwise rows must hold windows as arrays.
+        train_dataset, eval_dataset: map-style datasets of rows.
+        processing_class: the model's feature extractor, saved with it.
+        kwargs: everything else that `transformers.Trainer` takes.
+
+    Raises:
+        TypeError: if `args` are not [`MAETrainingArguments`].
+        ValueError: for mask options that the model does not have.
+    """
+
+    args: MAETrainingArguments
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: MAETrainingArguments | None = None,
+        data_collator: Callable[..., Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ):
+        if not isinstance(args, MAETrainingArguments):
+            raise TypeError(
+                f"Expected args to be MAETrainingArguments, got {type(args).__name__}. They are TrainingArguments "
+                "with the options of masked modeling; build them with MAETrainingArguments(output_dir=...)."
+            )
+        super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
+        assert self.model is not None  # the Trainer has refused that
+        self.mask_arguments = args.mask_arguments(self.model)
+        if not isinstance(self.data_collator, MaskedModelingCollator):
+            self.data_collator = MaskedModelingCollator(
+                self._window_collator(data_collator), n_tokens=TokenCount(self.model.config), seed=self.row_seed
+            )
+        # Micro-batches and processes hide different numbers of entries, so their losses are added as sums.
+        self._adds_sums = not self.is_deepspeed_enabled and (
+            args.gradient_accumulation_steps > 1 or args.world_size > 1
+        )
+        self.loss_is_scaled_for_ga = self._adds_sums
+        self._in_training_step = False
+        self._update_sums: torch.Tensor | None = None
+        self._entries_per_part = 1
+        self._scores = ReconstructionScores()
+        self._weighted_loss = 0.0
+
+    def _window_collator(self, data_collator: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        if data_collator is None and isinstance(self.processing_class, ROISeriesFeatureExtractor):
+            return ROISeriesCollator(
+                self.processing_class, window="random", rng_for_row=RowRandomness(self.row_seed, "window")
+            )
+        return data_collator
+
+    # --- optimizer ---
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the parameters that decay, see [`decay_parameter_names`]."""
+        return decay_parameter_names(model, published=self.args.published_parameter_groups)
+
+    # --- loss ---
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The model's loss over the masked entries of `inputs`.
+
+        Inside a training step that is one of several parts of an update it is scaled so that parts add up.
+
+        Raises:
+            ValueError: if nothing is masked.
+        """
+        outputs = model(**inputs, **self.mask_arguments)
+        loss = outputs["loss"]
+        if loss is None:
+            raise ValueError(
+                "Expected masked entries to learn from, got none: the mask ratio is 0, or rounds to no token of this "
+                "window. Set mask_ratio in the training arguments."
+            )
+        loss = loss.mean()
+        if self._in_training_step and self._adds_sums:
+            mask = outputs["signal_mask"]
+            count = mask.sum(dtype=torch.float32)
+            loss_sum = loss * count
+            part = torch.stack([loss_sum.detach().float(), count.detach()])
+            self._update_sums = part if self._update_sums is None else self._update_sums + part
+            # A constant that all processes agree on, near the number of entries, keeps gradients in the range of half
+            # precision until the true number is known.
+            self._entries_per_part = mask[0].numel() * self.args.per_device_train_batch_size
+            loss = loss_sum / self._entries_per_part
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One forward and backward pass.
+
+        After the last part of an update, its gradients are divided by the number of its masked entries.
+        """
+        if not self._adds_sums:
+            return super().training_step(model, inputs, num_items_in_batch)
+        self._in_training_step = True
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._in_training_step = False
+        if not self.accelerator.sync_gradients or self._update_sums is None:
+            return torch.zeros_like(loss)
+        local, self._update_sums = self._update_sums, None
+        world_size = self.args.world_size
+        total = self.accelerator.reduce(local, "sum")[1] if world_size > 1 else local[1]
+        # Backward has averaged over the processes; a mean over all entries needs the sum.
+        scale = world_size * self._entries_per_part / total.clamp(min=1)
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(float(scale) if self.is_fsdp_enabled else scale.to(parameter.grad.device))
+        return world_size * local[0] / total.clamp(min=1)
+
+    # --- evaluation ---
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The Trainer's loop, with scores over all masked entries added to the metrics."""
+        self._scores, self._weighted_loss = ReconstructionScores(), 0.0
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        metrics = {"loss": self._weighted_loss / max(self._scores.count, 1), **self._scores.compute()}
+        assert output.metrics is not None
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        """Score one batch; returns loss, (predictions, signal mask) and targets, the last two only if asked for."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        predictions, targets, mask = (outputs[name].detach() for name in ("predictions", "targets", "signal_mask"))
+        statistics = masked_statistics(predictions, targets, mask)
+        loss_sums = torch.where(statistics[:, 0] > 0, loss.detach().to(statistics) * statistics[:, 0], 0.0)
+        # Eight numbers a sample travel between processes; samples repeated to fill up the last batch are dropped
+        # there.
+        gathered = self.accelerator.gather_for_metrics(torch.cat([statistics, loss_sums[:, None]], dim=1))
+        self._scores.update_from_statistics(gathered[:, :-1])
+        self._weighted_loss += float(gathered[:, -1].sum())
+        if prediction_loss_only:
+            return loss.detach(), None, None
+        return loss.detach(), (predictions, mask), targets

@@ -1,0 +1,84 @@
+"""A picture of what the model reconstructs, at every evaluation."""
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+from ..optional import require
+from .arguments import MAETrainingArguments
+
+logger = logging.get_logger(__name__)
+
+
+def _default_plot() -> Callable[..., Any]:
+    require("matplotlib", extra="plot", purpose="pictures of reconstructions")
+    # By name, since the layers of this package keep training and plotting apart.
+    return importlib.import_module("brain_transformers.plotting.signals").plot_reconstruction
+
+
+class ReconstructionPlotCallback(TrainerCallback):
+    """Saves `reconstructions/step-N.png` in the output folder after every evaluation.
+
+    The picture shows measured and reconstructed series of the first masked window of the evaluation set, the same
+    window and mask each time. Nothing is drawn from global generators, so a run with pictures equals one without.
+
+    Args:
+        row: row of the evaluation set.
+        plot: `(target, prediction, mask, title=...)`, each `(n_rois, n_timepoints)`, to a matplotlib figure; default
+            `brain_transformers.plotting.plot_reconstruction`.
+        rois: rows of the window to draw, given to `plot` if set.
+        dpi: resolution of the PNG.
+
+    Raises:
+        ImportError: without matplotlib (extra `plot`).
+    """
+
+    def __init__(
+        self,
+        row: int = 0,
+        *,
+        plot: Callable[..., Any] | None = None,
+        rois: Sequence[int] | None = None,
+        dpi: int = 120,
+    ):
+        self.row = row
+        self.plot = plot or _default_plot()
+        self.rois = rois
+        self.dpi = dpi
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw the picture, on the main process."""
+        model, dataloader = kwargs.get("model"), kwargs.get("eval_dataloader")
+        if not state.is_world_process_zero or model is None or dataloader is None:
+            return
+        batch = dataloader.collate_fn([dataloader.dataset[self.row % len(dataloader.dataset)]])
+        inputs = {
+            name: value.to(args.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
+        }
+        options = args.mask_arguments(model) if isinstance(args, MAETrainingArguments) else {}
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                outputs = model(**inputs, **options)
+        finally:
+            model.train(was_training)
+        target, prediction, mask = (
+            outputs[name][0].float().cpu().numpy() for name in ("targets", "predictions", "signal_mask")
+        )
+        path = Path(str(args.output_dir)) / "reconstructions" / f"step-{state.global_step}.png"
+        extra = {} if self.rois is None else {"rois": self.rois}
+        figure = self.plot(target, prediction, mask, title=f"after {state.global_step} steps", **extra)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".png.partial")
+        figure.savefig(partial, format="png", dpi=self.dpi)
+        os.replace(partial, path)
+        logger.info(f"Reconstruction drawn to {path}")
