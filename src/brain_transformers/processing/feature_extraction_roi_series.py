@@ -812,7 +812,9 @@ def _row_statistics(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
         non_finite = ~np.isfinite(signals)
         good = np.where(non_finite, 0.0, signals.astype(np.float64))
         count = (~non_finite).sum(axis=1)
-        mean = (good.sum(axis=1) / np.maximum(count, 1)).astype(np.float32)
+        # Rows without gaps keep the mean they have anyway, so that a gap elsewhere changes nothing for them.
+        of_measured = (good.sum(axis=1) / np.maximum(count, 1)).astype(np.float32)
+        mean = np.where(non_finite.any(axis=1), of_measured, mean)
         high = np.where(non_finite, -np.inf, signals).max(axis=1)
         low = np.where(non_finite, np.inf, signals).min(axis=1)
         # A row that is mostly gaps says too little about its own level and spread.
