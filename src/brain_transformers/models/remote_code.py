@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SHIM_NAME = "modeling_shim.py"
+_IMPORT = re.compile(r"^from brain_transformers import ([\w, ]+)", re.MULTILINE)
 
 
 def shim_reference(class_name: str) -> str:
@@ -29,8 +30,9 @@ def write_shim(folder: str | Path, class_names: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     names = set(class_names)
     if path.is_file():
-        present = re.search(r"^from brain_transformers import ([\w, ]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        present = _IMPORT.search(path.read_text(encoding="utf-8"))
         names |= {name.strip() for name in present[1].split(",")} if present else set()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(f"from brain_transformers import {', '.join(sorted(names))}  # noqa: F401\n", encoding="utf-8")
+    line = f"from brain_transformers import {', '.join(sorted(names))}  # noqa: F401\n"
+    temporary.write_text(line, encoding="utf-8")
     os.replace(temporary, path)
