@@ -268,7 +268,7 @@ def convert(
     checkpoint: Path, output: Path, coordinates: Path | None = None, n_rois: int | None = None
 ) -> tuple[Any, KeyReport]:
     """Convert a folder of the authors and write the result; returns the model and the account of keys."""
-    from brain_transformers.data.readers import read_coordinates
+    from brain_transformers.data.readers import ROISeriesReadError, read_coordinates
     from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 
     if not checkpoint.is_dir():
@@ -278,12 +278,14 @@ def convert(
     state_dict = read_torch_checkpoint(weights)
     converted = convert_state_dict(state_dict, authors_config, n_rois)
     config = converted.config
-    table = None if coordinates is None else torch.as_tensor(read_coordinates(coordinates))
-    if table is not None and config.n_rois is not None and len(table) != config.n_rois:
-        raise ConversionError(
-            f"{coordinates} has {len(table)} parcels, but the weights expect {config.n_rois}. "
-            "Use the coordinate table of the authors' repository (A424_Coordinates.dat)."
-        )
+    table = None
+    if coordinates is not None:
+        try:
+            table = torch.as_tensor(read_coordinates(coordinates, n_rois=config.n_rois))
+        except ROISeriesReadError as error:
+            raise ConversionError(
+                f"{error} Use the coordinate table of the authors' repository (A424_Coordinates.dat)."
+            ) from error
     with torch.device("meta"):
         model = converted.model_class(config)
     tensors = {name: value.to(torch.float32) for name, value in converted.state_dict.items()}

@@ -16,9 +16,11 @@ import convert_brainlm
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 import brain_transformers as bt
+from brain_transformers.data import brainlm_recordings as recordings
 from brain_transformers.layers.masking import num_kept_tokens, select_tokens
 from brain_transformers.layers.positions import sincos_1d_table, sincos_2d_table
 from brain_transformers.models.brainlm_vit.masking_brainlm_vit import last_timepoints_mask, last_timepoints_noise
+from brain_transformers.processing.roi_orders import stable_y_order
 
 # Gradients with coordinates in raw millimetres: tokens are about 20 times larger and attention saturates, so float32
 # gradients (the authors' own, too) are 5e-4 away from float64.
@@ -323,6 +325,126 @@ def lr_schedule(case: GoldenCase, work: Path) -> None:
     assert not left, f"unknown facts: {sorted(left)}"
 
 
+def data_pipeline(case: GoldenCase, work: Path) -> None:
+    facts = case.json("facts.json")
+    _check_converter(case, facts)
+    _check_toolkit(case, facts)
+    assert not facts, f"unknown facts: {sorted(facts)}"
+    if case.has("coords_index_xyz"):
+        case.compare("voxel_order", stable_y_order(case.take("coords_index_xyz")[:, 1:].numpy()))
+    if case.has("image.stored_rows"):
+        rows, start = case.take("image.rows"), int(case.take("image.start")[0])
+        stored = case.take("image.stored_rows").numpy()
+        assert len(rows) == len(stored)  # they are rows of the image already, so nothing is left to sort
+        width = case.tensors["image.out_rows"].shape[1]
+        image = recordings.vit_image(stored, None, start=start, n_timepoints=width)
+        case.compare("image.out_rows", image, atol=0, rtol=1e-5)
+    for name, transform, source in (
+        ("log1p_divmax", recordings.log_scaled_label, "raw"),
+        ("divmax", recordings.max_scaled_label, "raw"),
+        ("phq9_bin", recordings.depression_label, "raw"),
+        ("age_z", recordings.standardised_label, "age_raw"),
+    ):
+        if case.has(f"labels.{name}"):
+            case.compare(f"labels.{name}", transform(case.take(f"labels.{source}").numpy()), atol=1e-6, rtol=1e-5)
+
+
+_UKBIOBANK_COLUMNS = [
+    recordings.ALL_PATIENT_ALL_VOXEL,
+    recordings.PER_PATIENT_ALL_VOXEL,
+    recordings.PER_PATIENT_PER_VOXEL,
+    recordings.PER_VOXEL_ALL_PATIENT,
+    recordings.SUBTRACT_MEAN,
+    recordings.SUBTRACT_MEAN_STD,
+    recordings.SUBTRACT_MEAN_99TH,
+]
+_ROBUST_SCALER = "Voxelwise_RobustScaler_Normalized_Recording"
+_DIVISORS = {
+    recordings.SUBTRACT_MEAN_STD: recordings.GLOBAL_STD,
+    recordings.SUBTRACT_MEAN_99TH: recordings.GLOBAL_99TH_PERCENTILE,
+}
+
+# Columns that subtract a mean of several hundred from the raw signal carry its float32 rounding.
+_MEAN_ROUNDING = 3e-4
+
+
+def _column_tolerance(column: str) -> dict[str, float]:
+    subtracts = column in (recordings.SUBTRACT_MEAN, _ROBUST_SCALER)
+    return {"atol": _MEAN_ROUNDING, "rtol": 0.0} if subtracts else {"atol": 2e-5, "rtol": 1e-5}
+
+
+def _check_converter(case: GoldenCase, facts: dict[str, Any]) -> None:
+    raw = {name.removeprefix("convert.raw."): case.take(name).numpy() for name in case.names("convert.raw.")}
+    splits = recordings.ukbiobank_splits(list(raw))
+    for ours, theirs in (("train", "train"), ("validation", "val"), ("test", "test")):
+        fact = facts.pop(f"convert.{theirs}_ukbiobank1000", None)
+        if fact is None:
+            continue
+        assert splits[ours] == fact["files"]
+        assert [recordings.patient_id(file, upstream_quirks=True) for file in fact["files"]] == fact["patient_id"]
+        assert fact["columns"] == ["Raw_Recording", *_UKBIOBANK_COLUMNS, "Filename", "Patient ID"]
+    computed = recordings.ukbiobank_columns(raw) if raw else {}
+    for column, dtype in facts.pop("convert.dtypes", {}).items():
+        assert all(str(columns[column].dtype) == dtype for columns in computed.values())
+    for file, columns in computed.items():
+        for column, values in columns.items():
+            if case.has(f"convert.{column}.{file}"):
+                case.compare(f"convert.{column}.{file}", values, **_column_tolerance(column))
+
+
+def _check_toolkit(case: GoldenCase, facts: dict[str, Any]) -> None:
+    """Raw and robust-scaled columns are computed; the others mixed all 424 parcels, of which the case keeps a few,
+    so that for them only relations to the raw signal can be checked."""
+    prefix = "toolkit.raw."
+    raw = {
+        name.removeprefix(prefix): np.round(case.take(name).numpy(), 3).astype(np.float32)  # as written to the files
+        for name in case.names(prefix)
+    }
+    if not raw:
+        return
+    assert len(facts.pop("toolkit.kept_parcels")) == next(iter(raw.values())).shape[1]
+    robust = _ROBUST_SCALER
+    expected_columns = ["Raw_Recording", robust, *_UKBIOBANK_COLUMNS, "Filename", "Patient ID"]
+    assert facts.pop("toolkit.columns") == expected_columns
+    for column, shape in facts.pop("toolkit.shapes").items():
+        # The authors' layouts differ: [time, parcels] for the robust-scaled column, [parcels, time] for all others.
+        n_timepoints = {len(recording) for recording in raw.values()}
+        assert sorted(shape) == sorted([424, *n_timepoints])
+        assert (shape[0] == 424) == (column != robust)
+    scaled = recordings.toolkit_robust_scale(raw, upstream_quirks=True)
+    for name in case.names("toolkit."):
+        if name.startswith(prefix):
+            continue
+        column, subject = name.removeprefix("toolkit.").rsplit(".", 1)
+        signal = raw[subject].T.astype(np.float64)
+        if column == "Raw_Recording":
+            case.compare(name, raw[subject].T, atol=0, rtol=1e-6)
+        elif column == robust:
+            case.compare(name, scaled[subject], **_column_tolerance(column))
+        else:
+            _check_relation_to_raw(case, name, column, subject, signal)
+
+
+def _check_relation_to_raw(case: GoldenCase, name: str, column: str, subject: str, signal: np.ndarray) -> None:
+    values = case.take(name).double().numpy()
+    base = case.tensors[f"toolkit.{recordings.SUBTRACT_MEAN}.{subject}"].double().numpy()
+    if column == recordings.SUBTRACT_MEAN:
+        shift = signal - values  # the mean over parcels at each time point: the same for every parcel
+        case.check(name, shift, np.broadcast_to(shift.mean(0), shift.shape), atol=_MEAN_ROUNDING, rtol=0)
+    elif column in _DIVISORS:
+        case.check(name, values, base / _DIVISORS[column], atol=2e-5, rtol=1e-5)
+    elif "All_Voxel" in column:
+        slope, offset = np.polyfit(signal.ravel(), values.ravel(), 1)
+        case.check(name, values, slope * signal + offset, atol=2e-5, rtol=1e-5)
+    else:
+        # Min-max over parcels at each time point: differences between parcels keep their proportions.
+        difference, raw_difference = values - values[:1], signal - signal[:1]
+        widest = np.abs(raw_difference).argmax(0)
+        index = np.arange(signal.shape[1])
+        slope = difference[widest, index] / raw_difference[widest, index]
+        case.check(name, difference, slope * raw_difference, atol=1e-4, rtol=1e-4)
+
+
 def state_dict_keys(case: GoldenCase, work: Path) -> None:
     names = {"old_13M": "brainlm-13m", "vitmae_111M": "brainlm-111m", "vitmae_650M": "brainlm-650m"}
     for path in sorted(case.folder.glob("*.json")):
@@ -372,6 +494,7 @@ KINDS = {
     "masking": masking,
     "positional": positional,
     "metrics": metrics,
+    "data_pipeline": data_pipeline,
     "lr_schedule": lr_schedule,
     "state_dict_keys": state_dict_keys,
 }
