@@ -113,7 +113,7 @@ class MAETrainer(SeededTrainer):
             ValueError: if nothing is masked.
         """
         outputs = model(**inputs, **self.mask_arguments)
-        loss = outputs["loss"]
+        loss = outputs.get("loss")
         if loss is None:
             raise ValueError(
                 "Expected masked entries to learn from, got none: the mask ratio is 0, or rounds to no token of this "
@@ -185,9 +185,10 @@ class MAETrainer(SeededTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+            batch_loss = self._loss_without_repeated_rows(model, inputs, loss)
         predictions, targets, mask = (outputs[name].detach() for name in ("predictions", "targets", "signal_mask"))
         statistics = masked_statistics(predictions, targets, mask)
-        loss_sums = torch.where(statistics[:, 0] > 0, loss.detach().to(statistics) * statistics[:, 0], 0.0)
+        loss_sums = torch.where(statistics[:, 0] > 0, batch_loss.detach().to(statistics) * statistics[:, 0], 0.0)
         # Eight numbers a sample travel between processes; samples repeated to fill up the last batch are dropped
         # there.
         gathered = self.accelerator.gather_for_metrics(torch.cat([statistics, loss_sums[:, None]], dim=1))
@@ -196,3 +197,17 @@ class MAETrainer(SeededTrainer):
         if prediction_loss_only:
             return loss.detach(), None, None
         return loss.detach(), (predictions, mask), targets
+
+    def _loss_without_repeated_rows(
+        self, model: nn.Module, inputs: dict[str, Any], loss: torch.Tensor
+    ) -> torch.Tensor:
+        """`loss`, or in a last batch that was filled up with rows from the start, the loss over its own rows.
+
+        Several processes get batches of one size; accelerate repeats rows for that and drops them when it gathers.
+        """
+        state, rows = self.accelerator.gradient_state, next(iter(inputs.values())).shape[0]
+        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return loss
+        # Every process takes part, as sharded models need it, also one whose rows are all its own or all repeated.
+        own = min(max(state.remainder - self.args.process_index * rows, 0), rows) or rows
+        return self.compute_loss(model, {name: value[:own] for name, value in inputs.items()})
