@@ -26,11 +26,12 @@ class BrainConfig(PreTrainedConfig):
     # it does not have to load them.
     before_first_instance: ClassVar[Callable[[], None] | None] = None
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __new__(cls, *args: Any, **kwargs: Any) -> "BrainConfig":
+        # Here and not in `__post_init__`, since unpickling makes a configuration without initialising it.
         callback, BrainConfig.before_first_instance = BrainConfig.before_first_instance, None
         if callback is not None:
             callback()
-        super().__post_init__(**kwargs)
+        return super().__new__(cls)
 
     @classmethod
     def auto_class_names(cls) -> dict[str, str]:
