@@ -8,6 +8,7 @@ from typing import Any
 
 _EXPORTS = {
     "EpochSampler": "seeded_rows",
+    "FineTuningArguments": "arguments",
     "MAETrainer": "mae_trainer",
     "MAETrainingArguments": "arguments",
     "MaskedModelingCollator": "masked_collator",

@@ -114,3 +114,31 @@ class MAETrainingArguments(TrainingArguments):
                 "it out."
             )
         return chosen
+
+
+@dataclass
+class FineTuningArguments(TrainingArguments):
+    """`TrainingArguments` with defaults for fine-tuning on scans, for [`SeededTrainer`].
+
+    Learning rate 1e-4, weight decay 0.05, 20 epochs, warmup over 10 % of the steps, cosine to 0, batches of 16:
+    choices of this package, since the papers' fine-tuning settings differ by task.
+    """
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
+    num_train_epochs: float = field(default=20.0, metadata={"help": "Passes over the training set."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Steps of linear warmup, or below 1 their share of all steps."}
+    )
+    lr_scheduler_type: SchedulerType | str = field(
+        default="cosine", metadata={"help": "Learning rate schedule after the warmup."}
+    )
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Samples a device and forward pass."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay False: the collator needs all columns of a row."}
+    )
+
+    def __post_init__(self) -> None:
+        require("accelerate", extra="train", purpose="training with the Trainer")
+        super().__post_init__()

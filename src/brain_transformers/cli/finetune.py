@@ -1,0 +1,200 @@
+"""`brain-transformers finetune`: train a model to predict a column of a dataset of scans."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .training_inputs import (
+    add_training_parser,
+    load_splits,
+    make_config,
+    make_extractor,
+    resume_point,
+    store_coordinates,
+    write_results,
+)
+
+
+def _arguments_class() -> type:
+    from ..training.arguments import FineTuningArguments
+
+    return FineTuningArguments
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    """Add the command to the command line."""
+    parser = add_training_parser(
+        subparsers,
+        "finetune",
+        _arguments_class,
+        help="fine-tune a model to predict a label",
+        description=(
+            "Fine-tune all weights of a pretrained model with a new head. Numbers with fractions are regressed, in "
+            "their own units; whole numbers and words are classes."
+        ),
+    )
+    parser.add_argument("--model", required=True, help="folder or Hub name of a model, or a configuration's name")
+    parser.add_argument("--label", required=True, help="column to predict")
+    parser.add_argument("--task", choices=("classification", "regression"), help="by default from the label's type")
+    parser.set_defaults(run=run)
+    return parser
+
+
+class _WindowsByUse:
+    """Random windows while training, the middle of the scan in evaluation."""
+
+    def __init__(self, training: Any, evaluation: Any):
+        self.training, self.evaluation = training, evaluation
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        from ..training.seeded_rows import EPOCH, EVALUATION_EPOCH
+
+        return (self.evaluation if rows[0][EPOCH] == EVALUATION_EPOCH else self.training)(rows)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value in ("", "n/a")) or value != value
+
+
+def _with_label(rows: Any, label: str, name: str) -> Any:
+    """Rows whose label is known."""
+    if rows is None:
+        return None
+    if label not in rows.column_names:
+        others = sorted(set(rows.column_names) - {"signals", "n_rois", "n_timepoints", "roi_order"})
+        raise ValueError(f"The {name} set has no column {label!r}; it has {', '.join(others)}.")
+    known = [number for number, value in enumerate(rows.data.column(label).to_pylist()) if not _is_missing(value)]
+    if len(known) < len(rows):
+        print(f"{len(rows) - len(known)} of {len(rows)} rows of the {name} set have no {label} and are left out")
+        rows = rows.select(known)
+    return rows
+
+
+def _classification_metrics(prediction: Any) -> dict[str, float]:
+    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    guess, truth = logits.argmax(1), prediction.label_ids
+    try:
+        from sklearn import metrics
+    except ImportError:
+        return {"accuracy": float((guess == truth).mean())}
+    scores = {
+        "accuracy": metrics.accuracy_score(truth, guess),
+        "balanced_accuracy": metrics.balanced_accuracy_score(truth, guess),
+        "f1_macro": metrics.f1_score(truth, guess, average="macro"),
+    }
+    if logits.shape[1] == 2 and len(set(truth.tolist())) == 2:
+        scores["roc_auc"] = metrics.roc_auc_score(truth, logits[:, 1] - logits[:, 0])
+    return {name: float(value) for name, value in scores.items()}
+
+
+def _regression_metrics(prediction: Any) -> dict[str, float]:
+    outputs = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    guess, truth = outputs.reshape(-1).astype(np.float64), prediction.label_ids.astype(np.float64)
+    scores = {"mae": float(np.abs(guess - truth).mean()), "mse": float(((guess - truth) ** 2).mean())}
+    if truth.std() > 0:
+        scores["r2"] = 1 - scores["mse"] / float(truth.var())
+    if truth.std() > 0 and guess.std() > 0:
+        scores["pearson_r"] = float(np.corrcoef(guess, truth)[0, 1])
+    return scores
+
+
+def _start_at_mean(model: Any, values: Sequence[float]) -> None:
+    """Let the new head begin with the mean label, from which training reaches labels such as ages in few steps."""
+    import torch
+    from torch import nn
+
+    last = [module for module in model.classifier.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias.fill_(float(np.mean(values)))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    output: Path = args.output
+    train_rows, eval_rows = load_splits(args.dataset, args.train_split, args.eval_split)
+    train_rows = _with_label(train_rows, args.label, "training")
+    eval_rows = _with_label(eval_rows, args.label, "evaluation")
+    values = train_rows.data.column(args.label).to_pylist()
+    if not values:
+        raise ValueError(f"No row of the training set has a {args.label}.")
+    whole = all(isinstance(value, (str, bool, int)) for value in values)
+    task = args.task or ("classification" if whole else "regression")
+    if task == "regression" and any(isinstance(value, str) for value in values):
+        raise ValueError(f"{args.label!r} holds text, which cannot be regressed. Leave --task out.")
+
+    label2id: dict[str, int] | None = None
+    options: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
+    if task == "classification":
+        classes = sorted(set(values))
+        label2id = {str(value): number for number, value in enumerate(classes)}
+        if len(classes) < 2:
+            raise ValueError(f"{args.label!r} has the single value {classes[0]!r}: there is nothing to tell apart.")
+        options = {
+            "problem_type": "single_label_classification",
+            "label2id": label2id,
+            "id2label": {number: name for name, number in label2id.items()},
+        }
+
+    from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, set_seed
+
+    import brain_transformers
+
+    from ..data.collators import ROISeriesCollator
+    from ..hub.sharing import save_model_folder
+    from ..training.arguments import FineTuningArguments
+    from ..training.seeded_rows import RowRandomness
+    from ..training.seeded_trainer import SeededTrainer
+
+    training = FineTuningArguments(output_dir=str(output), **args.training_flags)
+    checkpoint = resume_point(output, args.resume, training.world_size)
+    set_seed(training.seed)
+    if args.model in brain_transformers.list_models():
+        config = make_config(args.model, args.config, train_rows)
+        for name, value in options.items():
+            setattr(config, name, value)
+        extractor = make_extractor(config, train_rows, args.coordinates)
+        model = AutoModelForSequenceClassification.from_config(config)
+        print("the model starts from random weights: it was not pretrained")
+    elif args.config:
+        raise ValueError("--config is for new models; the configuration of saved weights is what it is.")
+    else:
+        extractor = AutoFeatureExtractor.from_pretrained(args.model)
+        model = AutoModelForSequenceClassification.from_pretrained(args.model, **options)
+    store_coordinates(model, extractor, args.coordinates)
+    if task == "regression":
+        _start_at_mean(model, values)
+
+    def collator(window: str) -> ROISeriesCollator:
+        return ROISeriesCollator(
+            extractor,
+            args.label,
+            label2id=label2id,
+            window=window,
+            rng_for_row=RowRandomness(training.seed if training.data_seed is None else training.data_seed, "window"),
+        )
+
+    what = f"{len(label2id)} classes" if label2id else "regression"
+    print(f"{args.label}: {what}, {len(train_rows)} scans to train on")
+    if eval_rows is None:
+        print(f"no split {args.eval_split!r} in {args.dataset}: nothing is evaluated")
+    trainer = SeededTrainer(
+        model,
+        training,
+        data_collator=_WindowsByUse(collator("random"), collator("center")),
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        processing_class=extractor,
+        compute_metrics=_classification_metrics if task == "classification" else _regression_metrics,
+    )
+    metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
+    if eval_rows is not None:
+        metrics.update(trainer.evaluate())
+    if trainer.is_world_process_zero():
+        save_model_folder(trainer.accelerator.unwrap_model(trainer.model), output, extractor=extractor)
+        trainer.state.save_to_json(str(output / "trainer_state.json"))
+        write_results(output, metrics)
+        print(f"model, feature extractor and metrics written to {output}")
+    return 0
