@@ -109,7 +109,7 @@ def test_rows_declared_sorted_are_not_sorted_again_and_are_checked():
     from_sorted = model(scan[order], roi_order="a424@y", coordinates=table[order])
     np.testing.assert_array_equal(from_labels["signals"], from_sorted["signals"])
     np.testing.assert_array_equal(from_labels["coordinates"], from_sorted["coordinates"])
-    with pytest.raises(ValueError, match="sorted by ascending Y.*the extractor sorts them"):
+    with pytest.raises(ValueError, match=r"sorted by ascending Y.*the extractor sorts them"):
         model(scan, roi_order="a424@y", coordinates=table)
 
 
@@ -328,7 +328,7 @@ def test_short_scan_masks_patch_columns_of_the_image(patch, side, left):
 
 @pytest.mark.parametrize("options", [{}, {"layout": "image", "patch_size": 16}])
 def test_three_timepoints_are_refused(options):
-    with pytest.raises(ValueError, match="at least one patch of 1[06] timepoints, got 3"):
+    with pytest.raises(ValueError, match=r"at least one patch of 1[06] timepoints, got 3"):
         extractor(**options)(scans(1, n_timepoints=3)[0])
 
 

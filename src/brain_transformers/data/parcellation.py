@@ -107,9 +107,15 @@ def parcellate(
         )
     if atlas.shape != shape[:3] or not np.allclose(atlas.affine, image.affine, atol=1e-3):
         reference = nib.Nifti1Image(np.zeros(shape[:3], dtype=np.uint8), image.affine)
-        resampled = image_module.resample_to_img(
-            atlas, reference, interpolation="nearest", force_resample=True, copy_header=True
-        )
+        try:
+            resampled = image_module.resample_to_img(
+                atlas, reference, interpolation="nearest", force_resample=True, copy_header=True
+            )
+        except ValueError as error:  # nilearn's word for images that do not touch at all
+            raise ROISeriesReadError(
+                f"{name}: image and atlas do not overlap. The image must be in the atlas's space (MNI): normalise it "
+                f"first ({error})."
+            ) from error
     else:
         resampled = atlas
     labels = np.rint(np.asarray(resampled.dataobj)).astype(np.int32)

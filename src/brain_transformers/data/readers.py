@@ -225,8 +225,8 @@ def _load_table(path: Path, suffix: str, n_rois: int | None) -> tuple[np.ndarray
     first = [_bare(cell) for cell in lines[0].split(separator)]
     has_header = not all(_is_number(cell) or _is_gap(cell) for cell in first[1:] or first)
     # Tables without names often have column numbers as their header.
-    numbers = first[1:] if _is_gap(first[0]) else first
-    has_header |= len(numbers) > 2 and numbers in (_count(0, len(numbers)), _count(1, len(numbers)))
+    counts = [first, first[1:]]
+    has_header |= any(len(cells) > 2 and cells in (_count(0, len(cells)), _count(1, len(cells))) for cells in counts)
     header = first if has_header else None
     body = lines[1:] if has_header else lines
     if not body:

@@ -1,0 +1,180 @@
+"""Reading ROI series and coordinate tables from real files of every format."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from brain_transformers.data.readers import ROISeriesReadError, read_coordinates, read_roi_series
+from brain_transformers.processing.roi_orders import roi_labels
+
+N_ROIS, N_TIMEPOINTS = 94, 31
+
+
+@pytest.fixture
+def signals():
+    return np.random.default_rng(0).normal(9600, 100, (N_ROIS, N_TIMEPOINTS)).astype(np.float32)
+
+
+def text(table, separator, header=None, names=None):
+    lines = [] if header is None else [separator.join(header)]
+    for number, row in enumerate(table):
+        cells = [repr(float(value)) for value in row]
+        lines.append(separator.join(([names[number]] if names is not None else []) + cells))
+    return "\n".join(lines) + "\n"
+
+
+def write(path, signals):
+    """The same scan as people keep it in each format."""
+    scipy_io = pytest.importorskip("scipy.io")
+    labels = list(roi_labels("aal2-94"))
+    name = path.name
+    if name == "scan.npy":
+        np.save(path, signals.T)
+    elif name == "scan.npz":
+        np.savez(path, series=signals, t_r=0.72, fc=np.eye(3))
+    elif name == "scan.mat":
+        scipy_io.savemat(path, {"tc": signals.astype(np.float64), "TR": 0.72})
+    elif name == "scan73.mat":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w", userblock_size=512) as file:
+            file["tc"] = signals.T.astype(np.float64)
+        with path.open("r+b") as file:
+            file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+    elif name == "header.tsv":
+        path.write_text(text(signals.T, "\t", labels))
+    elif name == "plain.csv":
+        path.write_text(text(signals.T, ","))
+    elif name == "pandas.csv":
+        path.write_text(text(signals.T, ",", ["", *labels], [str(row) for row in range(N_TIMEPOINTS)]))
+    elif name == "named_rows.csv.gz":
+        header = ["label_name", *map(str, range(N_TIMEPOINTS))]
+        path.write_bytes(gzip.compress(text(signals, ",", header, labels).encode()))
+    elif name == "scan.dat":
+        path.write_text(text(signals.T, "\t"))
+
+
+FORMATS = [
+    "scan.npy",
+    "scan.npz",
+    "scan.mat",
+    "scan73.mat",
+    "header.tsv",
+    "plain.csv",
+    "pandas.csv",
+    "named_rows.csv.gz",
+    "scan.dat",
+]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_scan(tmp_path, signals, name):
+    write(tmp_path / name, signals)
+    series = read_roi_series(tmp_path / name, roi_order="aal2-94")
+    np.testing.assert_array_equal(series.signals, signals)
+    assert series.signals.flags.c_contiguous
+    assert series.signals.dtype == np.float32
+    if name in ("header.tsv", "pandas.csv", "named_rows.csv.gz"):
+        assert series.roi_labels == roi_labels("aal2-94")
+    if name in ("scan.npz", "scan.mat"):
+        assert series.t_r == 0.72
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.83])
+def test_cut_off_files_are_one_error_that_names_the_file(tmp_path, signals, name, share):
+    path = tmp_path / name
+    write(path, signals)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ROISeriesReadError, match=name.replace(".", r"\.")):
+        read_roi_series(path, roi_order="aal2-94")
+
+
+def test_what_is_no_series_is_refused(tmp_path, signals):
+    with pytest.raises(ROISeriesReadError, match="no such file"):
+        read_roi_series(tmp_path / "none.npy", n_rois=3)
+    (tmp_path / "words.csv").write_text("a,b\nx,y\n")
+    with pytest.raises(ROISeriesReadError, match=r"words\.csv: .*numbers"):
+        read_roi_series(tmp_path / "words.csv", n_rois=2)
+    np.save(tmp_path / "pickle.npy", np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ROISeriesReadError, match=r"pickle\.npy"):
+        read_roi_series(tmp_path / "pickle.npy", n_rois=1)
+    (tmp_path / "scan.xyz").write_text("1")
+    with pytest.raises(ROISeriesReadError, match="expected one of"):
+        read_roi_series(tmp_path / "scan.xyz", n_rois=1)
+
+
+def test_orientation_is_decided_or_refused_and_never_guessed(tmp_path):
+    path = tmp_path / "scan.npy"
+    np.save(path, np.zeros((94, 94)))
+    with pytest.raises(ROISeriesReadError, match="time cannot be told"):
+        read_roi_series(path, roi_order="aal2-94")
+    assert read_roi_series(path, roi_order="aal2-94", time_axis=0).signals.shape == (94, 94)
+    np.save(path, np.zeros((90, 300)))
+    with pytest.raises(ROISeriesReadError, match="expected 94 ROIs on one axis"):
+        read_roi_series(path, roi_order="aal2-94")
+    with pytest.raises(ROISeriesReadError, match="number of ROIs is not known"):
+        read_roi_series(path)
+    with pytest.raises(ROISeriesReadError, match="got shape"):
+        read_roi_series(path, n_rois=90, time_axis=0)
+
+
+def test_several_arrays_need_a_key(tmp_path, signals):
+    path = tmp_path / "scan.npz"
+    np.savez(path, one=signals, two=signals + 1)
+    with pytest.raises(ROISeriesReadError, match="Name the array with key="):
+        read_roi_series(path, roi_order="aal2-94")
+    np.testing.assert_array_equal(read_roi_series(path, roi_order="aal2-94", key="two").signals, signals + 1)
+
+
+def test_labels_in_the_file_must_agree_with_the_declared_order(tmp_path):
+    table = np.random.default_rng(0).normal(size=(20, 400))
+    path = tmp_path / "scan.tsv"
+    path.write_text(text(table, "\t", roi_labels("schaefer400-17net")))
+    assert read_roi_series(path, roi_order="schaefer400-17net").signals.shape == (400, 20)
+    with pytest.raises(ROISeriesReadError, match="another order"):
+        read_roi_series(path, roi_order="schaefer400-7net")
+
+
+def test_gaps_become_nan_and_sidecar_tells_t_r(tmp_path):
+    (tmp_path / "sub-01_bold.tsv").write_text("a\tb\n1.5\tn/a\n2.5\t4\n")
+    (tmp_path / "sub-01_bold.json").write_text(json.dumps({"RepetitionTime": 0.8}))
+    series = read_roi_series(tmp_path / "sub-01_bold.tsv", n_rois=2, time_axis=0)
+    np.testing.assert_array_equal(series.signals, np.array([[1.5, 2.5], [np.nan, 4]], dtype=np.float32))
+    assert series.t_r == 0.8
+    assert read_roi_series(tmp_path / "sub-01_bold.tsv", n_rois=2, time_axis=0, t_r=2.0).t_r == 2.0
+
+
+def coordinates_table(n=424):
+    rng = np.random.default_rng(0)
+    return np.column_stack([np.arange(1, n + 1), rng.integers(-60, 66, (n, 3))])
+
+
+@pytest.mark.parametrize("separator", ["\t", ","])
+@pytest.mark.parametrize("header", [None, ["Index", "X", "Y", "Z"]])
+def test_coordinates_are_read(tmp_path, separator, header):
+    table = coordinates_table()
+    lines = ([separator.join(header)] if header else []) + [separator.join(map(str, row)) for row in table]
+    path = tmp_path / "A424_Coordinates.dat"
+    path.write_text("\n".join(lines) + "\n")
+    coordinates = read_coordinates(path)
+    np.testing.assert_array_equal(coordinates, table[:, 1:])
+    assert coordinates.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table[:400], "expected 424 rows, got 400"),
+        (lambda table: table[::-1], r"expected the index 1, 2, 3, \.\.\. in the first column, got 424 in row 1"),
+        (lambda table: table[:, :3], "expected four columns"),
+        (lambda table: table * [1, 100, 1, 1], "millimetres"),
+    ],
+)
+def test_wrong_tables_of_coordinates_are_refused(tmp_path, change, message):
+    path = tmp_path / "table.dat"
+    path.write_text("\n".join("\t".join(map(str, row)) for row in change(coordinates_table())))
+    with pytest.raises(ROISeriesReadError, match=message):
+        read_coordinates(path)
