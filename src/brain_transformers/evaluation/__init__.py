@@ -1,1 +1,32 @@
+"""From trained models to numbers: embeddings, reconstruction against baselines, identification, probes."""
 
+from .connectivity import functional_connectivity
+from .embedding import embed_dataset, embedding_columns
+from .identification import IdentificationResult, identify
+from .probing import ProbeResult, probe
+from .reconstruction import (
+    BASELINES,
+    ReconstructionReport,
+    ReconstructionStatistics,
+    compare_reconstructions,
+    reconstruction_baselines,
+    reconstruction_scores,
+    roi_correlations,
+)
+
+__all__ = [
+    "BASELINES",
+    "IdentificationResult",
+    "ProbeResult",
+    "ReconstructionReport",
+    "ReconstructionStatistics",
+    "compare_reconstructions",
+    "embed_dataset",
+    "embedding_columns",
+    "functional_connectivity",
+    "identify",
+    "probe",
+    "reconstruction_baselines",
+    "reconstruction_scores",
+    "roi_correlations",
+]

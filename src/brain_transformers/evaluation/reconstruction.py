@@ -1,0 +1,250 @@
+"""Masked reconstruction against the guesses that need no network.
+
+All methods are scored on exactly the same hidden entries. A masked autoencoder that does not beat the mean of the
+visible ROIs has learned nothing about which ROIs belong together.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+METRICS = ("mse", "mae", "r2", "pearson_r")
+
+BASELINES: dict[str, str] = {
+    "training mean": "mean of each ROI over the training scans",
+    "window mean": "mean of the visible timepoints of the same ROI in the same window",
+    "time interpolation": "straight line in time between the visible patches of the same ROI",
+    "visible ROIs": "mean of the visible ROIs at the same timepoint",
+    "linear model": "linear prediction from the visible ROIs at the same timepoint, with the covariance between ROIs "
+    "of the training scans",
+}
+"""Name and description of each baseline, in the order of [`reconstruction_baselines`]."""
+
+
+@dataclass(frozen=True)
+class ReconstructionStatistics:
+    """What the baselines may know of the training set.
+
+    Args:
+        mean: `(n_rois,)`, in the unit of the scaled signals.
+        covariance: `(n_rois, n_rois)` over all timepoints of the training scans.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @classmethod
+    def fit(cls, scans: Iterable[np.ndarray]) -> "ReconstructionStatistics":
+        """Fit on `(n_rois, n_timepoints)` scans on the scale of the model's input; scans may differ in length."""
+        joined = np.concatenate([np.asarray(scan, dtype=np.float64) for scan in scans], axis=1)
+        return cls(mean=joined.mean(1), covariance=np.atleast_2d(np.cov(joined)))
+
+
+def _check(signals: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    signals = np.asarray(signals, dtype=np.float64)
+    mask = np.asarray(mask).astype(bool)
+    if signals.ndim != 3 or signals.shape != mask.shape:
+        raise ValueError(
+            f"expected signals and mask of one shape (batch, n_rois, n_timepoints), got {signals.shape} and "
+            f"{mask.shape}."
+        )
+    return signals, mask
+
+
+def interpolate_in_time(signals: np.ndarray, mask: np.ndarray, fill: np.ndarray | float = 0.0) -> np.ndarray:
+    """Fill hidden spans of each ROI with a straight line between the visible timepoints on both sides.
+
+    Before the first and after the last visible timepoint the nearest one is held.
+
+    Args:
+        signals: `(batch, n_rois, n_timepoints)`; hidden entries are not looked at.
+        mask: same shape, true = hidden.
+        fill: value, or one a ROI `(n_rois,)`, for a ROI with nothing visible.
+    """
+    signals, mask = _check(signals, mask)
+    n_rois, n_timepoints = signals.shape[1:]
+    fill = np.broadcast_to(np.asarray(fill, dtype=np.float64), (n_rois,))
+    filled = signals.copy()
+    time = np.arange(n_timepoints)
+    for sample, roi in zip(*np.nonzero(mask.any(2)), strict=True):
+        hidden = mask[sample, roi]
+        if hidden.all():
+            filled[sample, roi] = fill[roi]
+        else:
+            filled[sample, roi, hidden] = np.interp(time[hidden], time[~hidden], signals[sample, roi, ~hidden])
+    return filled
+
+
+def predict_linearly(
+    signals: np.ndarray, mask: np.ndarray, statistics: ReconstructionStatistics, ridge: float = 0.1
+) -> np.ndarray:
+    """Best linear guess of hidden ROIs from the visible ROIs at the same timepoint.
+
+    The conditional mean of a Gaussian with the training set's mean and covariance. This is the strongest guess that
+    looks at one timepoint only, and hard to beat with few training subjects.
+
+    Args:
+        signals, mask: `(batch, n_rois, n_timepoints)`; mask true = hidden.
+        statistics: of the training scans, on the same scale.
+        ridge: added to the variances of the visible ROIs, as a share of their mean.
+    """
+    signals, mask = _check(signals, mask)
+    centred = signals - statistics.mean[:, None]
+    predicted = np.zeros_like(signals)
+    covariance = statistics.covariance
+    for sample in range(len(signals)):
+        # Whole patches are hidden, so few patterns of hidden ROIs occur: solve once for each.
+        patterns, which = np.unique(mask[sample].T, axis=0, return_inverse=True)
+        which = np.asarray(which).reshape(-1)
+        for number, hidden in enumerate(patterns):
+            visible = ~hidden
+            if not hidden.any() or not visible.any():
+                continue
+            among = covariance[np.ix_(visible, visible)]
+            load = ridge * float(np.trace(among)) / visible.sum()
+            weights = np.linalg.solve(among + load * np.eye(visible.sum()), covariance[np.ix_(visible, hidden)])
+            times = which == number
+            predicted[sample][np.ix_(hidden, times)] = weights.T @ centred[sample][np.ix_(visible, times)]
+    return np.where(mask, predicted + statistics.mean[:, None], signals)
+
+
+def reconstruction_baselines(
+    signals: np.ndarray, mask: np.ndarray, statistics: ReconstructionStatistics, *, ridge: float = 0.1
+) -> dict[str, np.ndarray]:
+    """Guesses of the hidden entries without a network: the five of `BASELINES`.
+
+    Args:
+        signals: `(batch, n_rois, n_timepoints)`, scaled as the model's input; hidden entries are never looked at.
+        mask: same shape, true or 1 = hidden.
+        statistics: of the training scans, on the same scale.
+        ridge: see [`predict_linearly`].
+
+    Returns:
+        Name -> `(batch, n_rois, n_timepoints)` float64, equal to `signals` where nothing is hidden. Where a method has
+        nothing to go by (no visible ROI, no visible timepoint) it falls back on the training mean.
+    """
+    signals, mask = _check(signals, mask)
+    training_mean = np.broadcast_to(statistics.mean[:, None], signals.shape)
+    seen = np.where(mask, 0.0, signals)
+
+    def visible_mean(axis: int) -> np.ndarray:
+        count = (~mask).sum(axis, keepdims=True)
+        mean = seen.sum(axis, keepdims=True) / np.maximum(count, 1)
+        return np.where(count > 0, mean, training_mean)
+
+    guesses = {
+        "training mean": training_mean,
+        "window mean": visible_mean(2),
+        "time interpolation": interpolate_in_time(signals, mask, statistics.mean),
+        "visible ROIs": visible_mean(1),
+        "linear model": predict_linearly(signals, mask, statistics, ridge),
+    }
+    return {name: np.where(mask, guess, signals) for name, guess in guesses.items()}
+
+
+def reconstruction_scores(target: np.ndarray, prediction: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Errors on the hidden entries, pooled over everything given.
+
+    Args:
+        target, prediction, mask: one shape; mask true or 1 = hidden.
+
+    Returns:
+        `mse` and `mae` in (squared) units of the signals; `r2`, 1 - squared error / variance of the hidden entries
+        about their mean, which is negative for a guess worse than that mean; `pearson_r`, `nan` for a constant guess;
+        `n_entries`.
+
+    Raises:
+        ValueError: if shapes differ or nothing is hidden.
+    """
+    target, prediction = np.asarray(target, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
+    mask = np.asarray(mask).astype(bool)
+    if not target.shape == prediction.shape == mask.shape:
+        raise ValueError(f"shapes differ: target {target.shape}, prediction {prediction.shape}, mask {mask.shape}.")
+    if not mask.any():
+        raise ValueError("nothing is hidden, so there is nothing to score; use a mask_ratio above 0.")
+    truth, guess = target[mask], prediction[mask]
+    error = guess - truth
+    spread = float(np.square(truth - truth.mean()).sum())
+    constant = np.ptp(guess) <= 1e-12 * max(1.0, float(np.abs(guess).max())) or spread == 0
+    return {
+        "mse": float(np.square(error).mean()),
+        "mae": float(np.abs(error).mean()),
+        "r2": float("nan") if spread == 0 else 1.0 - float(np.square(error).sum()) / spread,
+        "pearson_r": float("nan") if constant else float(np.corrcoef(truth, guess)[0, 1]),
+        "n_entries": int(mask.sum()),
+    }
+
+
+def roi_correlations(target: np.ndarray, prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Pearson r between hidden signal and reconstruction for each ROI, pooled over samples and timepoints.
+
+    Args:
+        target, prediction, mask: `(batch, n_rois, n_timepoints)`.
+
+    Returns:
+        `(n_rois,)`; `nan` for a ROI with fewer than two hidden entries or a constant series.
+    """
+    target, mask = _check(target, mask)
+    prediction = np.asarray(prediction, dtype=np.float64)
+    values = np.full(target.shape[1], np.nan)
+    for roi in range(target.shape[1]):
+        hidden = mask[:, roi]
+        truth, guess = target[:, roi][hidden], prediction[:, roi][hidden]
+        if truth.size > 1 and truth.std() > 0 and guess.std() > 0:
+            values[roi] = np.corrcoef(truth, guess)[0, 1]
+    return values
+
+
+@dataclass
+class ReconstructionReport:
+    """Scores of several methods on the same hidden entries.
+
+    Args:
+        pooled: method -> scores over all hidden entries.
+        by_group: method -> group (such as a subject) -> scores.
+    """
+
+    pooled: dict[str, dict[str, float]]
+    by_group: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+
+    def spread(self, method: str, metric: str) -> tuple[float, float]:
+        """Lowest and highest value of a metric over the groups."""
+        values = [scores[metric] for scores in self.by_group[method].values()]
+        return min(values), max(values)
+
+    def beaten_by(self, method: str, metric: str = "mse") -> list[str]:
+        """Methods that do better than `method`, best first."""
+        lower_is_better = metric in ("mse", "mae")
+        own = self.pooled[method][metric]
+
+        def gain(name: str) -> float:
+            value = self.pooled[name][metric]
+            return own - value if lower_is_better else value - own
+
+        return sorted((name for name in self.pooled if gain(name) > 0), key=gain, reverse=True)
+
+
+def compare_reconstructions(
+    target: np.ndarray, predictions: Mapping[str, np.ndarray], mask: np.ndarray, groups: Iterable[object] | None = None
+) -> ReconstructionReport:
+    """Score every method on the same hidden entries, pooled and for each group of samples.
+
+    Args:
+        target, mask: `(batch, n_rois, n_timepoints)`.
+        predictions: method -> array of that shape.
+        groups: one entry a sample, such as its subject.
+    """
+    target, mask = _check(target, mask)
+    pooled = {name: reconstruction_scores(target, guess, mask) for name, guess in predictions.items()}
+    by_group: dict[str, dict[str, dict[str, float]]] = {}
+    if groups is not None:
+        labels = np.array([str(group) for group in groups])
+        for name, guess in predictions.items():
+            by_group[name] = {
+                str(label): reconstruction_scores(
+                    target[labels == label], np.asarray(guess)[labels == label], mask[labels == label]
+                )
+                for label in dict.fromkeys(labels.tolist())
+            }
+    return ReconstructionReport(pooled=pooled, by_group=by_group)
