@@ -33,6 +33,7 @@ _ENTITIES = {
     "session": r"(?:^|[/_])ses-([A-Za-z0-9]+)",
     "run": r"_run-([A-Za-z0-9]+)",
 }
+_NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 _MAX_LISTED = 20
 
 
@@ -103,17 +104,11 @@ def _read_participants(path: Path | None) -> _Participants:
 def _typed(cells: list[str], gaps: list[bool]) -> tuple[str, list[Any]]:
     """Integers where all are whole and none is missing, floats with NaN for gaps, else text with None for gaps."""
     given = [cell for cell, gap in zip(cells, gaps) if not gap]
-    try:
-        # "007" is a name, not a number.
-        if given and all(str(int(cell)) == cell for cell in given) and not any(gaps):
-            return "int64", [int(cell) for cell in cells]
-    except ValueError:
-        pass  # not whole numbers; floats are tried next
-    try:
-        if given and not any(re.fullmatch(r"0\d+", cell) for cell in given):
-            return "float64", [float("nan") if gap else float(cell) for cell, gap in zip(cells, gaps)]
-    except ValueError:
-        pass  # not numbers at all; kept as text
+    if given and not any(gaps) and all(re.fullmatch(r"-?(0|[1-9]\d*)", cell) for cell in given):
+        return "int64", [int(cell) for cell in cells]
+    # "007" is a name, not a number.
+    if given and all(re.fullmatch(_NUMBER, cell) and not re.fullmatch(r"0\d+", cell) for cell in given):
+        return "float64", [float("nan") if gap else float(cell) for cell, gap in zip(cells, gaps)]
     return "string", [None if gap else cell for cell, gap in zip(cells, gaps)]
 
 
