@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 from ..version import __version__
 from .registry import ModelEntry
 
@@ -25,7 +26,12 @@ class Provenance:
 
 
 def build_model_card(
-    title: str, entry: ModelEntry, config: Any, provenance: Provenance | None = None, parameters: int | None = None
+    title: str,
+    entry: ModelEntry,
+    config: Any,
+    provenance: Provenance | None = None,
+    parameters: int | None = None,
+    obtain: str | None = None,
 ) -> str:
     """Text of a model card with its metadata block.
 
@@ -35,7 +41,15 @@ def build_model_card(
         config: configuration of the model.
         provenance: file and hash, for converted weights.
         parameters: number of trainable parameters.
+        obtain: how to get the model, as Markdown, for a card that does not lie beside the weights.
     """
+    extractor = ROISeriesFeatureExtractor.from_model_config(config)
+    if config.roi_order is None:
+        order_argument = ""
+    elif isinstance(config.roi_order, str):
+        order_argument = f', roi_order="{config.roi_order.removesuffix("@y")}"'
+    else:
+        order_argument = ", roi_order=model.config.roi_order"
     order = (
         config.roi_order if not isinstance(config.roi_order, list) else f"{len(config.roi_order)} labels, see config"
     )
@@ -53,8 +67,7 @@ def build_model_card(
         "",
         f"# {title}",
         "",
-        f"A `{config.model_type}` model for "
-        "[brain-transformers](https://github.com/brain-transformers/brain-transformers).",
+        f"A `{config.model_type}` model for the Python package `brain-transformers`.",
         "",
         "| | |",
         "| --- | --- |",
@@ -68,12 +81,22 @@ def build_model_card(
     lines += [
         f"| source of the weights | {entry.source or 'trained with brain-transformers'} |",
         f"| licence of the weights | {entry.license or 'set by whoever publishes them'} |",
-        f"| converted with | brain-transformers {__version__} |",
     ]
     if provenance is not None:
         lines += [
+            f"| converted with | brain-transformers {__version__} |",
             f"| converted file | `{provenance.file}`, SHA-256 `{provenance.sha256}` |",
         ]
+    if obtain is not None:
+        lines += ["", "## Get it", "", obtain]
+    fit = (
+        []
+        if extractor.is_fitted
+        else [
+            "# Scale: fitted once on a set of your scans, each (n_rois, n_timepoints), and saved with the extractor.",
+            f"extractor.fit(scans{order_argument})",
+        ]
+    )
     lines += [
         "",
         "## Use",
@@ -84,7 +107,8 @@ def build_model_card(
         "",
         'extractor = AutoFeatureExtractor.from_pretrained("path/or/org/name")',
         'model = AutoModel.from_pretrained("path/or/org/name").eval()',
-        'inputs = extractor(bold, t_r=0.72, roi_order="a424", return_tensors="pt")  # bold: (n_rois, n_timepoints)',
+        *fit,
+        f'inputs = extractor(bold, t_r={config.t_r or "t_r"}{order_argument}, return_tensors="pt")',
         "features = model(**inputs).pooler_output  # (batch, hidden_size)",
         "```",
         "",

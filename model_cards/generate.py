@@ -1,0 +1,62 @@
+"""Write one model card for each published checkpoint, from the registry of the package.
+
+    python model_cards/generate.py
+
+Cards of converted folders are written by the conversion scripts, with the hash of the file that was converted. These
+here describe the published checkpoints before anybody has converted them.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import brain_transformers as bt
+from brain_transformers.hub.model_card import build_model_card
+from brain_transformers.hub.registry import MODELS
+
+FOLDER = Path(__file__).resolve().parent
+
+_OBTAIN = """\
+From the authors' repository ({source}), and converted on your machine. `A424_Coordinates.dat` is theirs as well.
+
+```bash
+python conversion/convert_brainlm.py --checkpoint {folder}/ --coordinates A424_Coordinates.dat --output {name}/
+```"""
+
+
+def cards() -> dict[str, str]:
+    """File name -> text of the card, for every published checkpoint."""
+    texts = {}
+    for name in bt.list_models(published=True):
+        entry = MODELS[name]
+        source = entry.source or ""
+        obtain = _OBTAIN.format(source=source, folder=source.rpartition(" ")[2], name=name)
+        texts[f"{name}.md"] = build_model_card(
+            name, entry, bt.load_config(name), parameters=entry.parameters, obtain=obtain
+        )
+    return texts
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a card is not current")
+    options = parser.parse_args(arguments)
+    wanted = cards()
+    present = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
+    if options.check:
+        stale = sorted(name for name in wanted | present if wanted.get(name) != present.get(name))
+        print(f"not current: {', '.join(stale)}; run `make cards`" if stale else f"{len(wanted)} cards are current")
+        return int(bool(stale))
+    for name in present.keys() - wanted.keys():
+        (FOLDER / name).unlink()
+    for name, text in wanted.items():
+        temporary = FOLDER / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, FOLDER / name)
+    print(f"{len(wanted)} cards written to {FOLDER}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
