@@ -3,9 +3,7 @@
 Importing this package registers its models with the Auto classes. Everything else is loaded when it is first used.
 """
 
-import importlib
-from typing import Any
-
+from .lazy import lazy_attributes
 from .registration import register_auto_classes
 from .version import __version__
 
@@ -19,19 +17,24 @@ _EXPORTS = {
     "BrainLMViTForMaskedModeling": "models.brainlm_vit.modeling_brainlm_vit",
     "BrainLMViTForSequenceClassification": "models.brainlm_vit.modeling_brainlm_vit",
     "ROISeriesFeatureExtractor": "processing.feature_extraction_roi_series",
+    "ROISeriesCollator": "data.collators",
+    "dataset_from_arrays": "data.builders",
+    "load_coordinates": "data.builders",
+    "load_dataset": "data.builders",
+    "read_coordinates": "data.readers",
+    "read_roi_series": "data.readers",
+    "MAETrainer": "training.mae_trainer",
+    "MAETrainingArguments": "training.arguments",
+    "embed_dataset": "evaluation.embedding",
+    "push_folder": "hub.sharing",
+    "save_model_folder": "hub.sharing",
     "list_models": "hub.registry",
     "load_config": "hub.registry",
 }
 
 __all__ = ["__version__", "register_auto_classes", *_EXPORTS]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_attributes(__name__, _EXPORTS)
 
 
 def __dir__() -> list[str]:

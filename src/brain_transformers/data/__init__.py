@@ -1,1 +1,24 @@
+"""From files to Arrow to batches: readers, parcellation, dataset builders, collators.
 
+Everything is loaded when it is first used, since `datasets` and nilearn are optional and slow to import.
+"""
+
+from ..lazy import lazy_attributes
+
+_EXPORTS = {
+    "CoordinatesBuilder": "builders",
+    "ROISeries": "readers",
+    "ROISeriesCollator": "collators",
+    "ROISeriesFolderBuilder": "builders",
+    "dataset_from_arrays": "builders",
+    "load_atlas": "parcellation",
+    "load_coordinates": "builders",
+    "load_dataset": "builders",
+    "parcellate": "parcellation",
+    "read_coordinates": "readers",
+    "read_roi_series": "readers",
+}
+
+__all__ = list(_EXPORTS)
+
+__getattr__ = lazy_attributes(__name__, _EXPORTS)

@@ -3,8 +3,7 @@
 Everything is loaded when it is first used, since the Trainer of transformers takes seconds to import.
 """
 
-import importlib
-from typing import Any
+from ..lazy import lazy_attributes
 
 _EXPORTS = {
     "EpochSampler": "seeded_rows",
@@ -30,10 +29,4 @@ _EXPORTS = {
 
 __all__ = list(_EXPORTS)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_attributes(__name__, _EXPORTS)
