@@ -244,7 +244,7 @@ def bfloat16_111m() -> Result:
 
 
 def dataset_item() -> Result:
-    """One training item, 490 timepoints cut to 200, with its coordinates: lists from Arrow against our rows and collator."""
+    """One training item, 490 timepoints cut to 200, with its coordinates: lists against our rows and collator."""
     import datasets
     import numpy as np
 
