@@ -104,11 +104,9 @@ def test_a_run_is_never_overwritten_and_goes_on_when_asked(prepared, tmp_path, c
 
 
 def test_missing_centres_and_labels_are_named(prepared, tmp_path):
-    with pytest.raises(ValueError, match="--coordinates"):
-        _run(
-            pretrain,
-            *("--model", "brainlm-tiny", "--dataset", prepared / "dataset", "--output", tmp_path, *QUIET),
-        )
+    for model in ("brainlm-tiny", "brainlm-vit-tiny"):
+        with pytest.raises(ValueError, match="--coordinates"):
+            _run(pretrain, "--model", model, "--dataset", prepared / "dataset", "--output", tmp_path, *QUIET)
     shared = ["--model", "brainlm-tiny", "--dataset", prepared / "dataset", "--output", tmp_path]
     with pytest.raises(ValueError, match=r"no column 'sex'.*age.*group"):
         _run(finetune, *shared, "--label", "sex", *QUIET)

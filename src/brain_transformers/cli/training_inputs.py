@@ -153,16 +153,35 @@ def make_config(name: str, pairs: list[str], rows: Any) -> Any:
 
 
 def make_extractor(config: Any, rows: Any, coordinates: Path | None) -> Any:
-    """Feature extractor for a new model, with its scale fitted on the training rows where it needs that."""
+    """Feature extractor for a new model, with its scale fitted on the training rows where it needs that.
+
+    Raises:
+        ValueError: if rows have to be sorted by centres that nobody knows.
+    """
     from ..data.readers import read_coordinates
     from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 
     table = None if coordinates is None else read_coordinates(coordinates, n_rois=config.n_rois)
     extractor = ROISeriesFeatureExtractor.from_model_config(config, coordinates=table)
+    sorted_already = str(rows[0]["roi_order"]).endswith("@y")
+    if extractor.sort_rows == "y" and not sorted_already and known_coordinates(extractor) is None:
+        raise ValueError(
+            f"{config.model_type} takes parcels sorted from back to front, and no centres are known for this order. "
+            "Pass --coordinates TABLE with columns index, X, Y, Z in mm MNI."
+        )
     if not extractor.is_fitted:
         extractor.fit(rows)
         print(f"scale fitted on the {len(rows)} scans of the training set")
     return extractor
+
+
+def known_coordinates(extractor: Any) -> Any:
+    """Parcel centres `(n_rois, 3)` in mm that the extractor holds or that belong to its order, or `None`."""
+    from ..processing.roi_orders import roi_coordinates
+
+    if extractor.coordinates is not None or extractor.roi_order is None:
+        return extractor.coordinates
+    return roi_coordinates(extractor.roi_order)
 
 
 def store_coordinates(model: Any, extractor: Any, coordinates: Path | None) -> None:
@@ -174,22 +193,17 @@ def store_coordinates(model: Any, extractor: Any, coordinates: Path | None) -> N
     body = model.base_model
     if not hasattr(body, "set_coordinates") or model.config.coordinates_source is not None:
         return
-    import numpy as np
-
-    from ..processing.roi_orders import roi_coordinates
-
-    table = extractor.coordinates
-    source = "" if coordinates is None else coordinates.name
-    if table is None and extractor.roi_order is not None:
-        table, source = roi_coordinates(extractor.roi_order), "centres of mass of the atlas, by brain-transformers"
+    table = known_coordinates(extractor)
     if table is None:
         raise ValueError(
             f"{type(model).__name__} needs the centre of every parcel, and none are known for this order. Pass "
             "--coordinates TABLE with columns index, X, Y, Z in mm MNI."
         )
+    import numpy as np
     import torch
 
-    body.set_coordinates(torch.from_numpy(np.asarray(table, dtype=np.float32)), source=source or "feature extractor")
+    source = "centres of the feature extractor" if coordinates is None else coordinates.name
+    body.set_coordinates(torch.from_numpy(np.asarray(table, dtype=np.float32)), source=source)
 
 
 def resume_point(output: Path, resume: bool, world_size: int) -> str | None:
