@@ -61,6 +61,13 @@ def attend(
     return context, weights
 
 
+def pick_tokens(tokens: torch.Tensor, ids: torch.Tensor | slice) -> torch.Tensor:
+    """Rows of `tokens` `(batch, n_tokens, width)`: a slice, or int64 ids `(batch, n)`."""
+    if isinstance(ids, slice):
+        return tokens[:, ids]
+    return tokens.gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
 class SelfAttention(nn.Module):
     """Full self-attention with one fused projection for query, key and value.
 
@@ -98,11 +105,40 @@ class SelfAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
 
+    def project_queries_of(
+        self, hidden_states: torch.Tensor, query_ids: torch.Tensor | slice
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As [`project`], with queries only for some of the tokens."""
+        if type(self.qkv) is not nn.Linear:  # an adapter took its place: what it adds is not in `weight`
+            query, key, value = self.project(hidden_states)
+            flat = pick_tokens(query.transpose(1, 2).flatten(2), query_ids)
+            return flat.unflatten(2, (self.num_attention_heads, self.head_dim)).transpose(1, 2), key, value
+        width = self.qkv.in_features
+        bias_q = bias_kv = None
+        if self.qkv.bias is not None:
+            bias_q, bias_kv = self.qkv.bias[:width], self.qkv.bias[width:]
+        query = nn.functional.linear(pick_tokens(hidden_states, query_ids), self.qkv.weight[:width], bias_q)
+        pair = nn.functional.linear(hidden_states, self.qkv.weight[width:], bias_kv)
+        query = query.unflatten(2, (self.num_attention_heads, self.head_dim)).transpose(1, 2)
+        key, value = pair.unflatten(2, (2, self.num_attention_heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        query_ids: torch.Tensor | slice | None = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(batch, n_tokens, hidden_size)` in and out; the second value holds the weights of the eager path."""
-        query, key, value = self.project(hidden_states)
+        """`(batch, n_tokens, hidden_size)` in and out; the second value holds the weights of the eager path.
+
+        With `query_ids` (see [`pick_tokens`]) only those tokens attend and come out, to all tokens. That cannot go
+        with an `attention_mask`, whose form for a part of the queries differs between implementations.
+        """
+        if query_ids is None:
+            query, key, value = self.project(hidden_states)
+        else:
+            query, key, value = self.project_queries_of(hidden_states, query_ids)
         dropout = self.attention_dropout if self.training else 0.0
         context, weights = attend(
             self, self.config, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs

@@ -116,6 +116,31 @@ def sequence_masks(
     return mask, keep
 
 
+def padding_mask(
+    config: PreTrainedConfig, hidden_states: torch.Tensor, keep_mask: torch.Tensor | None
+) -> torch.Tensor | None:
+    """Mask for attention over a sequence without CLS, in the form that the implementation wants.
+
+    Args:
+        config: names the attention implementation.
+        hidden_states: `(batch, n_tokens, width)`.
+        keep_mask: bool `(batch, n_tokens)`, false at padding, or `None` when there is none: then no mask is built.
+    """
+    if keep_mask is None:
+        return None
+    return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=keep_mask)
+
+
+def check_attention_mask(attention_mask: torch.Tensor | None, batch: int, n_tokens: int) -> torch.Tensor | None:
+    """Return `attention_mask` unchanged, or raise ValueError if it is not `(batch, n_tokens)`."""
+    if attention_mask is not None and tuple(attention_mask.shape) != (batch, n_tokens):
+        raise ValueError(
+            f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest; this model has "
+            f"no CLS token), got {tuple(attention_mask.shape)}."
+        )
+    return attention_mask
+
+
 def drop_cls_entry(attention_mask: torch.Tensor | None, batch: int, n_tokens: int) -> torch.Tensor | None:
     """Check the shape of an attention mask and drop its leading entry for CLS, if it has one.
 

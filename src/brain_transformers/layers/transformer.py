@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import SelfAttention
+from .attention import SelfAttention, pick_tokens
 
 
 class FeedForward(nn.Module):
@@ -57,8 +57,22 @@ class PreNormLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(hidden_dropout)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        query_ids: torch.Tensor | slice | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
-        attention_output, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        """`(batch, n_tokens, hidden_size)` in and out.
+
+        With `query_ids` only those tokens are computed, from all tokens: what a last layer needs when the rest of its
+        output is not used. See [`SelfAttention.forward`].
+        """
+        normed = self.layernorm_before(hidden_states)
+        if query_ids is None:
+            attention_output, _ = self.attention(normed, attention_mask, **kwargs)
+        else:
+            attention_output, _ = self.attention(normed, attention_mask, query_ids, **kwargs)
+            hidden_states = pick_tokens(hidden_states, query_ids)
         hidden_states = hidden_states + self.dropout(attention_output)
         return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
