@@ -135,3 +135,14 @@ def test_masked_pass_cannot_be_read_as_a_grid() -> None:
         output = model(signals, coordinates, mask_ratio=0.3)
     with pytest.raises(ValueError, match="masked pass"):
         model.roi_tokens(output.last_hidden_state)
+
+
+def test_coordinate_init_scale_shrinks_both_projections() -> None:
+    spread = {}
+    for scale in (1.0, 0.02):
+        torch.manual_seed(0)
+        model = bt.BrainLMForMaskedModeling(bt.load_config("brainlm-tiny", coordinate_init_scale=scale))
+        parts = (model.brainlm.embeddings, model.decoder)
+        spread[scale] = [float(part.coordinate_projection.weight.std()) for part in parts]
+    for published, small in zip(spread[1.0], spread[0.02], strict=True):
+        assert 0.015 < small / published < 0.025

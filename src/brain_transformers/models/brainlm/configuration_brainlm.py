@@ -32,6 +32,9 @@ class BrainLMConfig(BrainConfig):
         num_positions: rows of the time position table.
         use_tanh_decoder: tanh on the prediction.
         layer_norm_eps, initializer_range: as usual.
+        coordinate_init_scale: factor on the initial weights of both coordinate projections. 1 as published.
+            Millimetres are about fifty times larger than a robust-scaled signal and drown it at first; 0.02 puts them
+            on par, which a new model trained on little data needs.
         mask_ratio: share of tokens hidden by the pretraining head.
         reconstruction_loss: `"mse"` or `"mae"`, over masked entries. The authors' name `loss_fn` is accepted.
         pooling: how `pooler_output` is made: `"cls"`, `"mean"`, `"mean_with_cls"` or `"max"`.
@@ -79,6 +82,7 @@ class BrainLMConfig(BrainConfig):
     use_tanh_decoder: bool = False
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
+    coordinate_init_scale: float | int = 1.0
     mask_ratio: float | int = 0.2
     reconstruction_loss: str = "mse"
     pooling: str = "cls"

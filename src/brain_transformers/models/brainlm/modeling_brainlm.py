@@ -299,6 +299,8 @@ class BrainLMPreTrainedModel(BrainPreTrainedModel):
                         part.out_features // 3 if part.out_features == 3 * part.in_features else part.out_features
                     )
                     bound = (6.0 / (part.in_features + fan_out)) ** 0.5
+                    if part is module.coordinate_projection:
+                        bound *= self.config.coordinate_init_scale
                     init.uniform_(part.weight, -bound, bound)
 
     def _check_signals(self, signals: torch.Tensor) -> None:
