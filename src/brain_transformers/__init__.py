@@ -25,6 +25,8 @@ _EXPORTS = {
     "read_roi_series": "data.readers",
     "MAETrainer": "training.mae_trainer",
     "MAETrainingArguments": "training.arguments",
+    "MaskedModelingCollator": "training.masked_collator",
+    "masked_reconstruction_metrics": "training.masked_metrics",
     "embed_dataset": "evaluation.embedding",
     "push_folder": "hub.sharing",
     "save_model_folder": "hub.sharing",
