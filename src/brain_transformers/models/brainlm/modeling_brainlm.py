@@ -279,6 +279,7 @@ class BrainLMPreTrainedModel(BrainPreTrainedModel):
             init.normal_(module.weight, std=std)
         elif isinstance(module, BrainLMEmbeddings):
             init.normal_(module.cls_token, std=std)
+            init.normal_(module.coordinate_projection.weight, std=std * self.config.coordinate_init_scale)
             init.copy_(
                 module.time_positions, sincos_1d_table(self.config.num_positions, module.time_positions.shape[1])
             )
