@@ -12,15 +12,23 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
-import pyarrow as pa
-from datasets.builder import Key
 
+from ..optional import require
 from ..processing.roi_orders import ROIOrder, resolve_roi_order, roi_order_text
 from .readers import SERIES_SUFFIXES, ROISeries, ROISeriesReadError, read_coordinates, read_roi_series, series_suffix
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+    from datasets.builder import Key
+else:
+    # Base classes come from here, so whoever imports this module needs them, and learns which extra brings them.
+    datasets = require("datasets", extra="data", purpose="datasets of scans")
+    pa = require("pyarrow", extra="data", purpose="datasets of scans")
+    Key = require("datasets.builder", extra="data", purpose="datasets of scans").Key
 
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _NIFTI = (".nii", ".nii.gz")
