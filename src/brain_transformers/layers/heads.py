@@ -70,5 +70,5 @@ def single_output_loss(
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Sum of `values` where `mask` is 1 over the number of such entries, pooled over the batch; 0 if there are none."""
+    """Sum of `values` where `mask` is 1 over the number of such entries, pooled over the batch (0 if none)."""
     return (values * mask).sum() / mask.sum().clamp(min=1)

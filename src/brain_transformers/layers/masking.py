@@ -24,12 +24,14 @@ class TokenSelection:
         ids_restore: int64 `(batch, n_tokens)`, place of each natural token in the shuffled sequence.
         token_mask: float32 `(batch, n_tokens)`, 1 for tokens that are observed and hidden from the encoder.
         keep_mask: bool `(batch, n_kept)`, false where a row of `ids_keep` is filled up; `None` if none is.
+        natural: whether the kept tokens are all observed ones in natural order, so that nothing was masked.
     """
 
     ids_keep: torch.Tensor
     ids_restore: torch.Tensor
     token_mask: torch.Tensor
     keep_mask: torch.Tensor | None = None
+    natural: bool = False
 
 
 def invert_permutation(ids: torch.Tensor) -> torch.Tensor:
@@ -78,8 +80,37 @@ def select_tokens(
 
 def pack_observed_tokens(attention_mask: torch.Tensor) -> TokenSelection:
     """Select the observed tokens of each sample in natural order, so that padding costs and changes nothing."""
-    natural = torch.arange(attention_mask.shape[1], device=attention_mask.device, dtype=torch.float32)
-    return select_tokens(natural.expand(attention_mask.shape[0], -1), 0.0, attention_mask)
+    order = torch.arange(attention_mask.shape[1], device=attention_mask.device, dtype=torch.float32)
+    selection = select_tokens(order.expand(attention_mask.shape[0], -1), 0.0, attention_mask)
+    selection.natural = True
+    return selection
+
+
+def choose_tokens(
+    signals: torch.Tensor,
+    n_tokens: int,
+    noise: torch.Tensor | None,
+    mask_ratio: float | None,
+    attention_mask: torch.Tensor | None,
+    n_hidden: int | None = None,
+) -> TokenSelection | None:
+    """What an encoder is to see: `None` for everything in natural order, else a selection.
+
+    Args:
+        signals: `(batch, ...)`, read for batch size and device.
+        n_tokens: tokens of a sample.
+        noise: `(batch, n_tokens)`; drawn at random if something is to be hidden and it is not given.
+        mask_ratio: share to hide; without noise, 0 or `None` keeps the natural order.
+        attention_mask: `(batch, n_tokens)`, 1 = observed.
+        n_hidden: exact number to hide in place of `mask_ratio`.
+    """
+    mask_ratio = mask_ratio or 0.0
+    if noise is None and mask_ratio == 0:
+        return None if attention_mask is None else pack_observed_tokens(attention_mask)
+    if noise is None:
+        noise = torch.rand(signals.shape[0], n_tokens, device=signals.device)
+    check_noise(noise, signals.shape[0], n_tokens)
+    return select_tokens(noise, mask_ratio, attention_mask, n_hidden)
 
 
 def gather_tokens(tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -135,8 +166,8 @@ def check_attention_mask(attention_mask: torch.Tensor | None, batch: int, n_toke
     """Return `attention_mask` unchanged, or raise ValueError if it is not `(batch, n_tokens)`."""
     if attention_mask is not None and tuple(attention_mask.shape) != (batch, n_tokens):
         raise ValueError(
-            f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest; this model has "
-            f"no CLS token), got {tuple(attention_mask.shape)}."
+            f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest; this model "
+            f"has no CLS token), got {tuple(attention_mask.shape)}."
         )
     return attention_mask
 
@@ -159,8 +190,7 @@ def drop_cls_entry(attention_mask: torch.Tensor | None, batch: int, n_tokens: in
     return attention_mask
 
 
-def check_noise(noise: torch.Tensor, batch: int, n_tokens: int) -> torch.Tensor:
-    """Return `noise` unchanged, or raise ValueError if it is not `(batch, n_tokens)`."""
+def check_noise(noise: torch.Tensor, batch: int, n_tokens: int) -> None:
+    """Raise ValueError unless `noise` is `(batch, n_tokens)`."""
     if tuple(noise.shape) != (batch, n_tokens):
         raise ValueError(f"noise must be ({batch}, {n_tokens}), one number a token, got {tuple(noise.shape)}.")
-    return noise

@@ -8,6 +8,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..layers.masking import TokenSelection, unpack_tokens
+from ..layers.pooling import pool_tokens
 from .configuration_base import BrainConfig
 
 
@@ -35,6 +37,35 @@ class BrainModelOutput(ModelOutput):
     keep_mask: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def encoder_output(
+    hidden_states: torch.Tensor, selection: TokenSelection | None, pooling: str, n_tokens: int
+) -> BrainModelOutput:
+    """Pool an encoder's normed sequence (CLS first) and put packed tokens back in their places.
+
+    Args:
+        hidden_states: `(batch, 1 + n_kept, hidden_size)`.
+        selection: the tokens that were encoded; `None` for all in natural order.
+        pooling: see [`pool_tokens`].
+        n_tokens: tokens of a sample, padding included.
+    """
+    if selection is None:
+        pooled = pool_tokens(hidden_states, pooling)
+        return BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
+    pooled = pool_tokens(hidden_states, pooling, selection.keep_mask)
+    if selection.natural:
+        tokens = unpack_tokens(hidden_states[:, 1:], selection, n_tokens)
+        hidden_states = torch.cat([hidden_states[:, :1], tokens], dim=1)
+        return BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
+    return BrainModelOutput(
+        last_hidden_state=hidden_states,
+        pooler_output=pooled,
+        token_mask=selection.token_mask,
+        ids_keep=selection.ids_keep,
+        ids_restore=selection.ids_restore,
+        keep_mask=selection.keep_mask,
+    )
 
 
 @dataclass

@@ -17,19 +17,23 @@ from transformers.utils.output_capturing import capture_outputs
 from ...layers.attention import SelfAttention, attend
 from ...layers.heads import build_classifier, masked_mean
 from ...layers.masking import (
-    check_noise,
+    choose_tokens,
     drop_cls_entry,
     gather_tokens,
     pack_observed_tokens,
-    select_tokens,
     sequence_masks,
     unpack_tokens,
 )
-from ...layers.pooling import pool_tokens
 from ...layers.positions import sincos_1d_table
 from ...layers.token_convolution import TokenConvolution
 from ...layers.transformer import FeedForward
-from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel, MaskedModelingOutput
+from ..modeling_base import (
+    BrainClassifierOutput,
+    BrainModelOutput,
+    BrainPreTrainedModel,
+    MaskedModelingOutput,
+    encoder_output,
+)
 from .configuration_brainlm import BrainLMConfig
 
 
@@ -460,30 +464,12 @@ class BrainLMModel(BrainLMPreTrainedModel):
         batch, n_rois, n_timepoints = signals.shape
         n_tokens = n_rois * (n_timepoints // self.config.patch_size)
         attention_mask = drop_cls_entry(attention_mask, batch, n_tokens)
-        mask_ratio = mask_ratio or 0.0
-        selection, natural = None, noise is None and mask_ratio == 0
-        if not natural:
-            noise = torch.rand(batch, n_tokens, device=signals.device) if noise is None else noise
-            selection = select_tokens(check_noise(noise, batch, n_tokens), mask_ratio, attention_mask)
-        elif attention_mask is not None:
-            selection = pack_observed_tokens(attention_mask)
-
+        selection = choose_tokens(signals, n_tokens, noise, mask_ratio, attention_mask)
         hidden_states = self.embeddings(signals, coordinates, selection.ids_keep if selection else None)
         mask, keep = sequence_masks(self.config, hidden_states, selection.keep_mask if selection else None)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, keep, **kwargs)
-        hidden_states = self.layernorm(hidden_states)
-        keep_mask = selection.keep_mask if selection else None
-        pooled = pool_tokens(hidden_states, self.config.pooling, keep_mask)
-        if natural and selection is not None:
-            tokens = unpack_tokens(hidden_states[:, 1:], selection, n_tokens)
-            hidden_states = torch.cat([hidden_states[:, :1], tokens], dim=1)
-        output = BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
-        if not natural and selection is not None:
-            output.token_mask, output.ids_keep = selection.token_mask, selection.ids_keep
-            output.ids_restore = selection.ids_restore
-            output.keep_mask = selection.keep_mask
-        return output
+        return encoder_output(self.layernorm(hidden_states), selection, self.config.pooling, n_tokens)
 
     def roi_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
         """Tokens of an unmasked pass as `(batch, n_rois, n_windows, hidden_size)`, without CLS."""

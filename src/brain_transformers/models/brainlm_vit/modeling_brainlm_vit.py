@@ -17,19 +17,20 @@ from transformers.utils.output_capturing import capture_outputs
 from ...layers.attention import SelfAttention
 from ...layers.heads import build_classifier, masked_mean, single_output_loss
 from ...layers.masking import (
-    TokenSelection,
-    check_noise,
+    choose_tokens,
     drop_cls_entry,
     gather_tokens,
-    pack_observed_tokens,
-    select_tokens,
     sequence_masks,
-    unpack_tokens,
 )
-from ...layers.pooling import pool_tokens
 from ...layers.positions import sincos_2d_table
 from ...layers.transformer import PreNormLayer
-from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel, MaskedModelingOutput
+from ..modeling_base import (
+    BrainClassifierOutput,
+    BrainModelOutput,
+    BrainPreTrainedModel,
+    MaskedModelingOutput,
+    encoder_output,
+)
 from .configuration_brainlm_vit import BrainLMViTConfig
 from .masking_brainlm_vit import last_timepoints_mask, last_timepoints_noise
 
@@ -383,31 +384,12 @@ class BrainLMViTModel(BrainLMViTPreTrainedModel):
         image = self._check_image(signals, pixel_values, coordinates)
         batch, n_tokens = image.shape[0], self.config.grid_size**2
         attention_mask = drop_cls_entry(attention_mask, batch, n_tokens)
-        mask_ratio = mask_ratio or 0.0
-        selection: TokenSelection | None = None
-        natural = noise is None and mask_ratio == 0
-        if not natural:
-            noise = torch.rand(batch, n_tokens, device=image.device) if noise is None else noise
-            selection = select_tokens(
-                check_noise(noise, batch, n_tokens), mask_ratio, attention_mask, n_hidden=n_hidden_tokens
-            )
-        elif attention_mask is not None:
-            selection = pack_observed_tokens(attention_mask)
+        selection = choose_tokens(image, n_tokens, noise, mask_ratio, attention_mask, n_hidden_tokens)
         hidden_states = self.embeddings(image, selection.ids_keep if selection else None, zeroed_columns)
-        keep_mask = selection.keep_mask if selection else None
-        mask, _ = sequence_masks(self.config, hidden_states, keep_mask)
+        mask, _ = sequence_masks(self.config, hidden_states, selection.keep_mask if selection else None)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)
-        hidden_states = self.layernorm(hidden_states)
-        pooled = pool_tokens(hidden_states, self.config.pooling, keep_mask)
-        if natural and selection is not None:
-            tokens = unpack_tokens(hidden_states[:, 1:], selection, n_tokens)
-            hidden_states = torch.cat([hidden_states[:, :1], tokens], dim=1)
-        output = BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
-        if not natural and selection is not None:
-            output.token_mask, output.ids_keep = selection.token_mask, selection.ids_keep
-            output.ids_restore, output.keep_mask = selection.ids_restore, selection.keep_mask
-        return output
+        return encoder_output(self.layernorm(hidden_states), selection, self.config.pooling, n_tokens)
 
     def roi_tokens(
         self, last_hidden_state: torch.Tensor, n_rois: int | None = None, n_timepoints: int | None = None
