@@ -36,6 +36,8 @@ class Family:
 FAMILIES = (
     Family("brainlm", "BrainLM", "brainlm_mae"),
     Family("brainlm_vit", "BrainLMViT", "brainlm_vit_mae"),
+    Family("brain_semantoks", "BrainSemantoks", "brain_semantoks"),
+    Family("brain_jepa", "BrainJEPA", "brain_jepa"),
 )
 
 _KIND_OF_AUTO_CLASS = {

@@ -8,6 +8,19 @@ import torch
 
 import brain_transformers as bt
 
+Pooling = Callable[[torch.Tensor], torch.Tensor]
+CLS_POOLINGS: dict[str, Pooling] = {
+    "cls": lambda tokens: tokens[:, 0],
+    "mean": lambda tokens: tokens[:, 1:].mean(1),
+    "mean_with_cls": lambda tokens: tokens.mean(1),
+    "max": lambda tokens: tokens[:, 1:].amax(1),
+}
+TOKEN_POOLINGS: dict[str, Pooling] = {
+    "first": lambda tokens: tokens[:, 0],
+    "mean": lambda tokens: tokens.mean(1),
+    "max": lambda tokens: tokens.amax(1),
+}
+
 
 @dataclass(frozen=True)
 class ModelCase:
@@ -17,7 +30,11 @@ class ModelCase:
         name: named tiny configuration.
         make_inputs: batch size -> keyword arguments of the body.
         attention_mask: batch size -> a mask with padding in some samples, or `None` if the family has none.
-        classes: stems of the classes.
+        reconstructs: whether the pretraining head is a masked autoencoder (with noise, mask ratio and a signal to
+            predict); others predict states and have tests of their own for that.
+        has_cls: whether a CLS token stands in front of the sequence.
+        changed: a field with another value than its default, and `wrong`: one with a value that must be refused.
+        poolings: choices of `config.pooling`, and what each makes of `last_hidden_state`.
     """
 
     name: str
@@ -25,6 +42,11 @@ class ModelCase:
     make_inputs: Callable[[int], dict[str, torch.Tensor]]
     attention_mask: Callable[[int], torch.Tensor] | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    reconstructs: bool = True
+    has_cls: bool = True
+    changed: tuple[str, Any] = ("mask_ratio", 0.4)
+    wrong: tuple[str, Any] = ("mask_ratio", 1.5)
+    poolings: dict[str, Pooling] = field(default_factory=lambda: dict(CLS_POOLINGS))
 
     def config(self, **overrides: Any) -> Any:
         return bt.load_config(self.name, **{**self.overrides, **overrides})
@@ -40,6 +62,10 @@ class ModelCase:
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         return model.eval()
+
+    def tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
+        """The sequence without CLS."""
+        return last_hidden_state[:, 1:] if self.has_cls else last_hidden_state
 
     def __str__(self) -> str:
         return self.name
@@ -73,16 +99,38 @@ def _vit_padding(batch: int) -> torch.Tensor:
     return mask.flatten(1)
 
 
+def _jepa_inputs(batch: int) -> dict[str, torch.Tensor]:
+    return {"signals": torch.randn(batch, 50, 40, generator=torch.Generator().manual_seed(2))}
+
+
+def _jepa_padding(batch: int) -> torch.Tensor:
+    mask = torch.ones(batch, 50, 10)
+    mask[0, :, 6:] = 0
+    mask[1:, :, 8:] = 0
+    return mask.flatten(1)
+
+
 CASES = (
     ModelCase("brainlm-tiny", "BrainLM", _brainlm_inputs, _brainlm_padding),
     ModelCase("brainlm-vit-tiny", "BrainLMViT", _vit_inputs, _vit_padding),
+    ModelCase(
+        "brain-jepa-tiny",
+        "BrainJEPA",
+        _jepa_inputs,
+        _jepa_padding,
+        reconstructs=False,
+        has_cls=False,
+        changed=("mask_rule", "published"),
+        wrong=("mask_observation", [0.9, 0.2]),
+        poolings=dict(TOKEN_POOLINGS),
+    ),
 )
 
 
 def primary_output(output: Any) -> torch.Tensor:
     """The tensor that a user of each kind of model reads first."""
-    for name in ("logits", "last_hidden_state"):
+    for name in ("logits", "predictions", "last_hidden_state"):
         value = getattr(output, name, None)
         if value is not None:
             return value
-    raise AssertionError(f"{type(output).__name__} has neither logits nor last_hidden_state")
+    raise AssertionError(f"{type(output).__name__} has neither logits, predictions nor last_hidden_state")

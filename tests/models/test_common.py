@@ -33,6 +33,7 @@ AUTO = {
 }
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_autoencoder = pytest.mark.parametrize("case", [case for case in CASES if case.reconstructs], ids=str)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -53,7 +54,9 @@ def test_every_registered_family_is_under_test() -> None:
 
 @every_case
 def test_config_survives_json(case: ModelCase, tmp_path: Path) -> None:
-    config = case.config(mask_ratio=0.4)
+    name, value = case.changed
+    config = case.config(**{name: value})
+    assert getattr(case.config(), name) != value
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert type(loaded) is type(config)
@@ -66,7 +69,7 @@ def test_config_refuses_wrong_values(case: ModelCase) -> None:
     for name, value, message in (
         ("hidden_size", "32", "hidden_size"),
         ("num_attention_heads", 5, "multiple"),
-        ("mask_ratio", 1.5, "mask_ratio"),
+        (*case.wrong, case.wrong[0]),
         ("pooling", "attention", "pooling"),
     ):
         with pytest.raises(StrictDataclassError, match=message):
@@ -188,13 +191,23 @@ def test_attention_implementations_agree_with_padding(case: ModelCase) -> None:
 def test_padding_does_not_change_what_was_observed(case: ModelCase) -> None:
     assert case.attention_mask is not None
     mask = case.attention_mask(3)
-    with_cls = torch.cat([torch.ones(3, 1), mask], dim=1)
     body = case.build("Model")
     outputs = run(body, case, 3, attention_mask=mask)
-    torch.testing.assert_close(
-        run(body, case, 3, attention_mask=with_cls).pooler_output, outputs.pooler_output, rtol=0, atol=0
-    )
-    assert bool((outputs.last_hidden_state[:, 1:][mask == 0] == 0).all())
+    if case.has_cls:
+        with_cls = torch.cat([torch.ones(3, 1), mask], dim=1)
+        torch.testing.assert_close(
+            run(body, case, 3, attention_mask=with_cls).pooler_output, outputs.pooler_output, rtol=0, atol=0
+        )
+    assert bool((case.tokens(outputs.last_hidden_state)[mask == 0] == 0).all())
+    # What stands in the padding is of no account.
+    inputs = case.make_inputs(3)
+    n_timepoints = inputs["signals"].shape[2]
+    if mask.shape[1] * getattr(body.config, "patch_size", 0) == inputs["signals"][0].numel():
+        padded = (mask == 0).repeat_interleave(body.config.patch_size, dim=1).view(3, -1, n_timepoints)
+        inputs["signals"] = torch.where(padded, 1e4, inputs["signals"])
+        with torch.no_grad():
+            changed = body(**inputs, attention_mask=mask)
+        torch.testing.assert_close(changed.last_hidden_state, outputs.last_hidden_state, rtol=0, atol=0)
     # A batch of one gives the same as its row of a padded batch.
     inputs = {name: value[:1] for name, value in case.make_inputs(3).items()}
     with torch.no_grad():
@@ -249,8 +262,13 @@ def test_gradients_reach_every_parameter(case: ModelCase, kind: str) -> None:
     labels = {"labels": torch.tensor([0, 2])} if kind == "ForSequenceClassification" else {}
     loss = model(**case.make_inputs(2), **labels).loss
     loss.backward()
-    without = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    without = [name for name, p in trainable.items() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
     assert not without
+    # Frozen is only what a head says is frozen: the released network of a teacher and student.
+    frozen = model.num_parameters() - model.num_parameters(only_trainable=True)
+    target_is_frozen = kind == "ForMaskedModeling" and not case.reconstructs
+    assert frozen == (getattr(model, model.base_model_prefix).num_parameters() if target_is_frozen else 0)
 
 
 @every_case
@@ -262,7 +280,7 @@ def test_activation_checkpointing_changes_nothing(case: ModelCase) -> None:
             model.gradient_checkpointing_enable()
         torch.manual_seed(5)
         model(**case.make_inputs(2)).loss.backward()
-        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad})
     for name in gradients[0]:
         torch.testing.assert_close(gradients[1][name], gradients[0][name], rtol=1e-5, atol=1e-7)
 
@@ -291,7 +309,7 @@ def test_compiles_as_one_graph(case: ModelCase) -> None:
     torch.testing.assert_close(run(compiled, case).last_hidden_state, expected, rtol=1e-5, atol=1e-6)
 
 
-@every_case
+@every_autoencoder
 def test_noise_and_mask_ratio_decide_the_mask(case: ModelCase) -> None:
     model = case.build("ForMaskedModeling")
     inputs = case.make_inputs(2)
@@ -310,7 +328,7 @@ def test_noise_and_mask_ratio_decide_the_mask(case: ModelCase) -> None:
     assert not bool(none.token_mask.any()) if none.token_mask is not None else True
 
 
-@every_case
+@every_autoencoder
 def test_masked_modeling_fields_have_the_shape_of_the_signal(case: ModelCase) -> None:
     output = run(case.build("ForMaskedModeling"), case, mask_ratio=0.5)
     shape = case.make_inputs(2)["signals"].shape
@@ -321,7 +339,7 @@ def test_masked_modeling_fields_have_the_shape_of_the_signal(case: ModelCase) ->
     torch.testing.assert_close(output.loss, expected, rtol=1e-5, atol=1e-6)
 
 
-@every_case
+@every_autoencoder
 def test_hidden_signal_cannot_leak_into_the_prediction(case: ModelCase) -> None:
     model = case.build("ForMaskedModeling")
     inputs = case.make_inputs(1)
@@ -358,19 +376,13 @@ def test_classification_losses(case: ModelCase, problem: str, num_labels: int, l
     torch.testing.assert_close(output.loss, expected)
 
 
-@every_case
-@pytest.mark.parametrize("pooling", ["cls", "mean", "mean_with_cls", "max"])
+@pytest.mark.parametrize(
+    ("case", "pooling"), [(case, name) for case in CASES for name in case.poolings], ids=lambda value: str(value)
+)
 def test_pooling_is_a_config_field(case: ModelCase, pooling: str) -> None:
     body = case.build("Model", pooling=pooling)
     output = run(body, case)
-    tokens = output.last_hidden_state
-    expected = {
-        "cls": lambda: tokens[:, 0],
-        "mean": lambda: tokens[:, 1:].mean(1),
-        "mean_with_cls": lambda: tokens.mean(1),
-        "max": lambda: tokens[:, 1:].amax(1),
-    }[pooling]()
-    torch.testing.assert_close(output.pooler_output, expected)
+    torch.testing.assert_close(output.pooler_output, case.poolings[pooling](output.last_hidden_state))
 
 
 @every_case
@@ -387,8 +399,9 @@ def test_wrong_inputs_are_one_clear_error(case: ModelCase) -> None:
         body(signals=signals[0], **rest)
     with pytest.raises(ValueError, match="n_timepoints"):
         body(signals=signals[:, :, :3], **rest)
-    with pytest.raises(ValueError, match="noise"):
-        body(**inputs, noise=torch.rand(2, 5))
+    if case.reconstructs:
+        with pytest.raises(ValueError, match="noise"):
+            body(**inputs, noise=torch.rand(2, 5))
     with pytest.raises(ValueError, match="attention_mask"):
         body(**inputs, attention_mask=torch.ones(2, 5))
 

@@ -12,10 +12,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import kinds_brain_jepa
 import kinds_brainlm
 from golden_case import GoldenCase, find_cases
 
-KINDS = {"brainlm": kinds_brainlm.KINDS}
+KINDS = {"brainlm": kinds_brainlm.KINDS, "brain_jepa": kinds_brain_jepa.KINDS}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

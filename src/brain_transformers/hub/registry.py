@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..models.brain_jepa.configuration_brain_jepa import BrainJEPAConfig
+from ..models.brain_semantoks.configuration_brain_semantoks import BrainSemantoksConfig
 from ..models.brainlm.configuration_brainlm import BrainLMConfig
 from ..models.brainlm_vit.configuration_brainlm_vit import BrainLMViTConfig
 from ..models.configuration_base import BrainConfig
@@ -18,6 +20,20 @@ _BRAINLM_LIMITS = (
     "No temporal resampling was part of training: scans of another TR are resampled first.",
     "The weights' licence forbids derivatives and commercial use: convert them for yourself, do not host converted or "
     "fine-tuned weights without asking the authors.",
+)
+
+_BRAIN_JEPA_PAPER = (
+    "Dong et al., Brain-JEPA: Brain Dynamics Foundation Model with Gradient Positioning and Spatiotemporal Masking, "
+    "NeurIPS 2024 (arXiv 2409.19407)"
+)
+_BRAIN_JEPA_LIMITS = (
+    "Linear probes at chance level were reported on data from outside UK Biobank. The likely cause is the scale: the "
+    "weights were trained with a robust scaling that keeps each scan's own offset per ROI, and its parameters were "
+    "never published.",
+    "Trained on 160 frames at an effective TR of 2.2 s (every third frame of UK Biobank); other TRs are resampled.",
+    "Right-hemisphere cortical parcels were hardly ever part of the context in training, because masks were cut from "
+    "the end of the parcel order.",
+    "The authors' downstream code scales every scan by one mean and standard deviation, not as in pretraining.",
 )
 
 
@@ -96,6 +112,57 @@ MODELS: dict[str, ModelEntry] = {
             *_BRAINLM_LIMITS,
         ),
     ),
+    "brain-jepa-small": ModelEntry(
+        BrainJEPAConfig,
+        {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "predictor_num_attention_heads": 6},
+        parameters=32_256_384,
+        citation=_BRAIN_JEPA_PAPER,
+        limits=("Described in the paper; its weights were not released.",),
+    ),
+    "brain-jepa-base": ModelEntry(
+        BrainJEPAConfig,
+        parameters=96_325_824,
+        source="github.com/Eric-LRL/Brain-JEPA, jepa-ep300.pth.tar",
+        license="other",
+        citation=_BRAIN_JEPA_PAPER,
+        limits=(
+            "The authors state no licence for code or weights: do not share converted weights without asking them.",
+            *_BRAIN_JEPA_LIMITS,
+        ),
+    ),
+    "brain-jepa-large": ModelEntry(
+        BrainJEPAConfig,
+        {
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "intermediate_size": 4096,
+            "predictor_num_attention_heads": 16,
+        },
+        parameters=313_786_432,
+        citation=_BRAIN_JEPA_PAPER,
+        limits=("Described in the paper; its weights were not released.",),
+    ),
+    "brain-semantoks-base": ModelEntry(
+        BrainSemantoksConfig,
+        # Student and teacher: two encoders of 58,720,931 and two projection heads.
+        parameters=2 * (58_720_931 + 918_656),
+        source="SamGijsen/Brain-Semantoks, file brainsemantoks_ckpt_epoch_100.pth",
+        license="unknown",
+        citation=(
+            "Gijsen, Schulz, Ritter, Brain-Semantoks: Learning Semantic Tokens of Brain Dynamics with a Self-Distilled "
+            "Foundation Model, ICLR 2026 (arXiv 2512.11582)"
+        ),
+        limits=(
+            "The licence of the weights is not stated: ask the authors before you share converted or fine-tuned "
+            "weights.",
+            "Trained on resting scans of UK Biobank at TR 2.0 s, z-scored per parcel; other repetition times are "
+            "resampled first.",
+            "Parcels are Schaefer-400 in the 7-network order, then Tian S3, then Buckner-7. Without subcortex or "
+            "cerebellum their tokens are masked, which was part of training but costs accuracy.",
+            "Windows shorter than 100 timepoints are masked at the end.",
+        ),
+    ),
     # Tiny ones, with real geometry and random weights, for tests and tutorials.
     "brainlm-tiny": ModelEntry(
         BrainLMConfig,
@@ -110,6 +177,45 @@ MODELS: dict[str, ModelEntry] = {
         },
     ),
     "brainlm-vit-tiny": ModelEntry(BrainLMViTConfig, {**_TINY, "n_rois": 24, "n_timepoints": 40, "roi_order": None}),
+    "brain-semantoks-tiny": ModelEntry(
+        BrainSemantoksConfig,
+        {
+            "n_rois": 20,
+            "n_timepoints": 40,
+            "patch_size": 10,
+            "networks": [0, 0, 1, 1, 2, 2, 2, 0, 0, 0, 1, 0, 2, 2, 3, 3, 3, 3, 4, 4],
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "tokenizer_branches": [
+                {"type": "convolution", "out_channels": 16},
+                {"type": "long_convolution", "out_channels": 16, "num_scales": 2},
+            ],
+            "projection_hidden_size": 24,
+            "projection_size": 12,
+            "roi_order": None,
+        },
+    ),
+    "brain-jepa-tiny": ModelEntry(
+        BrainJEPAConfig,
+        {
+            "n_rois": 50,
+            "n_timepoints": 40,
+            "patch_size": 4,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "predictor_hidden_size": 16,
+            "predictor_num_hidden_layers": 2,
+            "predictor_num_attention_heads": 4,
+            "predictor_intermediate_size": 32,
+            "gradient_size": 6,
+            "roi_order": "tian-s3",
+            "t_r": 2.2143,
+        },
+    ),
 }
 
 

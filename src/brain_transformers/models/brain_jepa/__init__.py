@@ -1,0 +1,1 @@
+"""Brain-JEPA (`brain_jepa`): latent prediction on parcel x time tokens."""

@@ -1,0 +1,623 @@
+"""Brain-JEPA: a ViT over (ROI, window) tokens that learns to predict the representation of what it does not see.
+
+Source: Dong et al., "Brain-JEPA: Brain Dynamics Foundation Model with Gradient Positioning and Spatiotemporal
+    Masking",
+NeurIPS 2024 (arXiv 2409.19407), and the released code's behaviour: plain index masks, no CLS token, smooth L1 loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ...layers.attention import SelfAttention, pick_tokens
+from ...layers.masking import check_attention_mask, pack_observed_tokens, padding_mask, unpack_tokens
+from ...layers.pooling import pool_all_tokens
+from ...layers.positions import TimeROIPositions
+from ...layers.transformer import PreNormLayer
+from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel
+from ..parcel_tables import parcel_gradients
+from .configuration_brain_jepa import BrainJEPAConfig
+from .masking_brain_jepa import draw_masks
+
+Indices = torch.Tensor | Sequence[torch.Tensor]
+
+
+@dataclass
+class LatentPredictionOutput(ModelOutput):
+    """Output of a latent-prediction head.
+
+    With several masks a sample, the first axis holds all samples for target mask 0 with context mask 0, then with
+    context mask 1, ..., then for target mask 1.
+
+    Args:
+        loss: smooth L1 (beta 1) between predictions and targets, mean over all elements; over the observed target
+            tokens when something is padded.
+        predictions: `(n_target_masks * n_context_masks * batch, n_targets, hidden_size)`, the predictor's output.
+        targets: same shape, output of the target encoder on all tokens, normalised over the channels.
+        target_mask: `(first axis of predictions, n_targets)`, 1 for target tokens that are observed; `None` without
+            padding.
+        context_indices, target_indices: the masks that were used, each a tuple of int64 `(batch, n)`.
+        context_hidden_state: `(n_context_masks * batch, n_context, hidden_size)`, output of the context encoder after
+            its final norm.
+        hidden_states, attentions: of the context encoder, on request.
+        predictor_hidden_states: on request, input of the predictor's first layer and the output of each; of the last
+            layer only the target tokens exist.
+    """
+
+    loss: torch.Tensor | None = None
+    predictions: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
+    target_mask: torch.Tensor | None = None
+    context_indices: tuple[torch.Tensor, ...] | None = None
+    target_indices: tuple[torch.Tensor, ...] | None = None
+    context_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    predictor_hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+def index_masks(indices: Indices, name: str, batch: int, n_tokens: int) -> tuple[torch.Tensor, ...]:
+    """One mask or several as a tuple of int64 `(batch, n)` of one length.
+
+    Raises:
+        ValueError: if shapes or types do not fit. (Values are not looked at: that would wait for the device.)
+    """
+    masks = (indices,) if isinstance(indices, torch.Tensor) else tuple(indices)
+    shapes = [tuple(mask.shape) for mask in masks]
+    if not masks or any(mask.dim() != 2 or mask.shape[0] != batch for mask in masks) or len(set(shapes)) > 1:
+        raise ValueError(
+            f"{name} must be int64 ({batch}, n) token ids below {n_tokens}, or several of one shape, got {shapes}. "
+            "A token id is roi * n_windows + window."
+        )
+    if any(mask.is_floating_point() or mask.dtype == torch.bool for mask in masks):
+        raise ValueError(
+            f"{name} must hold int64 token ids, got {masks[0].dtype}. A bool mask has .nonzero() for that."
+        )
+    return tuple(mask.long() for mask in masks)
+
+
+class BrainJEPAEmbeddings(nn.Module):
+    """Tokens from patches of the signal, with positions of time and ROI."""
+
+    def __init__(self, config: BrainJEPAConfig):
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.patch_projection = nn.Linear(config.patch_size, config.hidden_size)
+        gradient_size = config.gradient_size if config.position_type == "gradient" else None
+        self.positions = TimeROIPositions(config.n_rois, config.n_windows, config.hidden_size, gradient_size)
+
+    def patches(self, signals: torch.Tensor) -> torch.Tensor:
+        """`(batch, n_tokens, patch_size)`, ROI-major, time fastest; frames past the last whole patch are left out."""
+        batch, n_rois, n_timepoints = signals.shape
+        n_windows = n_timepoints // self.patch_size
+        signals = signals[:, :, : n_windows * self.patch_size]
+        return signals.reshape(batch, n_rois * n_windows, self.patch_size)
+
+    def forward(
+        self, signals: torch.Tensor, gradients: torch.Tensor | None, ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Embed all tokens, or only the tokens `ids` `(n_masks * batch, n)`, which are gathered before they are
+        embedded.
+
+        Returns:
+            `(batch, n_tokens, hidden_size)`, or `(n_masks * batch, n, hidden_size)`.
+        """
+        patches = self.patches(signals)
+        if ids is not None:
+            if ids.shape[0] != patches.shape[0]:
+                patches = patches.repeat(ids.shape[0] // patches.shape[0], 1, 1)
+            patches = pick_tokens(patches, ids)
+        tokens = self.patch_projection(patches.to(self.patch_projection.weight.dtype))
+        positions = self.positions(gradients, signals.shape[2] // self.patch_size, ids)
+        return tokens + positions.to(tokens.dtype)
+
+
+def _make_layer(config: BrainJEPAConfig, hidden_size: int, num_heads: int, intermediate_size: int) -> PreNormLayer:
+    return PreNormLayer(
+        config,
+        hidden_size,
+        num_heads,
+        intermediate_size,
+        hidden_act=config.hidden_act,
+        layer_norm_eps=config.layer_norm_eps,
+        hidden_dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
+    )
+
+
+class BrainJEPAPredictor(nn.Module):
+    """Narrow transformer that predicts target tokens from encoded context tokens and the targets' positions."""
+
+    def __init__(self, config: BrainJEPAConfig):
+        super().__init__()
+        self.config = config
+        width = config.predictor_hidden_size
+        gradient_size = config.gradient_size if config.position_type == "gradient" else None
+        self.embed = nn.Linear(config.hidden_size, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = TimeROIPositions(config.n_rois, config.n_windows, width, gradient_size)
+        self.layers = nn.ModuleList(
+            _make_layer(config, width, config.predictor_num_attention_heads, config.predictor_intermediate_size)
+            for _ in range(config.predictor_num_hidden_layers)
+        )
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(width, config.hidden_size)
+
+    def forward(
+        self,
+        context: torch.Tensor,
+        context_indices: tuple[torch.Tensor, ...],
+        target_indices: tuple[torch.Tensor, ...],
+        gradients: torch.Tensor | None,
+        n_windows: int,
+        attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
+        """Predict every target mask from every context mask.
+
+        Args:
+            context: `(n_context_masks * batch, n_context, hidden_size)` from the context encoder.
+            context_indices, target_indices: token ids of the masks.
+            gradients: the gradient table of the encoder.
+            n_windows: windows of the input.
+            attention_mask: `(batch, n_tokens)`, or `None` when nothing is padded.
+
+        Returns:
+            Predictions as in [`LatentPredictionOutput`] and, on request, the hidden states.
+        """
+        n_contexts, n_targets = len(context_indices), len(target_indices)
+        tokens = self.embed(context)
+        tokens = tokens + self.positions(gradients, n_windows, torch.cat(context_indices)).to(tokens.dtype)
+        # Target masks outermost, then context masks, then samples; context tokens before the queries.
+        query_ids = torch.cat([mask for mask in target_indices for _ in range(n_contexts)])
+        queries = self.positions(gradients, n_windows, query_ids).to(tokens.dtype) + self.mask_token.to(tokens.dtype)
+        hidden_states = torch.cat([tokens.repeat(n_targets, 1, 1), queries], dim=1)
+        keep = None
+        if attention_mask is not None:
+            keep = torch.cat(
+                [
+                    torch.cat([attention_mask.gather(1, context), attention_mask.gather(1, target)], dim=1)
+                    for target in target_indices
+                    for context in context_indices
+                ]
+            ).bool()
+        mask = padding_mask(self.config, hidden_states, keep)
+        n_queries = query_ids.shape[1]
+        states = [hidden_states]
+        for number, layer in enumerate(self.layers):
+            last = number == len(self.layers) - 1
+            if last and mask is None:
+                hidden_states = layer(hidden_states, mask, slice(-n_queries, None), **kwargs)
+            else:
+                hidden_states = layer(hidden_states, mask, **kwargs)
+                hidden_states = hidden_states[:, -n_queries:] if last else hidden_states
+            if output_hidden_states:
+                states.append(hidden_states)
+        hidden_states = hidden_states[:, -n_queries:]
+        predictions = self.projection(self.layernorm(hidden_states))
+        return predictions, tuple(states) if output_hidden_states else None
+
+
+class BrainJEPAClassifier(nn.Module):
+    """Head of the downstream model: LayerNorm on the pooled vector, batch norm for linear probing, linear."""
+
+    def __init__(self, config: BrainJEPAConfig, num_labels: int):
+        super().__init__()
+        width = config.hidden_size
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.classifier_norm else None
+        probing = config.classifier_head == "batch_norm_linear"
+        self.batch_norm = nn.BatchNorm1d(width, affine=False, eps=1e-6, momentum=0.1) if probing else None
+        self.linear = nn.Linear(width, num_labels)
+
+    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(batch, hidden_size)` -> logits `(batch, num_labels)`, and the pooled vector after the LayerNorm."""
+        pooled = pooled if self.norm is None else self.norm(pooled)
+        features = pooled if self.batch_norm is None else self.batch_norm(pooled)
+        return self.linear(features), pooled
+
+
+class BrainJEPAPreTrainedModel(BrainPreTrainedModel):
+    """Weights and input checks that the Brain-JEPA classes share."""
+
+    config: BrainJEPAConfig
+    base_model_prefix = "brain_jepa"
+    _no_split_modules = ["PreNormLayer", "BrainJEPAEmbeddings"]
+    _can_record_outputs = {"hidden_states": PreNormLayer, "attentions": SelfAttention}
+    _can_compile_fullgraph = True
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\.", r"^classifier\."]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise as the released training did: normal with std 0.02 everywhere, without a rescaling by depth."""
+        super()._init_weights(module)
+        if isinstance(module, TimeROIPositions):
+            module.reset_tables()
+        elif isinstance(module, BrainJEPAPredictor):
+            init.normal_(module.mask_token, std=self.config.initializer_range)
+        elif isinstance(module, BrainJEPAModel):
+            known = None
+            if self.config.gradient_source is not None:
+                known = parcel_gradients(self.config.roi_order, self.config.gradient_size)
+            if known is None or known.shape != tuple(module.gradients.shape):
+                init.zeros_(module.gradients)
+            else:
+                init.copy_(module.gradients, torch.from_numpy(known))
+        elif isinstance(module, BrainJEPAClassifier):
+            # Released downstream code: 2e-5 for fine-tuning, 0.01 for linear probing.
+            init.normal_(module.linear.weight, std=2e-5 if module.batch_norm is None else 0.01)
+
+    def _check_signals(self, signals: torch.Tensor) -> None:
+        config = self.config
+        if signals.dim() != 3:
+            raise ValueError(
+                f"signals must be (batch, n_rois, n_timepoints), got {tuple(signals.shape)}. "
+                "Add the batch axis, or pass the series through the feature extractor."
+            )
+        _, n_rois, n_timepoints = signals.shape
+        if n_rois != config.n_rois:
+            transposed = " The axes look swapped: transpose the last two." if n_timepoints == config.n_rois else ""
+            order = (
+                f"a list of {len(config.roi_order)} labels"
+                if isinstance(config.roi_order, list)
+                else (repr(config.roi_order))
+            )
+            raise ValueError(
+                f"This model was built for {config.n_rois} ROIs (roi_order {order}), got signals with {n_rois}."
+                f"{transposed} Use the atlas of the model, or a config with n_rois={n_rois}."
+            )
+        if n_timepoints < config.patch_size:
+            raise ValueError(
+                f"n_timepoints must be at least patch_size={config.patch_size}, one token, got {n_timepoints}. "
+                "Leave this scan out, or pad it with the feature extractor."
+            )
+
+
+class BrainJEPAModel(BrainJEPAPreTrainedModel):
+    """Brain-JEPA encoder: every 16 frames of every parcel are a token that attends to all others; no CLS token.
+
+    By default all tokens are encoded, in natural order (ROI-major, time fastest), and their mean is the feature
+    vector. Known limits: trained on UK Biobank at an effective repetition time of 2.2 s, with a robust scaling whose
+    parameters were never published; users report linear probes at chance on data from elsewhere. The gradient table
+    is part of the positions and is saved with the weights: converted weights need the authors' table, other atlases
+    need one of their own and training from scratch.
+    """
+
+    gradients: torch.Tensor
+
+    def __init__(self, config: BrainJEPAConfig):
+        super().__init__(config)
+        self.embeddings = BrainJEPAEmbeddings(config)
+        self.layers = nn.ModuleList(
+            _make_layer(config, config.hidden_size, config.num_attention_heads, config.intermediate_size)
+            for _ in range(config.num_hidden_layers)
+        )
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        n_rows = config.n_rois if config.position_type == "gradient" else 0
+        self.register_buffer("gradients", torch.zeros(n_rows, config.gradient_size))
+        self.post_init()
+
+    def set_gradients(self, gradients: torch.Tensor, source: str) -> None:
+        """Store a gradient table; it is saved with the weights.
+
+        Args:
+            gradients: `(n_rois, gradient_size)`, rows in the order of `config.roi_order`, such as from
+                `brain_transformers.processing.parcel_gradients.compute_gradients`.
+            source: where it comes from, kept in the config.
+
+        Raises:
+            ValueError: if the shape is wrong, values are not finite, or the model has positions by index.
+        """
+        table = torch.as_tensor(gradients, dtype=torch.float32)
+        expected = tuple(self.gradients.shape)
+        if self.config.position_type != "gradient":
+            raise ValueError('This model has position_type="index" and takes no gradients.')
+        if tuple(table.shape) != expected or not bool(torch.isfinite(table).all()):
+            raise ValueError(f"gradients must be a finite {expected} table, got shape {tuple(table.shape)}.")
+        self.gradients.copy_(table)
+        self.config.gradient_source = source
+
+    def known_gradients(self) -> torch.Tensor | None:
+        """The stored gradient table, `None` for positions by index.
+
+        Raises:
+            ValueError: if the model needs a table and none was stored.
+        """
+        if self.config.position_type != "gradient":
+            return None
+        if self.config.gradient_source is None:
+            raise ValueError(
+                f"This model has no gradients for its {self.config.n_rois} ROIs. Call set_gradients(table, source) "
+                "once, for instance with compute_gradients from your own scans, or build it with a roi_order that "
+                'this package knows, or with position_type="index".'
+            )
+        return self.gradients
+
+    def position_table(self, n_windows: int | None = None) -> torch.Tensor:
+        """Positions of all tokens, float32 `(1, n_tokens, hidden_size)`."""
+        return self.embeddings.positions(self.known_gradients(), n_windows)
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        signals: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        context_indices: Indices | None = None,
+        output_indices: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BrainModelOutput:
+        """Encode windows of parcellated BOLD.
+
+        Args:
+            signals: float `(batch, n_rois, n_timepoints)`, scaled as the model was trained.
+            attention_mask: `(batch, n_tokens)`, 1 = observed, 0 = padding. Padded tokens are left out of the
+                computation and come back as zeros.
+            context_indices: int64 `(batch, n)` token ids, or several such: only these tokens are encoded, and the
+                output is `(n_masks * batch, n, hidden_size)`, all samples for mask 0 first.
+            output_indices: int64 `(batch, n)`: all tokens are encoded but only these come out, in this order; the last
+                layer computes nothing else.
+
+        Returns:
+            `last_hidden_state` `(batch, n_tokens, hidden_size)` after the final norm, in natural order, and
+            `pooler_output` `(batch, hidden_size)`, pooled over the tokens that came out.
+
+        Raises:
+            ValueError: for a wrong number of ROIs or timepoints, or wrong masks.
+        """
+        self._check_signals(signals)
+        batch, n_rois, n_timepoints = signals.shape
+        n_tokens = n_rois * (n_timepoints // self.config.patch_size)
+        attention_mask = check_attention_mask(attention_mask, batch, n_tokens)
+        if output_indices is not None:
+            if context_indices is not None:
+                raise ValueError("Pass context_indices or output_indices, not both: the first chooses what goes in.")
+            (output_indices,) = index_masks(output_indices, "output_indices", batch, n_tokens)
+        ids: torch.Tensor | None = None
+        keep: torch.Tensor | None = None
+        packed = None
+        if context_indices is not None:
+            masks = index_masks(context_indices, "context_indices", batch, n_tokens)
+            ids = torch.cat(masks)
+            if attention_mask is not None:
+                keep = torch.cat([attention_mask.gather(1, mask) for mask in masks]).bool()
+        elif attention_mask is not None and output_indices is None:
+            packed = pack_observed_tokens(attention_mask)
+            ids, keep = packed.ids_keep, packed.keep_mask
+        elif attention_mask is not None:
+            keep = attention_mask.bool()
+
+        hidden_states = self.embeddings(signals, self.known_gradients(), ids)
+        mask = padding_mask(self.config, hidden_states, keep)
+        last = len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            # The form of a mask for a part of the queries differs between attention implementations.
+            if output_indices is not None and number == last and mask is None:
+                hidden_states = layer(hidden_states, mask, output_indices, **kwargs)
+            else:
+                hidden_states = layer(hidden_states, mask, **kwargs)
+        if output_indices is not None:
+            if mask is not None or last < 0:
+                hidden_states = pick_tokens(hidden_states, output_indices)
+            keep = None if keep is None else keep.gather(1, output_indices)
+        hidden_states = self.layernorm(hidden_states)
+        pooled = pool_all_tokens(hidden_states, self.config.pooling, keep)
+        if self.config.pooler_norm:
+            pooled = nn.functional.layer_norm(pooled, pooled.shape[-1:], eps=self.config.layer_norm_eps)
+        if packed is not None:
+            hidden_states = unpack_tokens(hidden_states, packed, n_tokens)
+        return BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def roi_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
+        """Tokens of an unmasked pass as `(batch, n_rois, n_windows, hidden_size)`."""
+        batch, length, width = last_hidden_state.shape
+        n_rois = self.config.n_rois
+        if length % n_rois:
+            raise ValueError(
+                f"Expected {n_rois} x n_windows tokens in natural order, got {length}: this looks like the output of "
+                "a masked pass. Call the model without context_indices."
+            )
+        return last_hidden_state.reshape(batch, n_rois, length // n_rois, width)
+
+
+class BrainJEPAForMaskedModeling(BrainJEPAPreTrainedModel):
+    """Brain-JEPA with its three networks: predicts the target encoder's representation of hidden blocks.
+
+    `brain_jepa` is the target encoder, an exponential moving average of `context_encoder` that gets no gradients; it
+    is the network that `AutoModel` loads. `JEPATrainer` updates it after each optimizer step; in another training loop
+    call `brain_transformers.training.update_target` there.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+
+    def __init__(self, config: BrainJEPAConfig):
+        super().__init__(config)
+        self.brain_jepa = BrainJEPAModel(config)
+        self.context_encoder = BrainJEPAModel(config)
+        self.predictor = BrainJEPAPredictor(config)
+        self.post_init()
+        self.copy_context_to_target()
+        self.freeze_target()
+
+    @torch.no_grad()
+    def copy_context_to_target(self) -> None:
+        """Make the target encoder a copy of the context encoder, as at the start of training."""
+        target = self.brain_jepa.state_dict()
+        for name, value in self.context_encoder.state_dict().items():
+            if not value.is_meta:
+                target[name].copy_(value)
+
+    def freeze_target(self) -> None:
+        """Take the target encoder out of training; loading calls it, since `requires_grad` is not saved."""
+        self.brain_jepa.requires_grad_(False)
+
+    def set_gradients(self, gradients: torch.Tensor, source: str) -> None:
+        """Store a gradient table in both encoders; see [`BrainJEPAModel.set_gradients`]."""
+        self.brain_jepa.set_gradients(gradients, source)
+        self.context_encoder.set_gradients(gradients, source)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """See [`BrainPreTrainedModel.from_pretrained`]; the target encoder comes frozen."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze_target()
+        return loaded
+
+    def train(self, mode: bool = True) -> "BrainJEPAForMaskedModeling":
+        """Set training mode; the target encoder stays in evaluation mode."""
+        super().train(mode)
+        self.brain_jepa.eval()
+        return self
+
+    @can_return_tuple
+    def forward(
+        self,
+        signals: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        context_indices: Indices | None = None,
+        target_indices: Indices | None = None,
+        return_loss: bool = True,
+        **kwargs: Any,
+    ) -> LatentPredictionOutput:
+        """Predict the targets from the contexts.
+
+        Args:
+            signals: float `(batch, n_rois, n_timepoints)`.
+            attention_mask: `(batch, n_tokens)`, 1 = observed, 0 = padding; padded tokens are neither seen nor
+                predicted, wherever the masks lie.
+            context_indices, target_indices: int64 `(batch, n)` token ids, or several such of one length. Both or none;
+                if none, they are drawn by `config.mask_rule` from torch's global generator.
+            return_loss: there for the Trainer, which asks for it in evaluation.
+        """
+        self._check_signals(signals)
+        batch, n_rois, n_timepoints = signals.shape
+        n_windows = n_timepoints // self.config.patch_size
+        if (context_indices is None) != (target_indices is None):
+            raise ValueError("Pass context_indices and target_indices together, or none of them to have them drawn.")
+        if context_indices is None or target_indices is None:
+            drawn = draw_masks(self.config, batch, n_windows)
+            context_indices = drawn.context_indices.to(signals.device)
+            target_indices = drawn.target_indices.to(signals.device)
+        n_tokens = n_rois * n_windows
+        contexts = index_masks(context_indices, "context_indices", batch, n_tokens)
+        target_ids = index_masks(target_indices, "target_indices", batch, n_tokens)
+
+        targets = self.compute_targets(signals, target_ids, attention_mask)
+        # Same order as the predictions: target masks outermost, then context masks, then samples.
+        targets = torch.cat([part for part in targets for _ in contexts])
+        encoded = self.context_encoder(signals, attention_mask, contexts, **kwargs)
+        predictions, states = self.predictor(
+            encoded.last_hidden_state,
+            contexts,
+            target_ids,
+            self.context_encoder.known_gradients(),
+            n_windows,
+            attention_mask,
+            **kwargs,
+        )
+        target_mask = None
+        if attention_mask is None:
+            loss = nn.functional.smooth_l1_loss(predictions.float(), targets.float())
+        else:
+            target_mask = torch.cat([attention_mask.gather(1, ids) for ids in target_ids for _ in contexts])
+            weights = target_mask.float()
+            error = nn.functional.smooth_l1_loss(predictions.float(), targets.float(), reduction="none").mean(-1)
+            loss = (error * weights).sum() / weights.sum().clamp(min=1)
+        return LatentPredictionOutput(
+            loss=loss,
+            predictions=predictions,
+            targets=targets,
+            target_mask=target_mask,
+            context_indices=contexts,
+            target_indices=target_ids,
+            context_hidden_state=encoded.last_hidden_state,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            predictor_hidden_states=states,
+        )
+
+    @torch.no_grad()
+    def compute_targets(
+        self,
+        signals: torch.Tensor,
+        target_indices: tuple[torch.Tensor, ...],
+        attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Representation of the target tokens by the target encoder, which sees all tokens, without gradients.
+
+        Returns:
+            For each mask `(batch, n_targets, hidden_size)`, normalised over the channels without a learned scale.
+        """
+        ids = torch.cat(target_indices, dim=1)
+        states = self.brain_jepa(signals, attention_mask, output_indices=ids).last_hidden_state
+        states = nn.functional.layer_norm(states, states.shape[-1:])
+        return states.split([mask.shape[1] for mask in target_indices], dim=1)
+
+
+class BrainJEPAForSequenceClassification(BrainJEPAPreTrainedModel):
+    """Brain-JEPA with a head for classification or regression on the pooled vector.
+
+    The loss follows `config.problem_type` as in transformers: one label is regression, integer labels are classes,
+    several float labels are multi-label.
+    """
+
+    _may_be_new = ("classifier.",)
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\."]
+
+    def __init__(self, config: BrainJEPAConfig):
+        super().__init__(config)
+        self.num_labels = int(config.num_labels or 0)
+        self.brain_jepa = BrainJEPAModel(config)
+        self.classifier = BrainJEPAClassifier(config, self.num_labels)
+        self.post_init()
+
+    def freeze_for_probing(self) -> None:
+        """Leave only the last linear layer trainable, as in linear probing (batch norm has no parameters)."""
+        self.requires_grad_(False)
+        self.classifier.linear.requires_grad_(True)
+
+    @can_return_tuple
+    def forward(
+        self,
+        signals: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BrainClassifierOutput:
+        """Predict labels; other arguments as in [`BrainJEPAModel.forward`].
+
+        Args:
+            labels: `(batch,)` class ids or numbers, or `(batch, num_labels)`.
+
+        Returns:
+            `pooler_output` is the vector that the head reads, after its LayerNorm.
+        """
+        outputs = self.brain_jepa(signals, attention_mask, **kwargs)
+        logits, pooled = self.classifier(outputs.pooler_output)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return BrainClassifierOutput(
+            loss=loss,
+            logits=logits,
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=pooled,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = [
+    "BrainJEPAForMaskedModeling",
+    "BrainJEPAForSequenceClassification",
+    "BrainJEPAModel",
+    "BrainJEPAPreTrainedModel",
+    "LatentPredictionOutput",
+    "index_masks",
+]

@@ -1,0 +1,379 @@
+"""How each kind of Brain-JEPA case is computed with the public classes and functions."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from golden_case import GoldenCase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conversion"))
+
+import convert_brain_jepa
+from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
+
+from brain_transformers.layers.positions import TimeROIPositions
+from brain_transformers.models.brain_jepa.masking_brain_jepa import MaskScales, published_masks
+
+# Rows of the large position tables that their case keeps.
+_KEPT_ROWS = (0, 1, 9, 10, 499, 500, 2250, 4490, 4499)
+# The key bias has no true gradient, so that Adam turns rounding into whole steps (README of the case).
+_KEY_BIAS_ATOL = 1e-2
+
+
+def converted_folder(case: GoldenCase, work: Path) -> Path:
+    """The case's checkpoint after the conversion script."""
+    (checkpoint,) = case.folder.glob("checkpoint.*")
+    config = case.json("config.json")
+    n_rois, n_timepoints = (config.get("data") or config)["crop_size"]
+    output, table = work / "converted", work / "gradient.csv"
+    np.savetxt(table, case.take("gradient")[0].numpy(), delimiter=",", fmt="%.9g")
+    arguments = {
+        "--checkpoint": checkpoint,
+        "--output": output,
+        "--gradient": table,
+        "--num-attention-heads": config["num_heads"],
+        "--n-rois": n_rois,
+        "--n-timepoints": n_timepoints,
+    }
+    assert convert_brain_jepa.main([str(part) for pair in arguments.items() for part in pair]) == 0
+    return output
+
+
+def our_name(authors_name: str, downstream: bool) -> str:
+    """Name of the parameter that holds the authors' `encoder.x`, `predictor.x` or `head.x`."""
+    net = "brain_jepa" if downstream else "context_encoder"
+    flat = authors_name.replace("encoder.", f"{net}.", 1) if authors_name.startswith("encoder.") else authors_name
+    target = convert_brain_jepa.KEY_MAP.target_of(flat)
+    assert target is not None, f"no rule for {authors_name}"
+    return target[0]
+
+
+def in_authors_shape(name: str, value: torch.Tensor | None) -> torch.Tensor | None:
+    """The patch projection is a convolution in the authors' code."""
+    if value is not None and name.endswith("patch_projection.weight"):
+        return value[:, None, None, :]
+    return value
+
+
+def compare_gradients(case: GoldenCase, model: Any, loss: torch.Tensor, downstream: bool) -> None:
+    """Compare every `grad.*` of the case after a backward pass from `loss`."""
+    model.zero_grad()
+    loss.backward()
+    parameters = dict(model.named_parameters())
+    for name in case.names("grad."):
+        ours = our_name(name.removeprefix("grad."), downstream)
+        case.compare_gradient(name, in_authors_shape(ours, parameters[ours].grad))
+
+
+def masks_of(case: GoldenCase, kind: str) -> list[torch.Tensor]:
+    """The list of masks `kind.0`, `kind.1`, ..."""
+    return [case.take(f"{kind}.{number}").long() for number in range(len(case.names(f"{kind}.")))]
+
+
+def encoder(case: GoldenCase, work: Path) -> None:
+    folder = converted_folder(case, work)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    pretraining = AutoModelForPreTraining.from_pretrained(folder).eval()
+    signals = case.take("fmri")[:, 0]
+    with torch.no_grad():
+        output = model(signals, output_hidden_states=True)
+        values = {
+            "last_hidden_state": output.last_hidden_state,
+            "last_hidden_state_context_encoder": pretraining.context_encoder(signals).last_hidden_state,
+            "mean_pooled": output.pooler_output,
+            "patch_embeddings": model.embeddings.patch_projection(model.embeddings.patches(signals)),
+            "pos_embed": model.position_table(),
+            "predictor_pos_embed": pretraining.predictor.positions(pretraining.context_encoder.known_gradients()),
+        }
+        for name, value in values.items():
+            if case.has(name):
+                tight = {"atol": 1e-6, "rtol": 0.0} if name.endswith("pos_embed") else {}
+                case.compare(name, value, **tight)
+        for name in case.names("hidden_states."):
+            case.compare(name, output.hidden_states[int(name.rsplit(".", 1)[1])])
+        if case.has("mask_keep"):
+            mask = case.take("mask_keep")
+            if case.has("last_hidden_state_masked"):
+                masked = model(signals, context_indices=mask).last_hidden_state
+                case.compare("last_hidden_state_masked", masked)
+            if case.has("last_hidden_state_masked_two"):
+                two = model(signals, context_indices=[mask, mask.flip(0)]).last_hidden_state
+                case.compare("last_hidden_state_masked_two", two)
+            names = case.names("attentions_masked.")
+            if names:
+                eager = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+                attentions = eager(signals, context_indices=mask, output_attentions=True).attentions
+                for name in names:
+                    expected = case.tensors[name]
+                    case.compare(name, attentions[int(name.rsplit(".", 1)[1])][: len(expected)])
+    # Only some tokens out of the last layer: the same numbers as taking them from all.
+    chosen = torch.arange(output.last_hidden_state.shape[1]).flip(0)[None, ::3].expand(len(signals), -1)
+    with torch.no_grad():
+        some = model(signals, output_indices=chosen).last_hidden_state
+    case.check("output_indices", some, output.last_hidden_state[:, chosen[0]])
+
+
+def pretrain_step(case: GoldenCase, work: Path) -> None:
+    model = AutoModelForPreTraining.from_pretrained(converted_folder(case, work))
+    signals = case.take("fmri")[:, 0]
+    contexts, targets = masks_of(case, "masks_enc"), masks_of(case, "masks_pred")
+    config = case.json("config.json")
+    if "collator_calls_before" in config and len(contexts) == len(targets) == 1:
+        _check_collated(case, config, contexts[0], targets[0])
+    output = model(signals, context_indices=contexts, target_indices=targets)
+    for name, value in (
+        ("context_hidden_state", output.context_hidden_state),
+        ("predictions", output.predictions),
+        ("targets", output.targets),
+    ):
+        if case.has(name):
+            case.compare(name, value)
+    if case.has("loss"):
+        case.compare("loss", output.loss[None], atol=1e-6)
+    compare_gradients(case, model, output.loss, downstream=False)
+    if case.has("grad_norm_total"):
+        squares = [parameter.grad.square().sum() for parameter in model.parameters() if parameter.requires_grad]
+        case.compare("grad_norm_total", torch.stack(squares).sum().sqrt()[None], rtol=case.meta["grad_rtol"])
+    assert all(parameter.grad is None for parameter in model.brain_jepa.parameters())
+
+
+def mask_scales(mask: dict[str, Any]) -> MaskScales:
+    """The authors' names of the scales; R and T are axes, `_roi` says nothing regular."""
+    return MaskScales(
+        observation=tuple(mask["enc_mask_scale"]),
+        cross_rois=tuple(mask["pred_mask_R_scale"]),
+        cross_windows=tuple(mask["pred_mask_T_roi_scale"]),
+        side_rois=tuple(mask["pred_mask_R_roi_scale"]),
+        side_windows=tuple(mask["pred_mask_T_scale"]),
+    )
+
+
+def _seed_in_readme(case: GoldenCase) -> int | None:
+    text = (case.folder / "README.md").read_text(encoding="utf-8") if (case.folder / "README.md").is_file() else ""
+    marker = "torch.manual_seed("
+    if marker not in text:
+        return None
+    digits = text.split(marker, 1)[1].split(")", 1)[0]
+    return int(digits) if digits.isdigit() else None
+
+
+def _check_collated(case: GoldenCase, config: dict[str, Any], context: torch.Tensor, target: torch.Tensor) -> None:
+    seed = _seed_in_readme(case)
+    if seed is None:
+        return
+    n_rois, n_timepoints = config["crop_size"]
+    torch.manual_seed(seed)
+    drawn = published_masks(
+        len(context),
+        n_rois,
+        n_timepoints // config["patch_size"],
+        mask_scales(config["mask"]),
+        call_index=config["collator_calls_before"],
+    )
+    case.check("collated masks_enc", drawn.context_indices, context)
+    case.check("collated masks_pred", drawn.target_indices, target)
+
+
+def masks(case: GoldenCase, work: Path) -> None:
+    config = case.json("config.json")
+    n_rois, n_timepoints = config["input_size"]
+    n_windows, scales = n_timepoints // config["patch_size"], mask_scales(config["mask"])
+    for number, draw in enumerate(config.get("exact_draws", [])):
+        torch.manual_seed(draw["manual_seed"])
+        drawn = published_masks(draw["batch"], n_rois, n_windows, scales, call_index=draw["step_counter_value_used"])
+        case.compare(f"masks_enc.{number}", drawn.context_indices)
+        case.compare(f"masks_pred.{number}", drawn.target_indices)
+        case.check(f"enc_len.{number}", drawn.context_indices.shape[1], draw["enc_len"])
+        case.check(f"pred_len.{number}", drawn.target_indices.shape[1], draw["pred_len"])
+    if "statistics" in config:
+        _check_mask_statistics(case, dict(config["statistics"]), config["stat_batch"], n_rois, n_windows, scales)
+
+
+def _check_mask_statistics(
+    case: GoldenCase, expected: dict[str, Any], batch: int, n_rois: int, n_windows: int, scales: MaskScales
+) -> None:
+    """Statistics of consecutive calls after one seed (README of the case); with the same draws they are exact."""
+    seed = 1400
+    readme = case.folder / "README.md"
+    if readme.is_file() and "after torch.manual_seed(" in readme.read_text(encoding="utf-8"):
+        seed = int(readme.read_text(encoding="utf-8").split("after torch.manual_seed(")[1].split(")")[0])
+    n_tokens, calls = n_rois * n_windows, expected.pop("calls")
+    torch.manual_seed(seed)
+    lengths: dict[str, list[float]] = {"enc_len": [], "pred_len": []}
+    rows: dict[str, list[float]] = {
+        name: []
+        for name in (
+            "enc_roi_count",
+            "enc_time_count",
+            "pred_unique_roi_count",
+            "pred_duplicates",
+            "pred_unique_len",
+            "target_share_of_tokens",
+            "context_share_of_tokens",
+        )
+    }
+    counts = {"context": np.zeros(n_tokens), "target": np.zeros(n_tokens)}
+    overlap = 0
+    for call in range(calls):
+        drawn = published_masks(batch, n_rois, n_windows, scales, call_index=call)
+        context, target = drawn.context_indices.numpy(), drawn.target_indices.numpy()
+        lengths["enc_len"].append(context.shape[1])
+        lengths["pred_len"].append(target.shape[1])
+        for seen, hidden in zip(context, target):
+            unique = np.unique(hidden)
+            rows["enc_roi_count"].append(len(np.unique(seen // n_windows)))
+            rows["enc_time_count"].append(len(np.unique(seen % n_windows)))
+            rows["pred_unique_roi_count"].append(len(np.unique(hidden // n_windows)))
+            rows["pred_duplicates"].append(len(hidden) - len(unique))
+            rows["pred_unique_len"].append(len(unique))
+            rows["target_share_of_tokens"].append(len(unique) / n_tokens)
+            rows["context_share_of_tokens"].append(len(seen) / n_tokens)
+            overlap += len(np.intersect1d(seen, unique))
+            counts["context"] += np.bincount(seen, minlength=n_tokens)
+            counts["target"] += np.bincount(hidden, minlength=n_tokens)
+    samples = calls * batch
+    case.check("samples", samples, expected.pop("samples"))
+    case.check("overlap", overlap, expected.pop("context_target_overlap_tokens_total"))
+    for name, values in {**lengths, **rows}.items():
+        facts = expected.pop(name)
+        for key, function in (("min", np.min), ("max", np.max), ("mean", np.mean), ("std", np.std)):
+            case.check(f"{name} {key}", np.float64(function(values)), np.float64(facts[key]), atol=1e-9, rtol=1e-9)
+    fifth = np.arange(n_rois) * 5 // n_rois
+    for name, total in counts.items():
+        grid = total.reshape(n_rois, n_windows) / samples
+        case.check(
+            f"{name} per window",
+            grid.sum(0),
+            np.array(expected.pop(f"{name}_tokens_per_time_patch_mean")),
+            atol=1e-9,
+            rtol=1e-9,
+        )
+        per_fifth = [grid[fifth == number].sum() / (fifth == number).sum() for number in range(5)]
+        wanted = np.array(expected.pop(f"{name}_tokens_per_roi_quintile_mean"))
+        case.check(f"{name} per fifth", np.array(per_fifth), wanted, atol=1e-9, rtol=1e-9)
+    assert not expected, f"unknown statistics: {sorted(expected)}"
+
+
+def position_embedding(case: GoldenCase, work: Path) -> None:
+    for number, item in enumerate(case.json("config.json")["items"]):
+        mapping = item["add_w"] == "mapping"
+        positions = TimeROIPositions(
+            item["n_rois"], item["n_time_patches"], item["embed_dim"], item["gradient_dim"] if mapping else None
+        )
+        positions.reset_tables()
+        if mapping:
+            assert positions.gradient_projection is not None
+            with torch.no_grad():
+                positions.gradient_projection.weight.copy_(case.take(f"{number}.proj_weight"))
+                positions.gradient_projection.bias.copy_(case.take(f"{number}.proj_bias"))
+        gradients = case.take(f"{number}.gradient")[0]
+        with torch.no_grad():
+            table = positions(gradients)
+        assert set(case.names(f"{number}.proj_")) == (
+            {f"{number}.proj_weight", f"{number}.proj_bias"} if mapping else set()
+        )
+        for name, value in (
+            ("emb_h", positions.time_positions),
+            ("emb_w", None if mapping else positions.roi_positions),
+            ("pos_embed", table),
+            ("pos_embed_rows", table[0, list(_KEPT_ROWS)] if table.shape[1] > _KEPT_ROWS[-1] else None),
+        ):
+            if case.has(f"{number}.{name}"):
+                case.compare(f"{number}.{name}", value, atol=1e-6, rtol=0)
+        if case.has(f"{number}.pos_embed_sum_per_channel"):
+            case.compare(f"{number}.pos_embed_sum_per_channel", table[0].sum(0), atol=1e-3, rtol=0)
+
+
+def downstream(case: GoldenCase, work: Path) -> None:
+    from brain_transformers.training.lars import LARS
+    from brain_transformers.training.layer_decay import layer_decay_groups
+    from brain_transformers.training.schedules import warmup_half_cosine_lr
+
+    folder = converted_folder(case, work)
+    config = case.json("config.json")
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    signals, labels = case.take("fmri")[:, 0], case.take("labels")
+    output = model(signals, labels=labels)
+    for name, value in (
+        ("last_hidden_state", output.last_hidden_state),
+        ("pooled", output.pooler_output),
+        ("logits", output.logits),
+        ("loss", output.loss[None]),
+    ):
+        if case.has(name):
+            case.compare(name, value, atol=1e-5)
+    compare_gradients(case, model, output.loss, downstream=True)
+
+    groups = layer_decay_groups(model, weight_decay=0.05, layer_decay=1.0, count_fixed_tables=True)
+    facts = [
+        {
+            "lr_scale": group["lr_scale"],
+            "weight_decay": group["weight_decay"],
+            "n_tensors": group["n_tensors"],
+            "n_params": group["n_params"],
+        }
+        for group in groups
+    ]
+    if "fine_tune_param_groups" in config:
+        assert sorted(map(str, facts)) == sorted(map(str, config["fine_tune_param_groups"])), facts
+    schedule = config.get("lr_schedule")
+    if schedule is not None:
+        for epoch, expected in schedule["at"]:
+            value = warmup_half_cosine_lr(
+                epoch,
+                peak=schedule["lr"],
+                final=schedule["min_lr"],
+                warmup=schedule["warmup_epochs"],
+                total=schedule["epochs"],
+            )
+            case.check(f"lr at epoch {epoch}", np.float64(value), np.float64(expected), atol=1e-12, rtol=1e-9)
+    if case.names("lp_"):
+        _check_linear_probe(case, folder, config, signals, labels, LARS)
+
+
+def _check_linear_probe(
+    case: GoldenCase, folder: Path, config: dict[str, Any], signals: torch.Tensor, labels: torch.Tensor, lars: Any
+) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(folder, classifier_head="batch_norm_linear")
+    model.freeze_for_probing()
+    optimizer = lars(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=config["lars_lr"],
+        weight_decay=0.05,
+    )
+    model.train()
+    losses = []
+    n_steps = len(case.tensors["lp_losses"]) if case.has("lp_losses") else 3
+    for step in range(n_steps):
+        output = model(signals, labels=labels)
+        if case.has(f"lp_train_logits.step{step}"):
+            case.compare(f"lp_train_logits.step{step}", output.logits)
+        losses.append(output.loss.detach())
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        for name, value in (("weight", model.classifier.linear.weight), ("bias", model.classifier.linear.bias)):
+            key = f"lp_head_{name}.after{step + 1}"
+            if case.has(key):
+                case.compare(key, value, rtol=1e-4)
+    model.eval()
+    with torch.no_grad():
+        logits = model(signals).logits
+    for name, value in (
+        ("lp_losses", torch.stack(losses)),
+        ("lp_running_mean", model.classifier.batch_norm.running_mean),
+        ("lp_running_var", model.classifier.batch_norm.running_var),
+        ("lp_eval_logits", logits),
+    ):
+        if case.has(name):
+            case.compare(name, value)
+
+
+KINDS = {
+    "encoder": encoder,
+    "pretrain_step": pretrain_step,
+    "masks": masks,
+    "position_embedding": position_embedding,
+}
