@@ -1,0 +1,966 @@
+"""Brain-Semantoks: functional networks as tokens, trained by self-distillation.
+
+Source: Gijsen, Schulz, Ritter, "Brain-Semantoks: Learning Semantic Tokens of Brain Dynamics with a Self-Distilled
+Foundation Model", ICLR 2026 (arXiv 2512.11582), and the released weights. The loss is that of SimDINO.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ...layers.attention import SelfAttention
+from ...layers.pooling import pool_tokens
+from ...layers.transformer import FeedForward
+from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel
+from .configuration_brain_semantoks import BrainSemantoksConfig
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class SelfDistillationOutput(ModelOutput):
+    """Output of [`BrainSemantoksForMaskedModeling`]; `q` is `config.projection_size`.
+
+    Args:
+        loss: sum of the three terms.
+        cls_loss: coding-rate loss on the CLS tokens.
+        network_loss: coding-rate loss on the networks' averages over time, with its weight; 0 if that is 0.
+        mask_loss: negative cosine of hidden tokens, with its weight; 0 if nothing is hidden.
+        within_view_loss: the same before its weight.
+        student_projection_std, teacher_projection_std: standard deviation over the batch of the projected CLS of the
+            first view, averaged over coordinates: near 0 when the representation has collapsed.
+        student_last_hidden_state, teacher_last_hidden_state: `(batch, n_views, 1 + n_tokens, hidden_size)`.
+        student_cls_projection, teacher_cls_projection: `(batch, n_views, q)`, unit vectors.
+        student_network_projection, teacher_network_projection: `(batch, n_views, n_networks, q)`; `None` where the
+            term has no weight, unless `output_hidden_states=True`.
+        student_mask_projection, teacher_mask_projection: on request (`output_hidden_states=True`), `(batch, n_views,
+            n_tokens, q)`, 0 at tokens that are not hidden.
+        token_mask: `(batch, n_views, n_tokens)`, 1 for tokens that were hidden from the student.
+    """
+
+    loss: torch.Tensor | None = None
+    cls_loss: torch.Tensor | None = None
+    network_loss: torch.Tensor | None = None
+    mask_loss: torch.Tensor | None = None
+    within_view_loss: torch.Tensor | None = None
+    student_projection_std: torch.Tensor | None = None
+    teacher_projection_std: torch.Tensor | None = None
+    student_last_hidden_state: torch.Tensor | None = None
+    teacher_last_hidden_state: torch.Tensor | None = None
+    student_cls_projection: torch.Tensor | None = None
+    teacher_cls_projection: torch.Tensor | None = None
+    student_network_projection: torch.Tensor | None = None
+    teacher_network_projection: torch.Tensor | None = None
+    student_mask_projection: torch.Tensor | None = None
+    teacher_mask_projection: torch.Tensor | None = None
+    token_mask: torch.Tensor | None = None
+
+
+def window_positions(n_windows: int, hidden_size: int) -> torch.Tensor:
+    """Sine-cosine table of the window index: all sines, then all cosines, frequencies `10000^(-2j / hidden_size)`.
+
+    Returns:
+        float32 `(n_windows, hidden_size)`, computed in float64 as the released weights were.
+    """
+    half = hidden_size // 2
+    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(n_windows, dtype=torch.float64)[:, None] * frequency
+    return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1).to(torch.float32)
+
+
+class ConvolutionBranch(nn.Module):
+    """Convolution over the timepoints of a window, with zeros around it; for even kernels the extra zero is on the
+    right.
+
+    Args:
+        n_rois: parcels of the network.
+        out_channels: width of the branch.
+        kernel_size, dilation: of the convolution.
+        depthwise: one kernel a parcel, then a linear map over parcels.
+    """
+
+    def __init__(self, n_rois: int, out_channels: int, kernel_size: int, dilation: int, depthwise: bool):
+        super().__init__()
+        self.pointwise: nn.Conv1d | None = None
+        if depthwise:
+            self.convolution = nn.Conv1d(n_rois, n_rois, kernel_size, padding="same", dilation=dilation, groups=n_rois)
+            self.pointwise = nn.Conv1d(n_rois, out_channels, 1)
+        else:
+            self.convolution = nn.Conv1d(n_rois, out_channels, kernel_size, padding="same", dilation=dilation)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """`(rows, n_rois, patch_size)` -> `(rows, patch_size, out_channels)`."""
+        convolution = self.convolution
+        if self.pointwise is not None:
+            hidden = convolution(windows).transpose(1, 2)
+            return nn.functional.linear(hidden, self.pointwise.weight[:, :, 0], self.pointwise.bias)
+        # As one matrix product, which is faster than a convolution over so few timepoints.
+        (kernel_size,), (dilation,) = convolution.kernel_size, convolution.dilation
+        span = dilation * (kernel_size - 1)
+        padded = nn.functional.pad(windows, (span // 2, span - span // 2))
+        n_timepoints = windows.shape[2]
+        taps = [padded[:, :, tap * dilation : tap * dilation + n_timepoints] for tap in range(kernel_size)]
+        columns = torch.cat(taps, dim=1).transpose(1, 2)
+        weight = convolution.weight.transpose(1, 2).reshape(convolution.out_channels, -1)
+        return nn.functional.linear(columns, weight, convolution.bias)
+
+
+class LongConvolutionBranch(nn.Module):
+    """Long convolution per parcel and head, made of few numbers, then a linear map over parcels and heads.
+
+    The kernel is a row of segments that repeat their taps 1, 1, 2, 4, ... times and decay with the scale. It is
+    divided by `kernel_norm`, the norm that it had **before training**: a constant of the model, saved with it, and not
+    the norm of the trained kernel.
+
+    Args:
+        n_rois: parcels of the network.
+        out_channels: width of the branch; there are `ceil(out_channels / n_rois)` heads.
+        patch_size: timepoints of a window.
+        kernel_size: taps of a segment.
+        num_scales: segments.
+        decay_min, decay_max: factors between scales, spread linearly over the parcels.
+    """
+
+    decay: torch.Tensor
+    kernel_norm: torch.Tensor
+    lag_index: torch.Tensor
+
+    def __init__(
+        self,
+        n_rois: int,
+        out_channels: int,
+        patch_size: int,
+        kernel_size: int,
+        num_scales: int,
+        decay_min: float,
+        decay_max: float,
+    ):
+        super().__init__()
+        self.num_scales = num_scales
+        self.decay_range = (float(decay_min), float(decay_max))
+        self.kernel_length = kernel_size * 2 ** (num_scales - 1)
+        n_heads = -(-out_channels // n_rois)
+        self.kernels = nn.ParameterList(
+            nn.Parameter(torch.empty(n_heads, n_rois, kernel_size)) for _ in range(num_scales)
+        )
+        self.skip = nn.Parameter(torch.empty(n_heads, n_rois))
+        self.register_buffer("decay", torch.empty(1, n_rois, 1))
+        self.register_buffer("kernel_norm", torch.empty(n_heads, n_rois, 1))
+        self.register_buffer("lag_index", torch.empty(patch_size * patch_size, dtype=torch.int64), persistent=False)
+        self.patch_size = patch_size
+        self.projection = nn.Linear(n_heads * n_rois, out_channels)
+
+    def raw_kernel(self) -> torch.Tensor:
+        """The kernel before division, `(n_heads, n_rois, kernel_length)`; first entries act at the shortest lag."""
+        segments = []
+        for scale, kernel in enumerate(self.kernels):
+            repeated = kernel.repeat_interleave(2 ** max(0, scale - 1), dim=2)
+            segments.append(repeated * self.decay ** (self.num_scales - 1 - scale))
+        return torch.cat(segments, dim=2)
+
+    def lag_table(self) -> torch.Tensor:
+        """For each input and output timepoint `(s, t)` the tap of the kernel between them, or `kernel_length` if none.
+
+        int64 `(patch_size * patch_size,)`, rows are input timepoints.
+        """
+        right = self.kernel_length - 1 - (self.kernel_length - 1) // 2
+        time = torch.arange(self.patch_size)
+        lags = time[None, :] + right - time[:, None]
+        return torch.where((lags >= 0) & (lags < self.kernel_length), lags, self.kernel_length).flatten()
+
+    @torch.no_grad()
+    def measure_kernel_norm(self) -> torch.Tensor:
+        """Norm of the kernel as it is now, `(n_heads, n_rois, 1)`: what `kernel_norm` is at initialisation."""
+        return self.raw_kernel().norm(dim=2, keepdim=True)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """`(rows, n_rois, patch_size)` -> `(rows, patch_size, out_channels)`."""
+        rows, n_rois, size = windows.shape
+        n_heads = self.skip.shape[0]
+        right = self.kernel_length - 1 - (self.kernel_length - 1) // 2
+        kernel = self.raw_kernel() / self.kernel_norm.to(self.skip.dtype)
+        # The direct path is a tap at lag 0; a last column of zeros stands for all lags outside the kernel.
+        taps = [kernel[:, :, :right], (kernel[:, :, right] + self.skip)[:, :, None], kernel[:, :, right + 1 :]]
+        kernel = nn.functional.pad(torch.cat(taps, dim=2), (0, 1)).permute(1, 2, 0)
+        # As one matrix product a parcel with the banded matrix of its kernels: (input time, output time x head).
+        band = kernel.index_select(1, self.lag_index).reshape(n_rois, size, size * n_heads)
+        mixed = torch.bmm(windows.transpose(0, 1), band).view(n_rois, rows, size, n_heads)
+        return self.projection(mixed.permute(1, 2, 0, 3).reshape(rows, size, n_rois * n_heads))
+
+
+class NetworkTokenizer(nn.Module):
+    """Turns windows of the parcels of one network into tokens: branches side by side, GELU, pooling, norm."""
+
+    def __init__(self, config: BrainSemantoksConfig, n_rois: int):
+        super().__init__()
+        self.pooling = config.tokenizer_pooling
+        branches: list[nn.Module] = []
+        for branch in config.tokenizer_branches or []:
+            values = {name: value for name, value in branch.items() if name != "type"}
+            if branch["type"] == "long_convolution":
+                branches.append(LongConvolutionBranch(n_rois, patch_size=config.patch_size, **values))
+            else:
+                branches.append(ConvolutionBranch(n_rois, **values))
+        self.branches = nn.ModuleList(branches)
+        self.attention_pool = nn.Linear(config.hidden_size, 1, bias=False) if self.pooling == "attention" else None
+        self.norm = nn.LayerNorm(config.hidden_size, eps=1e-5) if config.tokenizer_norm else nn.Identity()
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """`(rows, n_rois, patch_size)` -> `(rows, hidden_size)`."""
+        channels = nn.functional.gelu(torch.cat([branch(windows) for branch in self.branches], dim=2))
+        if self.attention_pool is not None:
+            weights = torch.softmax(self.attention_pool(channels), dim=1)
+            pooled = (channels * weights).sum(1)
+        else:
+            pooled = channels.amax(1) if self.pooling == "max" else channels.mean(1)
+        return self.norm(pooled)
+
+
+class BrainSemantoksEmbeddings(nn.Module):
+    """Tokens of all networks and windows, network-major, with CLS in front."""
+
+    time_positions: torch.Tensor
+    roi_index: torch.Tensor
+
+    def __init__(self, config: BrainSemantoksConfig):
+        super().__init__()
+        self.config = config
+        self.rois_of_networks = config.rois_of_networks()
+        self.sizes = [len(rois) for rois in self.rois_of_networks]
+        self.tokenizers = nn.ModuleList()
+        self.shared_projection: nn.Linear | None = None
+        if config.spatial_mode == "rois":
+            self.shared_projection = nn.Linear(config.patch_size, config.hidden_size)
+        else:
+            self.tokenizers.extend(NetworkTokenizer(config, size) for size in self.sizes)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self.mask_embedding = nn.Parameter(torch.empty(1, config.hidden_size)) if config.use_mask_embedding else None
+        self.network_positions = nn.Parameter(torch.empty(config.n_networks, config.hidden_size))
+        self.register_buffer("time_positions", torch.empty(config.n_windows, config.hidden_size))
+        # Parcels sorted by network, so that each network is a slice.
+        self.register_buffer("roi_index", torch.empty(config.n_rois, dtype=torch.int64), persistent=False)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+
+    def roi_order(self) -> torch.Tensor:
+        """Parcels sorted by network, int64 `(n_rois,)`."""
+        return torch.tensor([roi for rois in self.rois_of_networks for roi in rois], dtype=torch.int64)
+
+    def tokenize(self, signals: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens before positions.
+
+        Tokenizers do not run on hidden windows where that can be known without waiting for the device.
+
+        Args:
+            signals: `(batch, n_rois, n_windows * patch_size)`.
+            token_mask: bool `(batch, n_networks, n_windows)`, true where the mask embedding stands.
+
+        Returns:
+            `(batch, n_networks, n_windows, hidden_size)`.
+        """
+        config = self.config
+        batch, n_rois, _ = signals.shape
+        windows = signals.reshape(batch, n_rois, config.n_windows, config.patch_size)
+        if self.shared_projection is not None:
+            return self._hide(self.shared_projection(windows), token_mask)
+        windows = windows.index_select(1, self.roi_index).transpose(1, 2).flatten(0, 1)
+        parts = windows.split(self.sizes, dim=1)
+        if token_mask is None or self.mask_embedding is None or not self._may_look(signals):
+            tokens = torch.stack([tokenizer(part) for tokenizer, part in zip(self.tokenizers, parts)], dim=1)
+            tokens = tokens.view(batch, config.n_windows, config.n_networks, -1).transpose(1, 2)
+            return self._hide(tokens, token_mask)
+        seen_of_network = (~token_mask).transpose(0, 1).flatten(1)
+        parts_of_tokens: list[torch.Tensor] = []
+        for tokenizer, part, seen in zip(self.tokenizers, parts, seen_of_network):
+            rows = seen.nonzero()[:, 0]
+            if len(rows) == len(seen):
+                parts_of_tokens.append(tokenizer(part))
+                continue
+            hidden = self.mask_embedding.expand(len(seen), -1)
+            if len(rows) or torch.is_grad_enabled():  # with no rows it still takes part, so that gradients are zeros
+                seen_tokens = tokenizer(part.index_select(0, rows))
+                hidden = hidden.to(seen_tokens.dtype).index_copy(0, rows, seen_tokens)
+            parts_of_tokens.append(hidden)
+        return torch.stack(parts_of_tokens).view(config.n_networks, batch, config.n_windows, -1).transpose(0, 1)
+
+    @staticmethod
+    def _may_look(signals: torch.Tensor) -> bool:
+        return signals.device.type == "cpu" and not torch.compiler.is_compiling()
+
+    def _hide(self, tokens: torch.Tensor, token_mask: torch.Tensor | None) -> torch.Tensor:
+        if token_mask is None or self.mask_embedding is None:
+            return tokens
+        return torch.where(token_mask[..., None], self.mask_embedding.to(tokens.dtype), tokens)
+
+    def forward(self, signals: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """`(batch, 1 + n_networks * n_windows, hidden_size)`; arguments as in [`tokenize`]."""
+        weight = self.cls_token
+        tokens = self.tokenize(signals.to(weight.dtype), token_mask)
+        positions = self.network_positions[:, None] + self.time_positions.to(weight.dtype)
+        tokens = (tokens + positions).flatten(1, 2)
+        cls = weight.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+        return self.dropout(torch.cat([cls, tokens], dim=1))
+
+
+class BrainSemantoksLayer(GradientCheckpointingLayer):
+    """Pre-norm layer with a learned factor on the output of each block and stochastic depth."""
+
+    def __init__(self, config: BrainSemantoksConfig, drop_path_rate: float):
+        super().__init__()
+        width, dropout = config.hidden_size, float(config.attention_probs_dropout_prob)
+        self.layernorm_before = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.attention = SelfAttention(config, width, config.num_attention_heads, False, dropout)
+        self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.mlp = FeedForward(width, config.intermediate_size, config.hidden_act)
+        self.drop_path_rate = drop_path_rate
+        scaled = bool(config.layer_scale_init_value)
+        self.layer_scale1 = nn.Parameter(torch.empty(config.hidden_size)) if scaled else None
+        self.layer_scale2 = nn.Parameter(torch.empty(config.hidden_size)) if scaled else None
+
+    def _branch(self, output: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+        if scale is not None:
+            output = output * scale
+        if self.training and self.drop_path_rate > 0:
+            keep = 1 - self.drop_path_rate
+            kept = torch.empty(output.shape[0], 1, 1, dtype=output.dtype, device=output.device).bernoulli_(keep)
+            output = output * (kept / keep)
+        return output
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        attention_output, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        hidden_states = hidden_states + self._branch(attention_output, self.layer_scale1)
+        return hidden_states + self._branch(self.mlp(self.layernorm_after(hidden_states)), self.layer_scale2)
+
+
+class ProjectionHead(nn.Module):
+    """Linear layers with GELU between them, then unit length: `(..., hidden_size)` -> `(..., projection_size)`."""
+
+    def __init__(self, config: BrainSemantoksConfig):
+        super().__init__()
+        hidden = [config.projection_hidden_size] * (config.projection_num_layers - 1)
+        sizes = [config.hidden_size, *hidden, config.projection_size]
+        self.layers = nn.ModuleList(nn.Linear(size, following) for size, following in itertools.pairwise(sizes))
+
+    def linear_layers(self) -> list[nn.Linear]:
+        """The layers, first to last."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers[:-1]:
+            tokens = nn.functional.gelu(layer(tokens))
+        tokens = self.layers[-1](tokens)
+        return nn.functional.normalize(tokens, dim=-1, eps=1e-6 if tokens.dtype == torch.float16 else 1e-12)
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Sum over all processes, for losses of the whole batch under DistributedDataParallel.
+
+    The gradient is scaled by the number of processes, since DistributedDataParallel averages gradients where a sum
+    over the parts of the batch is wanted.
+    """
+    world_size = torch.distributed.get_world_size()
+    total = values.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total + world_size * (values - values.detach())
+
+
+@dataclass
+class CodingRateLoss:
+    """Parts of [`coding_rate_loss`]: `loss = -alignment_weight * compression - expansion`."""
+
+    loss: torch.Tensor
+    compression: torch.Tensor
+    expansion: torch.Tensor
+
+
+def coding_rate_loss(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    alignment_weight: float = 1.0,
+    epsilon: float = 0.05,
+    across_ranks: bool = False,
+) -> CodingRateLoss:
+    """SimDINO's loss: views agree (cosine across views), and together they fill the space (coding rate).
+
+    Covariance and Cholesky factor are float32, also under autocast.
+
+    Args:
+        student, teacher: unit vectors `(2, n, q)`, one slice a view; gradients flow through the student.
+        alignment_weight: factor on the cosine.
+        epsilon: squared distortion of the coding rate.
+        across_ranks: take means and covariance over all processes, so that the loss is that of the joint batch. (The
+            authors divided by the number of processes but kept the covariance local.)
+
+    Raises:
+        FloatingPointError: on a CPU, if the covariance is not positive definite, which means that it is not finite.
+            Elsewhere the loss is NaN then, which the Trainer reports.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = student.float(), teacher.float().detach()
+        n, size = student.shape[1:]
+        # Pairs across views: teacher of one, student of the other.
+        compression = (teacher.flip(0) * student).sum()
+        features = (student + teacher) / 2
+        covariance = features.transpose(1, 2) @ features
+        if across_ranks:
+            compression, covariance = sum_over_ranks(compression), sum_over_ranks(covariance)
+            n = n * torch.distributed.get_world_size()
+        compression = compression / (2 * n)
+        identity = torch.eye(size, device=covariance.device)
+        factor, info = torch.linalg.cholesky_ex(identity + covariance * (size / (n * epsilon)))
+        if info.device.type == "cpu" and not torch.compiler.is_compiling() and bool(info.any()):
+            raise FloatingPointError(
+                "The covariance of the projected tokens has no Cholesky factor: the projections are not finite. "
+                "Expected finite signals and weights; lower the learning rate or look for NaN in the data."
+            )
+        half_logdet = factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        expansion = half_logdet.mean() * ((size + n) / (size * n))
+        expansion = torch.where((info == 0).all(), expansion, torch.nan)
+        return CodingRateLoss(-alignment_weight * compression - expansion, compression, expansion)
+
+
+class BrainSemantoksPreTrainedModel(BrainPreTrainedModel):
+    """Weights and input checks that the Brain-Semantoks classes share."""
+
+    config: BrainSemantoksConfig
+    base_model_prefix = "brain_semantoks"
+    _no_split_modules = ["BrainSemantoksLayer", "BrainSemantoksEmbeddings"]
+    _can_record_outputs = {"hidden_states": BrainSemantoksLayer, "attentions": SelfAttention}
+    _can_compile_fullgraph = True
+    # What only the pretraining model or only the classifier has.
+    _keys_to_ignore_on_load_unexpected = [
+        r"^student\.",
+        r"^(student|teacher)_head\.",
+        r"^(student|teacher)_mask_head\.",
+        r"^classifier\.",
+    ]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise as the authors' code does: torch's defaults for linear maps and convolutions, N(0, 1) for the
+        long kernels, N(0, 0.02) for learned vectors, truncated normal for projection heads."""
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
+            fan_in = module.weight[0].numel()
+            bound = fan_in**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+            return
+        super()._init_weights(module)
+        if isinstance(module, LongConvolutionBranch):
+            init.normal_(module.skip)
+            for kernel in module.kernels:
+                init.normal_(kernel)
+            low, high = module.decay_range
+            init.copy_(module.decay, torch.linspace(low, high, module.decay.shape[1])[None, :, None])
+            init.copy_(module.lag_index, module.lag_table())
+            # Nothing moves the kernel before the first pass, so its norm is measured here and stays.
+            init.copy_(module.kernel_norm, module.measure_kernel_norm())
+        elif isinstance(module, NetworkTokenizer) and module.attention_pool is not None:
+            init.xavier_uniform_(module.attention_pool.weight)
+        elif isinstance(module, BrainSemantoksEmbeddings):
+            init.normal_(module.cls_token, std=std)
+            init.normal_(module.network_positions, std=std)
+            if module.mask_embedding is not None:
+                init.normal_(module.mask_embedding, std=std)
+            init.copy_(module.time_positions, window_positions(self.config.n_windows, self.config.hidden_size))
+            init.copy_(module.roi_index, module.roi_order())
+        elif isinstance(module, BrainSemantoksLayer):
+            for scale in (module.layer_scale1, module.layer_scale2):
+                if scale is not None:
+                    init.constant_(scale, float(self.config.layer_scale_init_value or 0))
+        elif isinstance(module, ProjectionHead):
+            for layer in module.linear_layers():
+                init.trunc_normal_(layer.weight, std=0.02, a=-2.0, b=2.0)
+                init.zeros_(layer.bias)
+        elif isinstance(module, SemantoksClassifier):
+            module.initialise()
+
+    def _check_signals(self, signals: torch.Tensor) -> None:
+        config = self.config
+        if signals.dim() != 3:
+            raise ValueError(
+                f"signals must be (batch, n_rois, n_timepoints), got {tuple(signals.shape)}. "
+                "Add the batch axis, or pass the series through the feature extractor."
+            )
+        _, n_rois, n_timepoints = signals.shape
+        if n_rois != config.n_rois:
+            transposed = " The axes look swapped: transpose the last two." if n_timepoints == config.n_rois else ""
+            order = config.roi_order if isinstance(config.roi_order, str) else "of the config"
+            raise ValueError(
+                f"This model was built for {config.n_rois} ROIs (roi_order {order}), got signals with "
+                f"{n_rois}.{transposed} Use the atlas of the model, or a config with n_rois={n_rois}."
+            )
+        longest = (config.n_windows + 1) * config.patch_size
+        if not config.patch_size <= n_timepoints < longest:
+            raise ValueError(
+                f"n_timepoints must be at least one patch ({config.patch_size}) and below {longest}, got "
+                f"{n_timepoints}. Cut longer scans into windows with the feature extractor (window='all')."
+            )
+
+
+class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
+    """Brain-Semantoks encoder (58.7M): 9 functional networks x 5 windows of 40 s, and a CLS token.
+
+    Each network has its own tokenizer over its parcels, so the rows of the input must be in the order of the model's
+    atlas. The released weights are the teacher (moving average) of self-distillation and expect Schaefer-400 in the
+    7-network order, then Tian S3, then Buckner-7, at TR 2.0 s, z-scored per parcel over the whole scan. Known limits:
+    trained on UK Biobank only; the licence of the weights is not stated.
+    """
+
+    def __init__(self, config: BrainSemantoksConfig):
+        super().__init__(config)
+        self.embeddings = BrainSemantoksEmbeddings(config)
+        last = max(config.num_hidden_layers - 1, 1)
+        self.layers = nn.ModuleList(
+            BrainSemantoksLayer(config, float(config.drop_path_rate) * number / last)
+            for number in range(config.num_hidden_layers)
+        )
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        signals: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BrainModelOutput:
+        """Encode windows of parcellated BOLD.
+
+        Args:
+            signals: float `(batch, n_rois, n_timepoints)`, z-scored per parcel. Windows past the end of a shorter
+                input count as not observed; timepoints past the last whole window are not used.
+            attention_mask: 1 = observed, 0 = not: `(batch, n_rois * n_windows)` as the feature extractor gives it,
+                ROI-major, or `(batch, n_networks * n_windows)`; a leading entry for CLS is accepted. A token without
+                any observed parcel becomes the mask embedding and stays in the sequence, as hidden tokens did in
+                training (see `config.missing_tokens`); parcels that are missing within a network should be 0.
+            bool_masked_pos: bool `(batch, n_tokens)` or `(batch, n_networks, n_windows)`, true where the token is
+                replaced by the mask embedding. Order of tokens: network-major, time fastest.
+
+        Returns:
+            `last_hidden_state` `(batch, 1 + n_tokens, hidden_size)`, and `pooler_output` `(batch,
+            config.pooled_size)`; `token_mask` says which tokens were replaced.
+
+        Raises:
+            ValueError: for wrong numbers of parcels or timepoints, or masks of another shape.
+        """
+        self._check_signals(signals)
+        signals, token_mask = self.prepare(signals, attention_mask, bool_masked_pos)
+        hidden_states = self.embeddings(signals, token_mask)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, None, **kwargs)
+        hidden_states = self.layernorm(hidden_states)
+        return BrainModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=self.pool(hidden_states),
+            token_mask=None if token_mask is None else token_mask.flatten(1).to(torch.float32),
+        )
+
+    def prepare(
+        self,
+        signals: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Signals of the model's length, and tokens to replace: bool `(batch, n_networks, n_windows)`, or `None`."""
+        config = self.config
+        length = config.n_windows * config.patch_size
+        shape = (signals.shape[0], config.n_networks, config.n_windows)
+        masks = []
+        if bool_masked_pos is not None:
+            if tuple(bool_masked_pos.shape) not in ((shape[0], config.n_tokens), shape):
+                raise ValueError(
+                    f"bool_masked_pos must be ({shape[0]}, {config.n_tokens}) or {shape}, one entry a token "
+                    f"(network-major, time fastest), got {tuple(bool_masked_pos.shape)}."
+                )
+            masks.append(bool_masked_pos.reshape(shape).bool())
+        observed = self._observed_tokens(attention_mask, shape)
+        if config.missing_tokens == "mask":
+            if observed is not None:
+                masks.append(~observed)
+            n_real = -(-signals.shape[2] // config.patch_size)
+            if n_real < config.n_windows:
+                beyond = torch.arange(config.n_windows, device=signals.device) >= n_real
+                masks.append(beyond.expand(shape))
+        signals = signals[:, :, :length]
+        if signals.shape[2] < length:
+            signals = nn.functional.pad(signals, (0, length - signals.shape[2]))
+        if not masks:
+            return signals, None
+        if not config.use_mask_embedding:
+            logger.warning_once(
+                "This model has no mask embedding, so masks have no effect: hidden and missing tokens are computed "
+                "from the signals as they are."
+            )
+            return signals, None
+        token_mask = masks[0]
+        for mask in masks[1:]:
+            token_mask = token_mask | mask
+        return signals, token_mask
+
+    def _observed_tokens(
+        self, attention_mask: torch.Tensor | None, shape: tuple[int, int, int]
+    ) -> torch.Tensor | None:
+        if attention_mask is None:
+            return None
+        config = self.config
+        batch, _, n_windows = shape
+        of_rois = config.n_rois * n_windows
+        lengths = (config.n_tokens, config.n_tokens + 1, of_rois, of_rois + 1)
+        if attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] not in lengths:
+            raise ValueError(
+                f"attention_mask must be ({batch}, {of_rois}), one entry a parcel and window, or ({batch}, "
+                f"{config.n_tokens}), one a network and window, or one more for CLS; got "
+                f"{tuple(attention_mask.shape)}."
+            )
+        observed = attention_mask.bool()
+        if observed.shape[1] in (config.n_tokens, config.n_tokens + 1):
+            return observed[:, -config.n_tokens :].reshape(shape)
+        observed = observed[:, -of_rois:].reshape(batch, config.n_rois, n_windows)
+        parts = observed.index_select(1, self.embeddings.roi_index).split(self.embeddings.sizes, dim=1)
+        return torch.stack([part.any(1) for part in parts], dim=1)
+
+    def pool(self, last_hidden_state: torch.Tensor, pooling: str | None = None) -> torch.Tensor:
+        """Pool tokens `(batch, 1 + n_tokens, hidden_size)`; `pooling` defaults to that of the configuration."""
+        pooling = self.config.pooling if pooling is None else pooling
+        if pooling == "cls_avg":
+            return torch.cat([last_hidden_state[:, 1:].mean(1), last_hidden_state[:, 0]], dim=1)
+        return pool_tokens(last_hidden_state, "mean" if pooling == "avg" else pooling)
+
+    def network_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
+        """Tokens as `(batch, n_networks, n_windows, hidden_size)`, without CLS."""
+        batch, _, width = last_hidden_state.shape
+        return last_hidden_state[:, 1:].reshape(batch, self.config.n_networks, self.config.n_windows, width)
+
+    def roi_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
+        """Tokens as `(batch, n_rois, n_windows, hidden_size)`: each parcel has the token of its network."""
+        networks = torch.empty(self.config.n_rois, dtype=torch.int64)
+        for network, rois in enumerate(self.embeddings.rois_of_networks):
+            networks[rois] = network
+        return self.network_tokens(last_hidden_state).index_select(1, networks.to(last_hidden_state.device))
+
+
+class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
+    """Self-distillation: a student that sees two masked crops of a scan learns what its own moving average sees.
+
+    `self.brain_semantoks` is the moving average (the teacher), which is the network that gets released and that
+    `BrainSemantoksModel` and `BrainSemantoksForSequenceClassification` load; `self.student` is trained. The teacher
+    moves only through [`update_teacher`], which the Trainer calls after each optimizer step.
+    """
+
+    def __init__(self, config: BrainSemantoksConfig):
+        super().__init__(config)
+        self.brain_semantoks = BrainSemantoksModel(config)
+        self.student = BrainSemantoksModel(config)
+        self.teacher_head = ProjectionHead(config)
+        self.student_head = ProjectionHead(config)
+        self.teacher_mask_head = ProjectionHead(config) if config.separate_mask_head else None
+        self.student_mask_head = ProjectionHead(config) if config.separate_mask_head else None
+        # Set by the Trainer: losses are then those of the joint batch of all processes.
+        self.across_ranks = False
+        self.post_init()
+        self.sync_teacher()
+        self.freeze_teacher()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """See [`BrainPreTrainedModel.from_pretrained`]; the teacher stays frozen."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_teacher()
+        return loaded
+
+    def teacher_and_student(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Pairs of a part of the teacher and the part of the student that it follows."""
+        pairs: list[tuple[nn.Module, nn.Module]] = [
+            (self.brain_semantoks, self.student),
+            (self.teacher_head, self.student_head),
+        ]
+        if self.teacher_mask_head is not None and self.student_mask_head is not None:
+            pairs.append((self.teacher_mask_head, self.student_mask_head))
+        return pairs
+
+    @torch.no_grad()
+    def sync_teacher(self) -> None:
+        """Make the teacher an exact copy of the student, as at the start of training."""
+        for teacher, student in self.teacher_and_student():
+            for mine, theirs in zip(
+                (*teacher.parameters(), *teacher.buffers()), (*student.parameters(), *student.buffers())
+            ):
+                mine.copy_(theirs)
+
+    def freeze_teacher(self) -> None:
+        """Take the teacher out of training; needed again whenever weights were loaded by hand."""
+        for teacher, _ in self.teacher_and_student():
+            teacher.requires_grad_(False)
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher's parameters: `teacher = momentum * teacher + (1 - momentum) * student`. Buffers stay."""
+        teacher: list[torch.Tensor] = []
+        student: list[torch.Tensor] = []
+        for mine, theirs in self.teacher_and_student():
+            teacher += list(mine.parameters())
+            student += list(theirs.parameters())
+        torch._foreach_lerp_(teacher, student, 1.0 - momentum)
+
+    def train(self, mode: bool = True) -> "BrainSemantoksForMaskedModeling":
+        """Set the mode of the student; the teacher is always in evaluation mode."""
+        super().train(mode)
+        for teacher, _ in self.teacher_and_student():
+            teacher.eval()
+        return self
+
+    @can_return_tuple
+    def forward(
+        self,
+        signals: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        network_loss_weight: float | None = None,
+        attention_mask: torch.Tensor | None = None,
+        return_loss: bool = True,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SelfDistillationOutput:
+        """Compare student and teacher on two crops of each scan.
+
+        Args:
+            signals: float `(batch, 2, n_rois, n_timepoints)`: two crops of each scan.
+            bool_masked_pos: bool `(batch, 2, n_tokens)` or `(batch, 2, n_networks, n_windows)`, true where the student
+                sees the mask embedding. The teacher sees everything. `None`: nothing is hidden.
+            network_loss_weight: weight of the network term, which the Trainer lets fall to 0 early in training;
+                defaults to `config.network_loss_weight`.
+            attention_mask: `(batch, 2, ...)` with the last axis as in [`BrainSemantoksModel.forward`]: data that
+                neither student nor teacher has.
+            return_loss: for the Trainer, which asks for it in evaluation.
+            output_hidden_states: also return projections that the loss does not need.
+
+        Raises:
+            ValueError: if there are not two views, or masks have another shape.
+            FloatingPointError: see [`coding_rate_loss`].
+        """
+        if signals.dim() != 4 or signals.shape[1] != 2:
+            raise ValueError(
+                "signals must be (batch, 2, n_rois, n_timepoints), two crops of each scan, got "
+                f"{tuple(signals.shape)}. Use SelfDistillationTrainer, whose collator cuts them, or stack two "
+                "windows of each scan."
+            )
+        for name, value in (("bool_masked_pos", bool_masked_pos), ("attention_mask", attention_mask)):
+            if value is not None and tuple(value.shape[:2]) != tuple(signals.shape[:2]):
+                raise ValueError(
+                    f"{name} must start with (batch, 2) = {tuple(signals.shape[:2])}, got {tuple(value.shape)}."
+                )
+        config = self.config
+        batch, views = signals.shape[:2]
+        flat = signals.flatten(0, 1)
+        padding = None if attention_mask is None else attention_mask.flatten(0, 1)
+        masked = None if bool_masked_pos is None else bool_masked_pos.flatten(0, 1)
+        # Nothing crosses samples in the encoder, so both views are one batch: views of a sample side by side.
+        student = self.student(flat, padding, masked, **kwargs).last_hidden_state
+        with torch.no_grad():
+            teacher = self.brain_semantoks(flat, padding, **kwargs).last_hidden_state
+
+        weight = config.network_loss_weight if network_loss_weight is None else network_loss_weight
+        has_network_term = not (isinstance(weight, (int, float)) and weight == 0)
+        wants_networks = bool(output_hidden_states) or has_network_term
+        student_cls, student_networks = self._project(self.student_head, student, wants_networks)
+        with torch.no_grad():
+            teacher_cls, teacher_networks = self._project(self.teacher_head, teacher, wants_networks)
+        cls_loss = self._coding_rate(student_cls[:, :, None], teacher_cls[:, :, None])
+        network_loss = torch.zeros_like(cls_loss)
+        if has_network_term and student_networks is not None and teacher_networks is not None:
+            network_loss = weight * self._coding_rate(student_networks, teacher_networks)
+        within_view_loss = torch.zeros_like(cls_loss)
+        dense: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        if masked is not None and config.use_mask_embedding:
+            token_mask = masked.reshape(batch * views, config.n_tokens).bool()
+            within_view_loss, dense = self._mask_term(student, teacher, token_mask, bool(output_hidden_states))
+        mask_loss = config.mask_loss_weight * within_view_loss
+        return SelfDistillationOutput(
+            loss=cls_loss + network_loss + mask_loss,
+            cls_loss=cls_loss.detach(),
+            network_loss=network_loss.detach(),
+            mask_loss=mask_loss.detach(),
+            within_view_loss=within_view_loss.detach(),
+            student_projection_std=_spread(student_cls[:, 0]),
+            teacher_projection_std=_spread(teacher_cls[:, 0]),
+            student_last_hidden_state=student.unflatten(0, (batch, views)),
+            teacher_last_hidden_state=teacher.unflatten(0, (batch, views)),
+            student_cls_projection=student_cls,
+            teacher_cls_projection=teacher_cls,
+            student_network_projection=student_networks,
+            teacher_network_projection=teacher_networks,
+            student_mask_projection=dense[0],
+            teacher_mask_projection=dense[1],
+            token_mask=None if masked is None else masked.reshape(batch, views, -1).to(torch.float32),
+        )
+
+    def _project(
+        self, head: ProjectionHead, tokens: torch.Tensor, with_networks: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Projected CLS `(batch, 2, q)` and network averages `(batch, 2, n_networks, q)`, in one pass of the head."""
+        views = (-1, 2)
+        if not with_networks:
+            return head(tokens[:, 0]).unflatten(0, views), None
+        networks = self.student.network_tokens(tokens).mean(2)
+        projected = head(torch.cat([tokens[:, :1], networks], dim=1)).unflatten(0, views)
+        return projected[:, :, 0], projected[:, :, 1:]
+
+    def _coding_rate(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """Loss of `(batch, 2, n, q)` vectors, all `batch * n` of a view together."""
+        student, teacher = (vectors.transpose(0, 1).flatten(1, 2) for vectors in (student, teacher))
+        config = self.config
+        return coding_rate_loss(
+            student, teacher, config.alignment_weight, config.coding_rate_epsilon, self.across_ranks
+        ).loss
+
+    def _mask_term(
+        self, student: torch.Tensor, teacher: torch.Tensor, token_mask: torch.Tensor, keep: bool
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor | None, torch.Tensor | None]]:
+        """Negative cosine at hidden tokens: mean over those of a row, then over rows, with 0 where none is hidden."""
+        student_head = self.student_head if self.student_mask_head is None else self.student_mask_head
+        teacher_head = self.teacher_head if self.teacher_mask_head is None else self.teacher_mask_head
+        student, teacher = student[:, 1:], teacher[:, 1:]
+        look = token_mask.device.type == "cpu" and not torch.compiler.is_compiling()
+        if look:  # on other devices, choosing the hidden tokens would make the host wait
+            student, teacher = student[token_mask], teacher[token_mask]
+        projected = student_head(student)
+        with torch.no_grad():
+            target = teacher_head(teacher)
+        cosine = nn.functional.cosine_similarity(projected.float(), target.float(), dim=-1, eps=1e-8)
+        if look:
+            dense = torch.zeros(token_mask.shape, dtype=cosine.dtype).masked_scatter(token_mask, cosine)
+        else:
+            dense = torch.where(token_mask, cosine, 0.0)
+        per_row = dense.sum(1) / token_mask.sum(1).clamp(min=1)
+        total, rows = per_row.sum(), token_mask.shape[0]
+        if self.across_ranks:
+            total, rows = sum_over_ranks(total), rows * torch.distributed.get_world_size()
+        kept: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        if keep:
+            kept = (_spread_out(projected, token_mask, look), _spread_out(target, token_mask, look))
+        return -total / rows, kept
+
+
+def _spread(projections: torch.Tensor) -> torch.Tensor:
+    """Unbiased standard deviation over the batch of each coordinate, averaged over coordinates."""
+    return projections.detach().float().std(0).mean()
+
+
+def _spread_out(vectors: torch.Tensor, token_mask: torch.Tensor, chosen: bool) -> torch.Tensor:
+    """Projections of hidden tokens as `(batch, 2, n_tokens, q)`, 0 elsewhere."""
+    if chosen:
+        full = vectors.new_zeros(*token_mask.shape, vectors.shape[-1])
+        full[token_mask] = vectors.detach()
+    else:
+        full = torch.where(token_mask[..., None], vectors.detach(), 0.0)
+    return full.unflatten(0, (-1, 2))
+
+
+class SemantoksClassifier(nn.Module):
+    """Head from the pooled vector to labels: linear, the authors' batch norm and linear, or an MLP with GELU."""
+
+    def __init__(self, config: BrainSemantoksConfig, num_labels: int):
+        super().__init__()
+        self.kind = config.classifier_head
+        sizes = [config.pooled_size, *(config.classifier_hidden_sizes if self.kind == "mlp" else [])]
+        self.norm = nn.BatchNorm1d(config.pooled_size) if self.kind == "batch_norm_linear" else None
+        self.hidden = nn.ModuleList(nn.Linear(size, following) for size, following in itertools.pairwise(sizes))
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.output = nn.Linear(sizes[-1], num_labels)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """The authors' downstream heads: output weights near 0, hidden weights truncated normal."""
+        if self.kind == "linear":
+            return
+        for layer in self.hidden.children():
+            if isinstance(layer, nn.Linear):
+                init.trunc_normal_(layer.weight, std=0.02, a=-2.0, b=2.0)
+        init.trunc_normal_(self.output.weight, std=2e-5, a=-2.0, b=2.0)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """`(batch, pooled_size)` -> `(batch, num_labels)`."""
+        if self.norm is not None:
+            return self.output(self.norm(pooled))
+        if not self.hidden:
+            return self.output(self.dropout(pooled))
+        for layer in self.hidden:
+            pooled = self.dropout(nn.functional.gelu(layer(pooled)))
+        return self.output(pooled)
+
+
+class BrainSemantoksForSequenceClassification(BrainSemantoksPreTrainedModel):
+    """Brain-Semantoks with a head for classification or regression on the pooled vector.
+
+    The loss follows `config.problem_type` as in transformers; for regression `config.classifier_loss` chooses between
+    squared and absolute error.
+    """
+
+    _may_be_new = ("classifier.",)
+    _keys_to_ignore_on_load_unexpected = [
+        r"^student\.",
+        r"^(student|teacher)_head\.",
+        r"^(student|teacher)_mask_head\.",
+    ]
+
+    def __init__(self, config: BrainSemantoksConfig):
+        super().__init__(config)
+        self.num_labels = int(config.num_labels or 0)
+        self.brain_semantoks = BrainSemantoksModel(config)
+        self.classifier = SemantoksClassifier(config, self.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        signals: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BrainClassifierOutput:
+        """Predict labels; other arguments as in [`BrainSemantoksModel.forward`].
+
+        Args:
+            labels: `(batch,)` class ids or numbers, or `(batch, num_labels)`.
+        """
+        outputs = self.brain_semantoks(signals, attention_mask, bool_masked_pos, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None if labels is None else self._loss(logits, labels)
+        return BrainClassifierOutput(
+            loss=loss,
+            logits=logits,
+            token_mask=outputs.token_mask,
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=outputs.pooler_output,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = self.loss_function(labels, logits, self.config)
+        if self.config.problem_type == "regression" and self.config.classifier_loss == "mae":
+            # Labels of one output may come as (batch,) or (batch, 1); subtracting those would broadcast.
+            return nn.functional.l1_loss(logits, labels.reshape(logits.shape).to(logits.dtype))
+        return loss
+
+
+__all__ = [
+    "BrainSemantoksForMaskedModeling",
+    "BrainSemantoksForSequenceClassification",
+    "BrainSemantoksModel",
+    "BrainSemantoksPreTrainedModel",
+]
