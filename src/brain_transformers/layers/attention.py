@@ -68,8 +68,8 @@ def pick_tokens(tokens: torch.Tensor, ids: torch.Tensor | slice) -> torch.Tensor
     return tokens.gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
-class SelfAttention(nn.Module):
-    """Full self-attention with one fused projection for query, key and value.
+class FusedProjections(nn.Module):
+    """The weights of self-attention: one fused projection for query, key and value, and one back.
 
     Args:
         config: read for `_attn_implementation` at each call, so that `set_attn_implementation` acts at once.
@@ -104,6 +104,10 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(hidden_states).view(batch, n_tokens, 3, self.num_attention_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
+
+
+class SelfAttention(FusedProjections):
+    """Full self-attention; arguments as in [`FusedProjections`]."""
 
     def project_queries_of(
         self, hidden_states: torch.Tensor, query_ids: torch.Tensor | slice

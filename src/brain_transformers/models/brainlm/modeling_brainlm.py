@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ...layers.attention import SelfAttention, attend
+from ...layers.attention import FusedProjections, attend
 from ...layers.heads import build_classifier, masked_mean
 from ...layers.masking import (
     choose_tokens,
@@ -70,7 +70,7 @@ def landmark_attention(
     return weights @ (from_landmarks @ value), weights
 
 
-class BrainLMAttention(SelfAttention):
+class BrainLMAttention(FusedProjections):
     """Self-attention plus a depthwise convolution of the values along the tokens.
 
     The convolution runs over the sequence as it stands, CLS first. In a masked encoder the tokens stand in the order

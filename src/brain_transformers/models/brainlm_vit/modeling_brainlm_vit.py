@@ -157,14 +157,34 @@ class BrainLMViTDecoder(nn.Module):
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.prediction = nn.Linear(width, config.patch_size**2 * config.num_channels)
 
+    def data_patches(self, n_rois: int, n_timepoints: int, device: torch.device) -> torch.Tensor:
+        """Ids of the patches that hold data, row-major, int64 `(n_data_patches,)`; the others are only padding."""
+        config = self.config
+        geometry = image_geometry(n_rois, n_timepoints, config.side, config.patch_size)
+        rows = torch.arange(*geometry.rows, device=device)
+        columns = torch.arange(*geometry.columns, device=device)
+        return (rows[:, None] * config.grid_size + columns).flatten()
+
     def decode(
         self,
         encoded: BrainModelOutput,
+        patches: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         output_hidden_states: bool = False,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
-        """Normed hidden states of all patches in natural order, `(batch, n_tokens, width)`; states on request."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...] | None]:
+        """Decode all patches, or in the last layer only those that are wanted.
+
+        Args:
+            encoded: output of the encoder.
+            patches: int64 `(n,)`, the patches that are wanted, such as [`data_patches`].
+            attention_mask: `(batch, n_tokens)`, 1 = observed.
+            output_hidden_states: keep every state, for which all patches go through the last layer.
+
+        Returns:
+            Normed states of the wanted patches `(batch, n, width)`; on request those of all patches
+            `(batch, n_tokens, width)`, and the hidden states.
+        """
         latent = self.embed(encoded.last_hidden_state)
         batch, n_tokens = latent.shape[0], self.config.grid_size**2
         tokens = latent[:, 1:]
@@ -175,27 +195,36 @@ class BrainLMViTDecoder(nn.Module):
             tokens = gather_tokens(torch.cat([tokens, hidden], dim=1), encoded.ids_restore)
         hidden_states = torch.cat([latent[:, :1], tokens], dim=1) + self.positions.to(latent.dtype)
         mask, _ = sequence_masks(self.config, hidden_states, None if attention_mask is None else attention_mask.bool())
+        wanted = (patches + 1).expand(batch, -1)
+        if mask is None and not output_hidden_states and len(self.layers) > 0:
+            for layer in self.layers[:-1]:
+                hidden_states = layer(hidden_states, **kwargs)
+            hidden_states = self.layers[-1](hidden_states, None, wanted, **kwargs)
+            return self.layernorm(hidden_states), None, None
         states = [hidden_states]
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)
-            if output_hidden_states:
-                states.append(hidden_states)
-        return self.layernorm(hidden_states)[:, 1:], tuple(states) if output_hidden_states else None
+            states.append(hidden_states)
+        normed = self.layernorm(hidden_states)
+        inside = gather_tokens(normed, wanted)
+        return (inside, normed[:, 1:], tuple(states)) if output_hidden_states else (inside, None, None)
 
     def predict_recording(self, hidden_states: torch.Tensor, n_rois: int, n_timepoints: int) -> torch.Tensor:
-        """Pixels of the patches that hold data, averaged over channels and cropped to `(batch, n_rois, n_timepoints)`.
+        """Pixels of the data patches, averaged over channels and cropped to `(batch, n_rois, n_timepoints)`.
 
-        The mean over channels is a linear map, so it is taken of the weights; padding patches are not predicted.
+        The mean over channels is a linear map, so it is taken of the weights.
+
+        Args:
+            hidden_states: normed states of [`data_patches`], `(batch, n_data_patches, width)`.
         """
         config = self.config
-        grid, side = config.grid_size, config.patch_size
+        side = config.patch_size
         geometry = image_geometry(n_rois, n_timepoints, config.side, side)
         (row0, row1), (col0, col1) = geometry.rows, geometry.columns
         batch, _, width = hidden_states.shape
-        inside = hidden_states.reshape(batch, grid, grid, width)[:, row0:row1, col0:col1]
         weight = self.prediction.weight.reshape(side * side, config.num_channels, width).mean(1)
         bias = self.prediction.bias.reshape(side * side, config.num_channels).mean(1)
-        pixels = nn.functional.linear(inside, weight, bias)
+        pixels = nn.functional.linear(hidden_states, weight, bias)
         pixels = pixels.reshape(batch, row1 - row0, col1 - col0, side, side).permute(0, 1, 3, 2, 4)
         pixels = pixels.reshape(batch, (row1 - row0) * side, (col1 - col0) * side)
         top, left = geometry.top - row0 * side, geometry.left - col0 * side
@@ -274,10 +303,11 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
     ) -> MaskedModelingOutput:
         config = self.config
         batch, _, n_rois, n_timepoints = image.shape
-        hidden_states, states = decoder.decode(
-            encoded, attention_mask, output_hidden_states=output_hidden_states, **kwargs
+        patches = decoder.data_patches(n_rois, n_timepoints, image.device)
+        inside, all_patches, states = decoder.decode(
+            encoded, patches, attention_mask, output_hidden_states=output_hidden_states, **kwargs
         )
-        predictions = decoder.predict_recording(hidden_states, n_rois, n_timepoints)
+        predictions = decoder.predict_recording(inside, n_rois, n_timepoints)
         targets = image.float().mean(1)
         if config.norm_pix_loss:
             # Over the window of each parcel, not over a patch as in other masked autoencoders.
@@ -307,7 +337,7 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
             decoder_hidden_states=states,
-            decoder_logits=decoder.prediction(hidden_states) if output_hidden_states else None,
+            decoder_logits=None if all_patches is None else decoder.prediction(all_patches),
         )
 
     def crop_token_mask(self, token_mask: torch.Tensor, n_rois: int, n_timepoints: int) -> torch.Tensor:
