@@ -35,6 +35,11 @@ class ModelCase:
         has_cls: whether a CLS token stands in front of the sequence.
         changed: a field with another value than its default, and `wrong`: one with a value that must be refused.
         poolings: choices of `config.pooling`, and what each makes of `last_hidden_state`.
+        keeps_padding: whether tokens without data stay in the sequence (as mask embeddings) and not at zero.
+        views: for heads that compare views of a scan: how many; their inputs have an axis for it after the batch.
+        make_masks: batch size -> further inputs of such a head.
+        frozen: parts of the pretraining model that are not trained.
+        only_when_masked: parameters that only masked input reaches.
     """
 
     name: str
@@ -47,6 +52,11 @@ class ModelCase:
     changed: tuple[str, Any] = ("mask_ratio", 0.4)
     wrong: tuple[str, Any] = ("mask_ratio", 1.5)
     poolings: dict[str, Pooling] = field(default_factory=lambda: dict(CLS_POOLINGS))
+    keeps_padding: bool = False
+    views: int | None = None
+    make_masks: Callable[[int], dict[str, torch.Tensor]] | None = None
+    frozen: tuple[str, ...] = ()
+    only_when_masked: tuple[str, ...] = ()
 
     def config(self, **overrides: Any) -> Any:
         return bt.load_config(self.name, **{**self.overrides, **overrides})
@@ -62,6 +72,22 @@ class ModelCase:
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         return model.eval()
+
+    def inputs_of(self, model: Any, batch: int) -> dict[str, torch.Tensor]:
+        """Keyword arguments for a model of this case, whichever of its classes it is."""
+        if self.views is None or not type(model).__name__.endswith("ForMaskedModeling"):
+            return self.make_inputs(batch)
+        inputs = {
+            name: value.unflatten(0, (batch, self.views))
+            for name, value in self.make_inputs(batch * self.views).items()
+        }
+        return {**inputs, **(self.make_masks(batch) if self.make_masks else {})}
+
+    def mask_of(self, model: Any, mask: torch.Tensor) -> torch.Tensor:
+        """A mask of the body as the given model takes it."""
+        if self.views is None or not type(model).__name__.endswith("ForMaskedModeling"):
+            return mask
+        return mask[:, None].expand(-1, self.views, -1)
 
     def tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
         """The sequence without CLS."""
@@ -110,6 +136,25 @@ def _jepa_padding(batch: int) -> torch.Tensor:
     return mask.flatten(1)
 
 
+def _semantoks_inputs(batch: int) -> dict[str, torch.Tensor]:
+    return {"signals": torch.randn(batch, 20, 40, generator=torch.Generator().manual_seed(2))}
+
+
+def _semantoks_padding(batch: int) -> torch.Tensor:
+    mask = torch.ones(batch, 20, 4)
+    mask[0, :, 2:] = 0
+    mask[1:, :, 3:] = 0
+    mask[0, 18:] = 0  # a network without data
+    return mask.flatten(1)
+
+
+def _semantoks_masks(batch: int) -> dict[str, torch.Tensor]:
+    mask = torch.zeros(batch, 2, 5, 4, dtype=torch.bool)
+    mask[:, 0, 1:4] = True
+    mask[:, 1, :, 1:3] = True
+    return {"bool_masked_pos": mask}
+
+
 CASES = (
     ModelCase("brainlm-tiny", "BrainLM", _brainlm_inputs, _brainlm_padding),
     ModelCase("brainlm-vit-tiny", "BrainLMViT", _vit_inputs, _vit_padding),
@@ -123,14 +168,33 @@ CASES = (
         changed=("mask_rule", "published"),
         wrong=("mask_observation", [0.9, 0.2]),
         poolings=dict(TOKEN_POOLINGS),
+        frozen=("brain_jepa",),
+    ),
+    ModelCase(
+        "brain-semantoks-tiny",
+        "BrainSemantoks",
+        _semantoks_inputs,
+        _semantoks_padding,
+        reconstructs=False,
+        wrong=("mask_ratio", [0.9, 0.2]),
+        poolings={
+            **CLS_POOLINGS,
+            "avg": CLS_POOLINGS["mean"],
+            "cls_avg": lambda tokens: torch.cat([tokens[:, 1:].mean(1), tokens[:, 0]], dim=1),
+        },
+        keeps_padding=True,
+        views=2,
+        make_masks=_semantoks_masks,
+        frozen=("brain_semantoks", "teacher_head"),
+        only_when_masked=("brain_semantoks.embeddings.mask_embedding",),
     ),
 )
 
 
 def primary_output(output: Any) -> torch.Tensor:
     """The tensor that a user of each kind of model reads first."""
-    for name in ("logits", "predictions", "last_hidden_state"):
+    for name in ("logits", "predictions", "last_hidden_state", "student_last_hidden_state"):
         value = getattr(output, name, None)
         if value is not None:
             return value
-    raise AssertionError(f"{type(output).__name__} has neither logits, predictions nor last_hidden_state")
+    raise AssertionError(f"{type(output).__name__} has no logits, predictions or hidden state")
