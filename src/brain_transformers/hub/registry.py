@@ -150,8 +150,8 @@ MODELS: dict[str, ModelEntry] = {
         source="SamGijsen/Brain-Semantoks, file brainsemantoks_ckpt_epoch_100.pth",
         license="unknown",
         citation=(
-            "Gijsen, Schulz, Ritter, Brain-Semantoks: Learning Semantic Tokens of Brain Dynamics with a Self-Distilled "
-            "Foundation Model, ICLR 2026 (arXiv 2512.11582)"
+            "Gijsen, Schulz, Ritter, Brain-Semantoks: Learning Semantic Tokens of Brain Dynamics with a "
+            "Self-Distilled Foundation Model, ICLR 2026 (arXiv 2512.11582)"
         ),
         limits=(
             "The licence of the weights is not stated: ask the authors before you share converted or fine-tuned "
