@@ -17,24 +17,35 @@ from brain_transformers.hub.registry import MODELS
 FOLDER = Path(__file__).resolve().parent
 
 _OBTAIN = """\
-From the authors' repository ({source}), and converted on your machine. `A424_Coordinates.dat` is theirs as well.
+From the authors ({source}), and converted on your machine. The table that the command names is theirs as well.
 
 ```bash
-python conversion/convert_brainlm.py --checkpoint {folder}/ --coordinates A424_Coordinates.dat --output {name}/
+{command}
 ```"""
+_NO_CONVERTER = "From the authors ({source}). This version has no converter for these weights yet."
+_BRAINLM = "convert_brainlm.py --checkpoint {folder}/ --coordinates A424_Coordinates.dat"
+_BRAIN_JEPA = "convert_brain_jepa.py --checkpoint {folder} --gradient gradient_mapping_450.csv"
+_CONVERTERS = {"brainlm_mae": _BRAINLM, "brainlm_vit_mae": _BRAINLM, "brain_jepa": _BRAIN_JEPA}
+
+
+def obtain(name: str) -> str:
+    """How to get a published checkpoint, as Markdown."""
+    source = MODELS[name].source or ""
+    converter = _CONVERTERS.get(bt.load_config(name).model_type)
+    if converter is None:
+        return _NO_CONVERTER.format(source=source)
+    arguments = converter.format(folder=source.rpartition(" ")[2])
+    return _OBTAIN.format(source=source, command=f"python conversion/{arguments} --output {name}/")
 
 
 def cards() -> dict[str, str]:
     """File name -> text of the card, for every published checkpoint."""
-    texts = {}
-    for name in bt.list_models(published=True):
-        entry = MODELS[name]
-        source = entry.source or ""
-        obtain = _OBTAIN.format(source=source, folder=source.rpartition(" ")[2], name=name)
-        texts[f"{name}.md"] = build_model_card(
-            name, entry, bt.load_config(name), parameters=entry.parameters, obtain=obtain
+    return {
+        f"{name}.md": build_model_card(
+            name, MODELS[name], bt.load_config(name), parameters=MODELS[name].parameters, obtain=obtain(name)
         )
-    return texts
+        for name in bt.list_models(published=True)
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -35,6 +35,8 @@ def test_metadata_of_a_card_can_be_read(name: str, repository: Path) -> None:
     entry = MODELS[name]
     assert card.data.license == entry.license
     assert card.data.library_name == "brain-transformers"
+    for script in re.findall(r"python (conversion/\S+)", card.content):
+        assert (repository / script).is_file(), script
     for text in (f"{entry.parameters:,}", *entry.limits, entry.citation, entry.source):
         assert text in card.content
 
