@@ -311,8 +311,9 @@ def convert(
         notes.append("Positions are by ROI index; the model takes no gradients.")
     with torch.device("meta"):
         model = converted.model_class(config)
+    # Copies, since target and context encoder may share their storage in a file from the start of a run.
     tensors = {
-        name: value.to(torch.float32) if value.is_floating_point() else value
+        name: value.to(torch.float32, copy=True) if value.is_floating_point() else value
         for name, value in converted.state_dict.items()
     }
     model.load_state_dict(tensors, strict=True, assign=True)

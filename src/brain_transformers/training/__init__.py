@@ -6,8 +6,14 @@ Everything is loaded when it is first used, since the Trainer of transformers ta
 from ..lazy import lazy_attributes
 
 _EXPORTS = {
+    "BlockMaskCollator": "jepa_masks",
+    "CollapseMonitor": "collapse",
     "EpochSampler": "seeded_rows",
     "FineTuningArguments": "arguments",
+    "JEPATrainer": "jepa_trainer",
+    "JEPATrainingArguments": "jepa_arguments",
+    "LARS": "lars",
+    "LatentPredictionSchedule": "jepa_schedules",
     "MAETrainer": "mae_trainer",
     "MAETrainingArguments": "arguments",
     "MaskedModelingCollator": "masked_collator",
@@ -19,12 +25,17 @@ _EXPORTS = {
     "TokenCount": "masked_collator",
     "decay_parameter_names": "parameter_groups",
     "last_complete_checkpoint": "checkpoints",
+    "layer_decay_groups": "layer_decay",
     "masked_reconstruction_metrics": "masked_metrics",
     "masked_statistics": "masked_metrics",
     "row_generator": "seeded_rows",
+    "scale_learning_rates": "layer_decay",
     "scaled_learning_rate": "schedules",
     "stack_windows": "masked_collator",
+    "target_statistics": "collapse",
+    "update_target": "ema",
     "warmup_cosine_lr": "schedules",
+    "warmup_half_cosine_lr": "jepa_schedules",
 }
 
 __all__ = list(_EXPORTS)

@@ -510,9 +510,9 @@ class BrainJEPAForMaskedModeling(BrainJEPAPreTrainedModel):
         contexts = index_masks(context_indices, "context_indices", batch, n_tokens)
         target_ids = index_masks(target_indices, "target_indices", batch, n_tokens)
 
-        targets = self.compute_targets(signals, target_ids, attention_mask)
+        of_masks = self.compute_targets(signals, target_ids, attention_mask)
         # Same order as the predictions: target masks outermost, then context masks, then samples.
-        targets = torch.cat([part for part in targets for _ in contexts])
+        targets = torch.cat([part for part in of_masks for _ in contexts])
         encoded = self.context_encoder(signals, attention_mask, contexts, **kwargs)
         predictions, states = self.predictor(
             encoded.last_hidden_state,

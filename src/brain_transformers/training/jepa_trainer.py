@@ -1,0 +1,180 @@
+"""Trainer of models that predict latent states of a target network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..data.collators import ROISeriesCollator
+from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from .collapse import CollapseMonitor, target_statistics
+from .ema import target_pairs, update_target
+from .jepa_arguments import JEPATrainingArguments
+from .jepa_masks import BlockMaskCollator
+from .jepa_schedules import SCHEDULED_DECAY, LatentPredictionSchedule, target_momentum
+from .seeded_rows import RowRandomness
+from .seeded_trainer import SeededTrainer
+
+
+class _MoveTarget(TrainerCallback):
+    """Updates the target after each optimizer step."""
+
+    def __init__(self, trainer: "JEPATrainer"):
+        self.trainer = trainer
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        assert self.trainer.model is not None
+        update_target(self.trainer.model, self.trainer.momentum_of(state.global_step))
+
+
+class JEPATrainer(SeededTrainer):
+    """Pretrains Brain-JEPA, and every other model of this package with a target network, by latent prediction.
+
+    The context encoder and the predictor learn; the target follows as a moving average after every optimizer step and
+    is saved with the model, so a resumed run goes on bit for bit. Learning rate and weight decay follow
+    [`LatentPredictionSchedule`]. Parameters with at least two axes decay, the mask token among them, biases and norms
+    do not (released code). The loss is the model's mean over a batch, and the mean of those means over accumulation
+    steps and processes; all processes cut their masks to the same lengths, so two of them equal one with twice the
+    batch.
+
+    With `monitor_collapse`, `target_std` and `target_rank` of the last batch are logged beside the loss, and a fall of
+    either brings a warning.
+
+    Args:
+        model: a `...ForMaskedModeling` model with a `context_encoder`.
+        args: training arguments.
+        data_collator: makes a batch with one window a row; masks are added by [`BlockMaskCollator`] unless it has a
+            true attribute `makes_masks`. By default scans are windowed by `processing_class` if that is a
+            [`ROISeriesFeatureExtractor`] (random windows), and otherwise rows must hold windows as arrays.
+        train_dataset, eval_dataset: map-style datasets of rows.
+        processing_class: the model's feature extractor, saved with it.
+        kwargs: everything else that `transformers.Trainer` takes.
+
+    Raises:
+        TypeError: if `args` are not [`JEPATrainingArguments`], or the model has no target.
+    """
+
+    args: JEPATrainingArguments
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: JEPATrainingArguments | None = None,
+        data_collator: Callable[..., Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ):
+        if not isinstance(args, JEPATrainingArguments):
+            raise TypeError(
+                f"Expected args to be JEPATrainingArguments, got {type(args).__name__}. They are TrainingArguments "
+                "with the options of latent prediction; build them with JEPATrainingArguments(output_dir=...)."
+            )
+        super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
+        assert self.model is not None  # the Trainer has refused that
+        targets, _ = target_pairs(self.model)
+        for tensor in targets:
+            tensor.requires_grad_(False)
+        if not getattr(data_collator, "makes_masks", False):
+            self.data_collator = BlockMaskCollator(
+                self._window_collator(data_collator),
+                self.model.config,
+                seed=self.row_seed,
+                n_rows=0 if train_dataset is None else len(train_dataset),
+                rows_per_batch=args.train_batch_size * args.world_size,
+                eval_rows_per_batch=args.eval_batch_size * args.world_size,
+                shuffle=args.train_sampling_strategy == "random",
+                rule=args.mask_rule,
+            )
+        self.collapse_monitor = CollapseMonitor()
+        self._last_targets: torch.Tensor | None = None
+        self.add_callback(_MoveTarget(self))
+
+    def _window_collator(self, data_collator: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        if data_collator is None and isinstance(self.processing_class, ROISeriesFeatureExtractor):
+            return ROISeriesCollator(
+                self.processing_class, window="random", rng_for_row=RowRandomness(self.row_seed, "window")
+            )
+        return data_collator
+
+    def momentum_of(self, update: int) -> float:
+        """Momentum of the target after optimizer step `update` (0-based)."""
+        args = self.args
+        total = args.target_momentum_steps
+        if total is None:
+            total = self.state.max_steps * (args.gradient_accumulation_steps if args.published_momentum else 1)
+        momentum = target_momentum(
+            update, first=args.target_momentum_start, last=args.target_momentum_end, total_steps=total
+        )
+        return min(max(momentum, 0.0), 1.0)
+
+    # --- optimizer ---
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the parameters that decay: trainable, at least two axes, no bias."""
+        return [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and parameter.ndim > 1 and "bias" not in name
+        ]
+
+    def create_optimizer(self, model: Any = None) -> Optimizer:
+        """AdamW (or what `args.optim` names), with the groups marked whose weight decay is scheduled."""
+        optimizer = super().create_optimizer(model)
+        for group in optimizer.param_groups:
+            group.setdefault(SCHEDULED_DECAY, group["weight_decay"] > 0)
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """Learning rate and weight decay over `num_training_steps` optimizer steps."""
+        if self.lr_scheduler is None:
+            args = self.args
+            warmup = args.warmup_steps * (num_training_steps if args.warmup_steps < 1 else 1)
+            optimizer = self.optimizer if optimizer is None else optimizer
+            assert optimizer is not None
+            assert args.learning_rate is not None
+            assert args.start_learning_rate is not None
+            assert args.final_learning_rate is not None
+            self.lr_scheduler = LatentPredictionSchedule(  # type: ignore[assignment]
+                optimizer,
+                start=args.start_learning_rate,
+                peak=args.learning_rate,
+                final=args.final_learning_rate,
+                warmup_steps=int(warmup),
+                total_steps=num_training_steps,
+                weight_decay=args.weight_decay,
+                final_weight_decay=args.final_weight_decay,
+            )
+        return self.lr_scheduler  # type: ignore[return-value]
+
+    # --- loss and logs ---
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The model's loss; the targets are kept until the next one, for the monitors."""
+        outputs = model(**inputs)
+        loss = outputs["loss"].mean()
+        if model.training and self.args.monitor_collapse:
+            self._last_targets = outputs["targets"]
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as the Trainer does, with the statistics of the last targets beside the training loss."""
+        if "loss" in logs and self._last_targets is not None:
+            statistics = target_statistics(self._last_targets)
+            self._last_targets = None
+            self.collapse_monitor.update(statistics, self.state.global_step)
+            logs = {**logs, **statistics}
+        super().log(logs, *args, **kwargs)

@@ -1,0 +1,52 @@
+"""Optimizer groups for fine-tuning, with a learning rate that falls towards the input."""
+
+import re
+from typing import Any
+
+from torch import nn
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_INPUT = re.compile(r"(?:^|\.)embeddings\.")
+
+
+def layer_decay_groups(
+    model: nn.Module, *, weight_decay: float = 0.05, layer_decay: float = 0.75
+) -> list[dict[str, Any]]:
+    """Groups of trainable parameters for AdamW, each with the factor of its learning rate as `lr_scale`.
+
+    Embeddings are layer 0, transformer layer i is i + 1, everything above (final norm, head) is L = depth + 1, and the
+    factor is `layer_decay ** (L - layer)` (the rule of BEiT). The released code of Brain-JEPA asks for 0.75, but its
+    names do not match, so that every factor is 1 there: `layer_decay=1` is what it does. One-dimensional parameters
+    do not decay.
+
+    Args:
+        model: a `...ForSequenceClassification` model or a body.
+        weight_decay: of parameters with more than one axis.
+        layer_decay: in (0, 1]; 1 for one learning rate.
+
+    Returns:
+        Dicts with `params`, `weight_decay` and `lr_scale`; [`scale_learning_rates`] multiplies the learning rate of a
+        group by its factor.
+
+    Raises:
+        ValueError: for a decay outside (0, 1].
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"Expected layer_decay above 0 and at most 1, got {layer_decay}. Use 1 for no decay.")
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    depth = max((int(match[1]) + 1 for name, _ in named if (match := _LAYER.search(name))), default=0)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+
+    for name, parameter in named:
+        match = _LAYER.search(name)
+        layer = 0 if _INPUT.search(name) else int(match[1]) + 1 if match else depth + 1
+        scale = layer_decay ** (depth + 1 - layer)
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        empty: dict[str, Any] = {"params": [], "weight_decay": decay, "lr_scale": scale}
+        groups.setdefault((scale, decay), empty)["params"].append(parameter)
+    return list(groups.values())
+
+
+def scale_learning_rates(groups: list[dict[str, Any]], learning_rate: float) -> list[dict[str, Any]]:
+    """The groups with `lr` set to `learning_rate * lr_scale`, ready for an optimizer."""
+    return [{**group, "lr": learning_rate * group["lr_scale"]} for group in groups]
