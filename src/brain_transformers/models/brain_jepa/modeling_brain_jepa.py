@@ -206,6 +206,12 @@ class BrainJEPAPredictor(nn.Module):
         return predictions, tuple(states) if output_hidden_states else None
 
 
+class ClassifierLinear(nn.Linear):
+    """The last layer of a head, which starts from weights of another size than the rest of the model."""
+
+    initializer_range: float
+
+
 class BrainJEPAClassifier(nn.Module):
     """Head of the downstream model: LayerNorm on the pooled vector, batch norm for linear probing, linear."""
 
@@ -215,7 +221,9 @@ class BrainJEPAClassifier(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.classifier_norm else None
         probing = config.classifier_head == "batch_norm_linear"
         self.batch_norm = nn.BatchNorm1d(width, affine=False, eps=1e-6, momentum=0.1) if probing else None
-        self.linear = nn.Linear(width, num_labels)
+        self.linear = ClassifierLinear(width, num_labels)
+        # Released downstream code: 2e-5 for fine-tuning, 0.01 for linear probing.
+        self.linear.initializer_range = 0.01 if probing else 2e-5
 
     def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`(batch, hidden_size)` -> logits `(batch, num_labels)`, and the pooled vector after the LayerNorm."""
@@ -250,9 +258,8 @@ class BrainJEPAPreTrainedModel(BrainPreTrainedModel):
                 init.zeros_(module.gradients)
             else:
                 init.copy_(module.gradients, torch.from_numpy(known))
-        elif isinstance(module, BrainJEPAClassifier):
-            # Released downstream code: 2e-5 for fine-tuning, 0.01 for linear probing.
-            init.normal_(module.linear.weight, std=2e-5 if module.batch_norm is None else 0.01)
+        elif isinstance(module, ClassifierLinear):
+            init.normal_(module.weight, std=module.initializer_range)
 
     def _check_signals(self, signals: torch.Tensor) -> None:
         config = self.config
