@@ -43,6 +43,8 @@ _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
         "layout": "image",
         "sort_rows": "y",
     },
+    # Brain-Semantoks: z-score per parcel over the scan; networks without data become masked tokens.
+    "brain_semantoks": {"normalization": "zscore", "missing_rois": "mask"},
 }
 _ZSCORE_EPS = 1e-8
 # A spread below a few float32 steps of the level is rounding, not signal.
