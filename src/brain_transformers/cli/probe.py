@@ -12,10 +12,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="predict a label from a table of embeddings with a linear model",
         description=(
             "Cross-validated linear probe on a table that `brain-transformers embed` wrote: logistic regression or "
-            "ridge, "
-            "regularised inside the training folds, beside the guess that ignores the embeddings. Scans of one "
-            "subject "
-            "stay on one side of every split."
+            "ridge, regularised inside the training folds, beside the guess that ignores the embeddings. Scans of "
+            "one subject stay on one side of every split."
         ),
     )
     parser.add_argument("table", type=Path, metavar="TABLE", help="parquet or csv with columns e000, e001, ...")

@@ -22,8 +22,7 @@ def functional_connectivity(signals: np.ndarray, *, vectorize: bool = True, fish
     if signals.ndim not in (2, 3) or signals.shape[-1] < 2:
         raise ValueError(
             "functional_connectivity expects (n_rois, n_timepoints) or (batch, n_rois, n_timepoints) with at least "
-            "two "
-            f"timepoints, got shape {signals.shape}."
+            f"two timepoints, got shape {signals.shape}."
         )
     if not np.isfinite(signals).all():
         raise ValueError("signals hold NaN or infinite values; fill or drop those ROIs before correlating.")

@@ -74,8 +74,7 @@ def identify(
     if a.ndim != 2 or a.shape != b.shape:
         raise ValueError(
             f"identify expects two arrays of one shape (n_subjects, n_features), got {a.shape} and {b.shape}. Keep "
-            f"the "
-            "subjects that are in both, in the same order."
+            "the subjects that are in both, in the same order."
         )
     n = len(a)
     if n < 2:

@@ -61,6 +61,7 @@ def plot_embedding_map(
                 for kind, marker in markers.items()
             ]
             axis.legend(handles=handles, loc="best")
+        axis.margins(0.14)
         axis.set_xlabel(f"principal component 1 ({shares[0]:.0%} of the variance)")
         axis.set_ylabel(f"principal component 2 ({shares[1]:.0%})")
         axis.axhline(0, color="#dddddd", lw=0.6, zorder=0)

@@ -52,12 +52,13 @@ def plot_identification(
                 )
             if size <= 10:
                 low, high = float(matrix.min()), float(matrix.max())
+                digits = 2 if high - low > 0.1 else 3
                 for (row, column), value in np.ndenumerate(matrix):
                     dark = (value - low) / ((high - low) or 1.0) < 0.6
                     axis.text(
                         column,
                         row,
-                        f"{value:.2f}".replace("0.", "."),
+                        f"{value:.{digits}f}".replace("0.", ".", 1),
                         ha="center",
                         va="center",
                         fontsize=7,
@@ -71,7 +72,7 @@ def plot_identification(
             if number == 0:
                 axis.set_ylabel(first)
             share = (result.accuracy_ab + result.accuracy_ba) / 2
-            axis.set_title(f"{name}\nidentified {share:.0%} (chance {result.chance:.0%})")
+            axis.set_title(f"{name}\nrecognised {share:.0%} (chance {result.chance:.0%})")
             colorbar = figure.colorbar(image, ax=axis, shrink=0.8, pad=0.02)
             colorbar.outline.set_visible(False)
             colorbar.ax.tick_params(labelsize=7)

@@ -25,7 +25,9 @@ def plot_parcel_map(
     annotate: int = 0,
     title: str | None = None,
 ) -> Any:
-    """Parcel centres in MNI space seen from the left, from above and from the front, coloured by a value.
+    """Parcel centres in MNI space seen from the right, from above and from behind, coloured by a value.
+
+    The left hemisphere is on the left of the picture in the last two views.
 
     Args:
         coordinates: `(n_rois, 3)`, mm MNI (x to the right, y to the front, z up).
@@ -61,8 +63,8 @@ def plot_parcel_map(
             axis.add_patch(
                 patches.Ellipse(centre, 2 * half[0], 2 * half[1], fc="#f5f5f2", ec="#c9c9c4", lw=1.0, zorder=0)
             )
-            # Nearest to the viewer last, so that it lies on top: left side, top and front.
-            towards = -coordinates[:, depth] if view == "sagittal" else coordinates[:, depth]
+            # Nearest to the viewer last, so that it lies on top: the right side, the top, the back.
+            towards = -coordinates[:, depth] if view == "coronal" else coordinates[:, depth]
             order = np.argsort(towards)
             shown = order[known[order]]
             empty = order[~known[order]]
@@ -93,9 +95,9 @@ def plot_parcel_map(
             axis.set_xlabel(xlabel)
             axis.set_ylabel(ylabel)
             names = {
-                "sagittal": "from the left (front to the right)",
+                "sagittal": "from the right",
                 "axial": "from above",
-                "coronal": "from the front (left is left)",
+                "coronal": "from behind",
             }
             axis.set_title(names[view])
         colorbar = figure.colorbar(points, ax=axes, shrink=0.85, pad=0.015)

@@ -181,7 +181,7 @@ class HtmlReport:
 
     def render(self) -> str:
         """The page as text."""
-        links = "".join(
+        links = " ".join(
             f'<a href="#{html.escape(anchor, quote=True)}">{html.escape(title)}</a>'
             for title, anchor in self._sections
         )

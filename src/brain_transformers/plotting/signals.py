@@ -134,9 +134,7 @@ def plot_carpet(
     step = 1.0 if t_r is None else float(t_r)
     extent = (-0.5 * step, (original.shape[1] - 0.5) * step, len(rows) - 0.5, -0.5)
     with styled():
-        matplotlib_colormaps = __import__("matplotlib").colormaps
-        colormap = matplotlib_colormaps[SIGNAL_MAP].copy()
-        colormap.set_bad("#bdbdbd")
+        colormap = __import__("matplotlib").colormaps[SIGNAL_MAP].with_extremes(bad="#bdbdbd")
         figure = new_figure(8.6, 3.7)
         axes = figure.subplots(1, 3, sharey=True)
         panels = (
@@ -208,7 +206,11 @@ def plot_reconstruction_scores(
             points = [group[metric] for group in (by_group or {}).get(name, {}).values()]
             right = max([scores[name][metric], 0.0, *points])
             axis.text(
-                right + 0.02 * (span[1] - span[0]), place, f"{scores[name][metric]:.3f}", va="center", fontsize=8
+                right + 0.02 * (span[1] - span[0]),
+                place,
+                f"{scores[name][metric]:.3f}".replace("-", "−"),
+                va="center",
+                fontsize=8,
             )
         axis.set_xlim(span[0], span[1] + 0.1 * (span[1] - span[0]))
         axis.axvline(0, color="#666666", lw=0.8, zorder=1)

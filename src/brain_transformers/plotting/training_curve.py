@@ -34,23 +34,25 @@ def plot_loss_curve(
         raise ValueError(
             "log_history holds no `loss` and no `eval_loss`; pass trainer.state.log_history after training."
         )
+    last = max(float(series[-1, 0]) for series in (train, evaluation) if series.size)
+    lines = sorted((baselines or {}).items(), key=lambda item: -item[1])
+    low = min([*(series[:, 1].min() for series in (train, evaluation) if series.size), *(v for _, v in lines)])
+    high = max([*(series[:, 1].max() for series in (train, evaluation) if series.size), *(v for _, v in lines)])
+    # The loss of an untrained network would flatten everything else: the axis follows what comes after it.
+    late = [series[len(series) // 8 + 1 :, 1] for series in (train, evaluation) if len(series) > 3]
+    settled = max((float(values.max()) for values in late), default=float(high))
+    top = min(high, 1.1 * max([settled, *(v for _, v in lines)]))
+    pad = 0.06 * (top - low or 1.0)
     with styled():
         figure = new_figure(7.4, 3.5)
         axis = figure.subplots()
         if train.size:
             axis.plot(train[:, 0], train[:, 1], color=SKY, lw=1.2, label="training", zorder=2)
         if evaluation.size:
-            axis.plot(
-                evaluation[:, 0], evaluation[:, 1], color=BLUE, lw=1.8, marker="o", ms=4, label="held out", zorder=3
-            )
-        last = max(float(series[-1, 0]) for series in (train, evaluation) if series.size)
-        lines = sorted((baselines or {}).items(), key=lambda item: -item[1])
-        low = min([*(series[:, 1].min() for series in (train, evaluation) if series.size), *(v for _, v in lines)])
-        high = max([*(series[:, 1].max() for series in (train, evaluation) if series.size), *(v for _, v in lines)])
-        # A first training loss far above the rest would flatten everything else.
-        settled = evaluation if evaluation.size else train
-        top = min(high, 1.6 * max([float(settled[:, 1].max()), *(v for _, v in lines)]))
-        pad = 0.06 * (top - low or 1.0)
+            axis.plot(evaluation[:, 0], evaluation[:, 1], color=BLUE, lw=1.8, zorder=3)
+            shown = evaluation[evaluation[:, 1] <= top + pad]
+            # Points at the edge stay whole, which only works if those outside the axis are left out.
+            axis.plot(*shown.T, "o-", color=BLUE, lw=1.8, ms=4, label="held out", zorder=3, clip_on=False)
         axis.set_ylim(low - pad, top + pad)
         previous = np.inf
         gap = 0.055 * (top - low + 2 * pad)
