@@ -92,18 +92,18 @@ class TimeROIPositions(nn.Module):
         super().__init__()
         if hidden_size % 4:
             raise ValueError(f"Positions of time and ROI need a width divisible by 4, got {hidden_size}.")
-        self.n_rois, self.n_windows, self.half = n_rois, n_windows, hidden_size // 2
-        self.register_buffer("time_positions", torch.empty(n_rois * n_windows, self.half))
-        self.gradient_projection = None if gradient_size is None else nn.Linear(gradient_size, self.half)
+        self.n_rois, self.n_windows, self.half_width = n_rois, n_windows, hidden_size // 2
+        self.register_buffer("time_positions", torch.empty(n_rois * n_windows, self.half_width))
+        self.gradient_projection = None if gradient_size is None else nn.Linear(gradient_size, self.half_width)
         if gradient_size is None:
-            self.register_buffer("roi_positions", torch.empty(n_rois * n_windows, self.half))
+            self.register_buffer("roi_positions", torch.empty(n_rois * n_windows, self.half_width))
 
     def reset_tables(self) -> None:
         """Fill the fixed tables from their formulas."""
-        time = sincos_axis_table(self.n_windows, self.half).float()
+        time = sincos_axis_table(self.n_windows, self.half_width).float()
         init.copy_(self.time_positions, time.repeat(self.n_rois, 1))
         if self.gradient_projection is None:
-            roi = sincos_axis_table(self.n_rois, self.half).float()
+            roi = sincos_axis_table(self.n_rois, self.half_width).float()
             init.copy_(self.roi_positions, roi.repeat_interleave(self.n_windows, dim=0))
 
     def roi_half(self, gradients: torch.Tensor) -> torch.Tensor:
@@ -129,14 +129,14 @@ class TimeROIPositions(nn.Module):
         if stored:
             time = self.time_positions.float()
         else:
-            time = sincos_axis_table(n_windows, self.half, device=self.time_positions.device).float()
+            time = sincos_axis_table(n_windows, self.half_width, device=self.time_positions.device).float()
         if self.gradient_projection is not None:
             assert gradients is not None
             roi = self.roi_half(gradients)
         elif stored:
             roi = self.roi_positions.float()
         else:
-            roi = sincos_axis_table(self.n_rois, self.half, device=self.time_positions.device).float()
+            roi = sincos_axis_table(self.n_rois, self.half_width, device=self.time_positions.device).float()
         one_row_an_roi = self.gradient_projection is not None or not stored
         if ids is not None:
             return torch.cat(
@@ -145,5 +145,5 @@ class TimeROIPositions(nn.Module):
         if not stored:
             time = time.repeat(self.n_rois, 1)
         if one_row_an_roi:
-            roi = roi[:, None].expand(-1, n_windows, -1).reshape(self.n_rois * n_windows, self.half)
+            roi = roi[:, None].expand(-1, n_windows, -1).reshape(self.n_rois * n_windows, self.half_width)
         return torch.cat([time, roi], dim=-1)[None]
