@@ -273,9 +273,9 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
             roi_coordinates(data["roi_order"]), values, label="Pearson r where hidden", limits=_limits(values)
         ),
         "How well each region is filled in, at the region's centre (MNI). Easiest: "
-        + ", ".join(f"{labels[index].replace('_', ' ')} {values[index]:.2f}" for index in ranked[:4])
+        + ", ".join(f"{labels[index].replace('_', ' ')} {_plain(values[index])}" for index in ranked[:4])
         + ". Hardest: "
-        + ", ".join(f"{labels[index].replace('_', ' ')} {values[index]:.2f}" for index in ranked[::-1][:4])
+        + ", ".join(f"{labels[index].replace('_', ' ')} {_plain(values[index])}" for index in ranked[::-1][:4])
         + ".",
         "Map of the reconstruction correlation of each region",
         wide=True,
