@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conversion"))
 import convert_brain_jepa
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
+import brain_transformers as bt
 from brain_transformers.layers.positions import TimeROIPositions
 from brain_transformers.models.brain_jepa.masking_brain_jepa import MaskScales, published_masks
 
@@ -371,6 +372,54 @@ def _check_linear_probe(
             case.compare(name, value)
 
 
+def data_preparation(case: GoldenCase, work: Path) -> None:
+    from brain_transformers.processing.frame_sampling import sampled_frames
+
+    config = case.json("config.json")
+    n_rois = config["n_cortical_rois"] + config["n_subcortical_rois"]
+    n_sampled, rate = config["num_frames"], config["sampling_rate"]
+    raw = case.take("raw_subcortical_first").numpy()
+
+    def extractor(normalization: str, n_timepoints: int = n_sampled, **values: Any) -> bt.ROISeriesFeatureExtractor:
+        # A scan with a t_r of 1 s for a model of `rate` seconds: every frame of the model spans `rate` frames.
+        return bt.ROISeriesFeatureExtractor(
+            n_rois=n_rois,
+            n_timepoints=n_timepoints,
+            patch_size=1,
+            t_r=rate,
+            resampling="frames",
+            normalization=normalization,
+            **values,
+        )
+
+    def windows(made: Any, recordings: np.ndarray, start: float | None, t_r: float) -> torch.Tensor:
+        return torch.as_tensor(made(recordings, t_r=t_r, start=start)["signals"])
+
+    robust = extractor("robust-means").fit(raw)
+    for name, key in (("medians", "median"), ("iqrs", "iqr")):
+        if case.has(name):
+            case.compare(name, np.array(robust.statistics[key]), atol=0, rtol=1e-9)
+    whole = extractor("robust-means", raw.shape[2], statistics=robust.statistics)
+    for name in case.names("robust_scaled."):
+        case.compare(name, windows(whole, raw[_subject(name)], None, rate), atol=1e-5, rtol=1e-6)
+    for prefix, starts, made in (
+        ("robust_scaled_downsampled.", "start_idx", robust),
+        ("standardised_downsampled.", "start_idx_standardised", extractor("zscore-window")),
+        ("downstream_zscored_downsampled.", "start_idx_downstream", extractor("zscore-scan")),
+    ):
+        for name in case.names(prefix):
+            subject = _subject(name)
+            start = float(case.take(starts)[subject])
+            case.compare(name, windows(made, raw[subject], start, 1.0), atol=1e-5, rtol=1e-6)
+    for name in case.names("frame_index."):
+        start, _, length = name.removeprefix("frame_index.start").partition("_len")
+        case.compare(name, sampled_frames(int(length or 490), float(start), 160, 3))
+
+
+def _subject(name: str) -> int:
+    return int(name.rsplit("subject", 1)[1])
+
+
 class _ReplayedMasks:
     """Gives every batch the masks that its rows name."""
 
@@ -522,6 +571,7 @@ def _check_end_of_run(case: GoldenCase, work: Path, config: dict[str, Any], mode
 
 
 KINDS = {
+    "data_preparation": data_preparation,
     "downstream": downstream,
     "train_run": train_run,
     "encoder": encoder,

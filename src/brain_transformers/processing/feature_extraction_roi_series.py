@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature, FeatureExtractionMixin
 
 from ..models.remote_code import shim_reference, write_shim
+from .frame_sampling import frame_step, sampled_frames
 from .resampling import resample_t_r
 from .roi_orders import (
     SORTED_BY_Y,
@@ -25,7 +26,17 @@ from .roi_orders import (
 
 LAYOUTS = ("roi_time", "image")
 WINDOWS = ("first", "center", "all", "random")
-NORMALIZATIONS = ("none", "center", "zscore", "zscore-scan", "robust", "robust-scan", "robust-means")
+NORMALIZATIONS = (
+    "none",
+    "center",
+    "zscore",
+    "zscore-scan",
+    "zscore-window",
+    "robust",
+    "robust-scan",
+    "robust-means",
+)
+RESAMPLINGS = ("filter", "frames")
 _FITTED = ("robust", "robust-means")
 
 # Side of the padded square of BrainLM's image form, by patch size (27 x 27 and 31 x 31 patches).
@@ -43,6 +54,8 @@ _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
         "layout": "image",
         "sort_rows": "y",
     },
+    # As the authors' downstream code scales for the released weights; pretraining used "robust-means".
+    "brain_jepa": {"normalization": "zscore-scan", "resampling": "frames", "expected_std": 1.0},
     # Brain-Semantoks: z-score per parcel over the scan; networks without data become masked tokens.
     "brain_semantoks": {"normalization": "zscore", "missing_rois": "mask"},
 }
@@ -50,6 +63,8 @@ _ZSCORE_EPS = 1e-8
 # A spread below a few float32 steps of the level is rounding, not signal.
 _CONSTANT_RTOL = 1e-6
 _SCALE_FACTOR = 3.0
+# Picking whole frames gets near a repetition time at best; further off than this is said.
+_FRAMES_T_R_TOLERANCE = 0.15
 
 
 @dataclass
@@ -76,7 +91,8 @@ class _ScanPlan:
     non_finite: np.ndarray | None
     t_r: float | None
     n_timepoints: int
-    starts: list[int]
+    starts: list[float]
+    sampling_rate: int = 1
 
 
 def unpack_row(row: Mapping[str, Any]) -> tuple[np.ndarray, str | None, float | None]:
@@ -110,7 +126,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         window: which windows to cut unless a call says otherwise: `"first"`, `"center"`, `"all"` (side by side from
             the start; a rest shorter than a window is left out) or `"random"` (uniform start, needs `rng`).
         normalization: `"none"`; `"center"`: minus the ROI's mean; `"zscore"`: per ROI, population std + 1e-8;
-            `"zscore-scan"`: one mean and one unbiased std for the scan; `"robust"`: (x - ROI's mean - median)/IQR with
+            `"zscore-scan"`: one mean and one unbiased std for the scan, `"zscore-window"`: the same for a window;
+            `"robust"`: (x - ROI's mean - median)/IQR with
             medians and IQRs fitted on centred training scans (BrainLM); `"robust-scan"`: the same with the median and
             IQR of the scan itself; `"robust-means"`: (x - median)/IQR, fitted on the ROI means of training scans.
         divisor: everything is divided by it last; the image checkpoints of BrainLM were trained with 5.6430855.
@@ -122,6 +139,9 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         short_scans: `"pad"` with zeros and an `attention_mask`, or `"error"`.
         missing_rois: what to do when the scan's order lacks parcels: `"error"`; `"fill"`: zeros and a warning;
             `"mask"`: zeros and 0 in `attention_mask` (`layout="roi_time"`).
+        resampling: how another repetition time is brought to the model's: `"filter"` interpolates band-limited;
+            `"frames"` picks every second, third, ... frame without a filter, as Brain-JEPA was trained (the last frame
+            fills up a patch that is measured in part, and scans slower than the model stay as they are).
         expected_std: standard deviation of the model's training inputs; inputs more than 3 times away bring a warning.
 
     Raises:
@@ -150,12 +170,14 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         short_scans: str = "pad",
         missing_rois: str = "error",
         expected_std: float | None = None,
+        resampling: str = "filter",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         _check_choice("layout", layout, LAYOUTS)
         _check_choice("window", window, WINDOWS)
         _check_choice("normalization", normalization, NORMALIZATIONS)
+        _check_choice("resampling", resampling, RESAMPLINGS)
         _check_choice("short_scans", short_scans, ("pad", "error"))
         _check_choice("missing_rois", missing_rois, ("error", "fill", "mask"))
         _check_choice("sort_rows", sort_rows, (None, "y"))
@@ -209,6 +231,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         self.short_scans = short_scans
         self.missing_rois = missing_rois
         self.expected_std = expected_std
+        self.resampling = resampling
         self._warned: set[Any] = set()
         self._row_plans: dict[Any, _RowPlan] = {}
 
@@ -359,7 +382,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         roi_order: ROIOrder | None = None,
         coordinates: np.ndarray | Sequence[np.ndarray] | None = None,
         window: str | None = None,
-        start: int | Sequence[int] | None = None,
+        start: float | Sequence[float] | None = None,
         rng: np.random.Generator | None = None,
         return_tensors: str | None = None,
         return_windows: bool = False,
@@ -374,7 +397,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             coordinates: (n_rois, 3) mm MNI in the scans' row order, or one a scan. They are emitted instead of the
                 stored ones, and they decide the sorting only where the extractor knows none for its order.
             window: overrides the extractor's choice.
-            start: first timepoint of the window (after resampling) instead of `window`; one, or one a scan.
+            start: first timepoint of the window instead of `window`; one, or one a scan. It counts after resampling;
+                with `resampling="frames"` it counts frames of the scan and need not be whole.
             rng: numpy generator, for `window="random"`.
             return_tensors: `"pt"` or `"np"`.
             return_windows: also return `scan_index` and `window_start` (after resampling), both (n_windows,) int64.
@@ -412,7 +436,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             stop = position + len(plan.starts)
             self._write_windows(plan, output[position:stop], lengths[position:stop])
             scan_index[position:stop] = number
-            window_start[position:stop] = plan.starts
+            window_start[position:stop] = [int(first / plan.sampling_rate) for first in plan.starts]
             position = stop
         self._check_scale(plans, output, lengths)
 
@@ -566,18 +590,23 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         roi_order: ROIOrder | None,
         coordinates: np.ndarray | None,
         window: str | None,
-        start: int | None,
+        start: float | None,
         rng: np.random.Generator | None,
     ) -> _ScanPlan:
         name = f"scan {number}"
         rows = self._plan_rows(roi_order, coordinates)
         signals = self._check_scan(scan, rows.n_source, name)
         resample_from = self._resample_from(t_r)
-        n_timepoints = signals.shape[1]
-        if resample_from is not None and self.t_r is not None:
+        n_timepoints, sampling_rate = signals.shape[1], 1
+        if resample_from is not None and self.resampling == "frames":
+            sampling_rate, resample_from = self._sampling_rate(resample_from), None
+            if sampling_rate > 1:
+                step = frame_step(self.n_timepoints, sampling_rate)
+                n_timepoints = int(np.floor((n_timepoints - 1) / step + 1e-6)) + 1
+        elif resample_from is not None and self.t_r is not None:
             n_timepoints = int(np.floor((n_timepoints - 1) * resample_from / self.t_r + 1e-6)) + 1
         if n_timepoints < self.patch_size:
-            at = "" if resample_from is None else f" at t_r {self.t_r} s"
+            at = "" if resample_from is None and sampling_rate == 1 else f" at t_r {self.t_r} s"
             raise ValueError(
                 f"Expected {name} with at least one patch of {self.patch_size} timepoints, got {n_timepoints}{at}. "
                 "Leave this scan out: it is too short for the model."
@@ -587,7 +616,15 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 f"Expected {name} with at least {self.n_timepoints} timepoints, got {n_timepoints}. "
                 'Leave it out, or set short_scans="pad" on the extractor.'
             )
-        starts = self._starts(n_timepoints, window or self.window, start, rng, name)
+        starts = self._starts(
+            signals.shape[1] if sampling_rate > 1 else n_timepoints,
+            self.n_timepoints * sampling_rate,
+            window or self.window,
+            start,
+            rng,
+            name,
+            whole=sampling_rate == 1,
+        )
 
         mean, zero_rows, non_finite = _row_statistics(signals)
         shifts, scale, zero_rows = self._scaling(signals, rows, mean, zero_rows, non_finite)
@@ -597,7 +634,9 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 f"{bad} of {self.n_rois} ROIs of {name} are constant or not finite (first: "
                 f"{np.flatnonzero(zero_rows)[:5].tolist()}). Check that the atlas and the image share one space."
             )
-        return _ScanPlan(signals, rows, shifts, scale, zero_rows, non_finite, resample_from, n_timepoints, starts)
+        return _ScanPlan(
+            signals, rows, shifts, scale, zero_rows, non_finite, resample_from, n_timepoints, starts, sampling_rate
+        )
 
     def _resample_from(self, t_r: float | None) -> float | None:
         """The scan's t_r if it has to be resampled, else None."""
@@ -613,29 +652,49 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         t_r = _check_t_r(t_r)
         return None if abs(t_r - self.t_r) <= self.t_r_tolerance * self.t_r else t_r
 
+    def _sampling_rate(self, t_r: float) -> int:
+        """Frames of a scan with this t_r for each frame of the model."""
+        assert self.t_r is not None
+        rate = max(1, round(self.t_r / t_r))
+        reached = t_r * (frame_step(self.n_timepoints, rate) if rate > 1 else 1)
+        if abs(reached - self.t_r) > _FRAMES_T_R_TOLERANCE * self.t_r:
+            self._warn_once(
+                ("frames", t_r),
+                f"Expected a t_r that picking frames brings near {self.t_r} s, got {t_r} s, which becomes "
+                f'{reached:.3g} s. Set resampling="filter" on the extractor to have it interpolated.',
+            )
+        return rate
+
     def _starts(
-        self, n_timepoints: int, window: str, start: int | None, rng: np.random.Generator | None, name: str
-    ) -> list[int]:
+        self,
+        n_frames: int,
+        span: int,
+        window: str,
+        start: float | None,
+        rng: np.random.Generator | None,
+        name: str,
+        whole: bool = True,
+    ) -> list[float]:
         _check_choice("window", window, WINDOWS)
-        last = max(n_timepoints - self.n_timepoints, 0)
+        last = max(n_frames - span, 0)
         if start is not None:
-            if not 0 <= start <= last:
+            if not 0 <= start <= last or (whole and start != int(start)):
                 raise ValueError(
-                    f"Expected start between 0 and {last} for {name} ({n_timepoints} timepoints, window of "
-                    f"{self.n_timepoints}), got {start}."
+                    f"Expected start between 0 and {last} for {name} ({n_frames} timepoints, window of {span}), got "
+                    f"{start}."
                 )
-            return [int(start)]
+            return [int(start) if whole else float(start)]
         if window == "first":
             return [0]
         if window == "center":
             return [last // 2]
         if window == "all":
-            return list(range(0, last + 1, self.n_timepoints))
+            return list(range(0, last + 1, span))
         if rng is None:
             raise ValueError(
                 'window="random" draws from the generator it is given: pass rng=np.random.default_rng(seed).'
             )
-        return [int(rng.integers(0, last + 1))]
+        return [int(rng.integers(0, last + 1)) if whole else float(rng.uniform(0, last))]
 
     def _scaling(
         self,
@@ -651,7 +710,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         zero = zero_rows[index]
         zero[index < 0] = True
         mode = self.normalization
-        if mode == "none":
+        if mode in ("none", "zscore-window"):
             return [], None, zero
         if mode == "center":
             return [row_mean], None, zero
@@ -693,20 +752,35 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         if plan.t_r is not None and self.t_r is not None:
             # Scaling is affine, so it can come first; then gaps are 0 and the filter sees no NaN and no large offset.
             scaled = np.empty((self.n_rois, source.shape[1]), dtype=np.float32)
-            self._scale_into(plan, 0, source.shape[1], scaled)
+            self._scale_into(plan, slice(0, source.shape[1]), scaled)
             source = resample_t_r(scaled, plan.t_r, self.t_r)
         for number, start in enumerate(plan.starts):
-            stop = min(start + self.n_timepoints, plan.n_timepoints)
-            lengths[number] = stop - start
-            target = output[number, :, : stop - start]
-            if plan.t_r is not None:
-                target[:] = source[:, start:stop]
+            if plan.sampling_rate > 1:
+                step = frame_step(self.n_timepoints, plan.sampling_rate)
+                measured = min(int(np.ceil((source.shape[1] - start) / step - 1e-6)), self.n_timepoints)
+                filled = min(-(-measured // self.patch_size) * self.patch_size, self.n_timepoints)
+                lengths[number] = filled
+                frames = sampled_frames(source.shape[1], start, self.n_timepoints, plan.sampling_rate)[:filled]
+                target = output[number, :, :filled]
+                self._scale_into(plan, frames, target)
             else:
-                self._scale_into(plan, start, stop, target)
-            output[number, :, stop - start :] = 0.0
+                first = int(start)
+                stop = min(first + self.n_timepoints, plan.n_timepoints)
+                lengths[number] = filled = stop - first
+                target = output[number, :, :filled]
+                if plan.t_r is not None:
+                    target[:] = source[:, first:stop]
+                else:
+                    self._scale_into(plan, slice(first, stop), target)
+            output[number, :, filled:] = 0.0
+            if self.normalization == "zscore-window":
+                good = target[~plan.zero_rows]
+                target -= np.float32(good.mean(dtype=np.float64))
+                target /= np.float32(good.std(ddof=1, dtype=np.float64)) * np.float32(self.divisor)
+                target[plan.zero_rows] = 0.0
 
-    def _scale_into(self, plan: _ScanPlan, start: int, stop: int, target: np.ndarray) -> None:
-        part = plan.signals[:, start:stop]
+    def _scale_into(self, plan: _ScanPlan, columns: slice | np.ndarray, target: np.ndarray) -> None:
+        part = plan.signals[:, columns]
         rows = part if plan.rows.identity else part[plan.rows.index]
         if self.normalization == "robust-means":
             rows = rows.astype(np.float64)
@@ -717,10 +791,10 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 rows = np.divide(rows, plan.scale, out=target if rows.dtype == np.float32 else None)
             if rows is not target:
                 target[:] = rows
-            if self.divisor != 1.0:
+            if self.divisor != 1.0 and self.normalization != "zscore-window":
                 np.divide(target, np.float32(self.divisor), out=target)
         if plan.non_finite is not None:
-            target[plan.non_finite[plan.rows.index, start:stop]] = 0.0
+            target[plan.non_finite[plan.rows.index][:, columns]] = 0.0
         if plan.zero_rows.any():
             target[plan.zero_rows] = 0.0
 
