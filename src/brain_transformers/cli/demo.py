@@ -102,9 +102,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--seed must not be negative, got {args.seed}.")
     steps = 10 if args.quick else args.steps
     report = run_demo(args.output, DemoSettings(seed=args.seed, steps=steps))
-    print(
-        f"\nReport:    {report}\nEverything else is in {args.output}/: metrics.json, figures/, model/, dataset/, embeddings.csv"
-    )
+    print(f"\nReport:    {report}")
+    print(f"Everything else is in {args.output}/: metrics.json, figures/, model/, dataset/, embeddings.csv")
     return 0
 
 
