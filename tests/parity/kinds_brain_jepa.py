@@ -1,5 +1,6 @@
 """How each kind of Brain-JEPA case is computed with the public classes and functions."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ import brain_transformers as bt
 from brain_transformers.layers.positions import TimeROIPositions
 from brain_transformers.models.brain_jepa.masking_brain_jepa import MaskScales, published_masks
 
-# Rows of the large position tables that their case keeps.
-_KEPT_ROWS = (0, 1, 9, 10, 499, 500, 2250, 4490, 4499)
+# Rows of the large position tables that their case keeps, unless its README lists others.
+_KEPT_ROWS = [0, 1, 9, 10, 499, 500, 2250, 4490, 4499]
 # The key bias has no true gradient, so that Adam turns rounding into whole steps (README of the case).
 _KEY_BIAS_ATOL = 1e-2
 
@@ -258,6 +259,9 @@ def _check_mask_statistics(
 
 
 def position_embedding(case: GoldenCase, work: Path) -> None:
+    readme = case.folder / "README.md"
+    listed = re.search(r"rows \[([\d, ]+)\]", readme.read_text(encoding="utf-8")) if readme.is_file() else None
+    kept_rows = [int(row) for row in listed[1].split(",")] if listed else _KEPT_ROWS
     for number, item in enumerate(case.json("config.json")["items"]):
         mapping = item["add_w"] == "mapping"
         positions = TimeROIPositions(
@@ -279,7 +283,7 @@ def position_embedding(case: GoldenCase, work: Path) -> None:
             ("emb_h", positions.time_positions),
             ("emb_w", None if mapping else positions.roi_positions),
             ("pos_embed", table),
-            ("pos_embed_rows", table[0, list(_KEPT_ROWS)] if table.shape[1] > _KEPT_ROWS[-1] else None),
+            ("pos_embed_rows", table[0, kept_rows] if table.shape[1] > kept_rows[-1] else None),
         ):
             if case.has(f"{number}.{name}"):
                 case.compare(f"{number}.{name}", value, atol=1e-6, rtol=0)
@@ -395,6 +399,8 @@ def data_preparation(case: GoldenCase, work: Path) -> None:
     def windows(made: Any, recordings: np.ndarray, start: float | None, t_r: float) -> torch.Tensor:
         return torch.as_tensor(made(recordings, t_r=t_r, start=start)["signals"])
 
+    # The authors' reader takes the first frames of a recording.
+    raw = raw[:, :, : config.get("seq_length", raw.shape[2])]
     robust = extractor("robust-means").fit(raw)
     for name, key in (("medians", "median"), ("iqrs", "iqr")):
         if case.has(name):
@@ -453,7 +459,6 @@ def train_run(case: GoldenCase, work: Path) -> None:
         indices = case.take(f"step{step}.sample_index").tolist()
         assert len(indices) == batch
         rows += [{"signals": samples[index], "masks": masks} for index in indices]
-    total = int(optimization["ipe_scale"] * n_iterations / accumulation)
     arguments = JEPATrainingArguments(
         output_dir=str(work / "run"),
         num_train_epochs=1,
@@ -468,7 +473,8 @@ def train_run(case: GoldenCase, work: Path) -> None:
         final_weight_decay=optimization["final_weight_decay"],
         target_momentum_start=optimization["ema"][0],
         target_momentum_end=optimization["ema"][1],
-        target_momentum_steps=optimization["ipe_scale"] * n_iterations,
+        published_momentum=True,
+        schedule_scale=optimization["ipe_scale"],
         logging_steps=1,
         save_strategy="no",
         report_to="none",
@@ -491,8 +497,6 @@ def train_run(case: GoldenCase, work: Path) -> None:
 
     set_seed(0)
     trainer = Recorded(model, arguments, _ReplayedMasks(), rows)
-    assert trainer.create_scheduler(total, trainer.create_optimizer()) is not None
-
     from transformers import TrainerCallback
 
     class Rates(TrainerCallback):

@@ -26,6 +26,7 @@ class JEPATrainingArguments(TrainingArguments):
         target_momentum_start, target_momentum_end: momentum of the target at the first and after the last step.
         target_momentum_steps: optimizer steps that the climb is stretched over; by default all of the run.
         published_momentum: stretch it over all forward passes, as the released code does.
+        schedule_scale: stretches all schedules over that many times the length of the run (the authors' ipe_scale).
         mask_rule: `"balanced"` or `"published"`; `None` takes the model's configuration.
         monitor_collapse: log `target_std` and `target_rank` with the loss.
 
@@ -51,6 +52,9 @@ class JEPATrainingArguments(TrainingArguments):
     )
     published_momentum: bool = field(
         default=False, metadata={"help": "Stretch the climb over all forward passes, as the released code does."}
+    )
+    schedule_scale: float = field(
+        default=1.0, metadata={"help": "Schedules are laid out for this many times the length of the run."}
     )
     mask_rule: str | None = field(
         default=None, metadata={"help": "balanced or published; by default that of the model's configuration."}
@@ -89,6 +93,8 @@ class JEPATrainingArguments(TrainingArguments):
                 raise ValueError(f"Expected {name} between 0 and 1, got {getattr(self, name)}.")
         if self.mask_rule not in (None, "balanced", "published"):
             raise ValueError(f"Expected mask_rule 'balanced' or 'published', got {self.mask_rule!r}.")
+        if not self.schedule_scale > 0:
+            raise ValueError(f"Expected schedule_scale above 0, got {self.schedule_scale}.")
         super().__post_init__()
         if self.learning_rate is None:
             self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.samples_per_update)

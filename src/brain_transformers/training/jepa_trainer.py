@@ -109,7 +109,8 @@ class JEPATrainer(SeededTrainer):
         args = self.args
         total = args.target_momentum_steps
         if total is None:
-            total = self.state.max_steps * (args.gradient_accumulation_steps if args.published_momentum else 1)
+            passes = args.gradient_accumulation_steps if args.published_momentum else 1
+            total = self.state.max_steps * passes * args.schedule_scale
         momentum = target_momentum(
             update, first=args.target_momentum_start, last=args.target_momentum_end, total_steps=total
         )
@@ -148,10 +149,11 @@ class JEPATrainer(SeededTrainer):
                 peak=args.learning_rate,
                 final=args.final_learning_rate,
                 warmup_steps=int(warmup),
-                total_steps=num_training_steps,
+                total_steps=int(args.schedule_scale * num_training_steps),
                 weight_decay=args.weight_decay,
                 final_weight_decay=args.final_weight_decay,
             )
+            self._created_lr_scheduler = True
         return self.lr_scheduler  # type: ignore[return-value]
 
     # --- loss and logs ---
