@@ -35,6 +35,8 @@ _EXPORTS = {
     "MAETrainingArguments": "training.arguments",
     "MaskedModelingCollator": "training.masked_collator",
     "masked_reconstruction_metrics": "training.masked_metrics",
+    "SelfDistillationTrainer": "training.distillation_trainer",
+    "SelfDistillationTrainingArguments": "training.distillation_arguments",
     "embed_dataset": "evaluation.embedding",
     "push_folder": "hub.sharing",
     "save_model_folder": "hub.sharing",

@@ -13,10 +13,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import kinds_brain_jepa
+import kinds_brain_semantoks
 import kinds_brainlm
 from golden_case import GoldenCase, find_cases
 
-KINDS = {"brainlm": kinds_brainlm.KINDS, "brain_jepa": kinds_brain_jepa.KINDS}
+KINDS = {
+    "brainlm": kinds_brainlm.KINDS,
+    "brain_jepa": kinds_brain_jepa.KINDS,
+    "brain_semantoks": kinds_brain_semantoks.KINDS,
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

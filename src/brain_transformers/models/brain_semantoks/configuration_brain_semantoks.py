@@ -203,9 +203,9 @@ class BrainSemantoksConfig(BrainConfig):
         check_heads("hidden_size", self.hidden_size, self.num_attention_heads)
         if self.hidden_size % 2:
             raise ValueError(f"hidden_size must be even for the position table, got {self.hidden_size}.")
-        if self.n_timepoints < self.patch_size:
+        if self.n_timepoints < 1 or self.n_timepoints % self.patch_size:
             raise ValueError(
-                f"n_timepoints ({self.n_timepoints}) must be at least one patch_size ({self.patch_size})."
+                f"n_timepoints ({self.n_timepoints}) must be a positive multiple of patch_size ({self.patch_size})."
             )
         if self.projection_num_layers < 1:
             raise ValueError(f"projection_num_layers must be at least 1, got {self.projection_num_layers}.")

@@ -1,0 +1,571 @@
+"""Convert the Brain-Semantoks authors' checkpoints to folders that `from_pretrained` loads.
+
+    python conversion/convert_brain_semantoks.py --checkpoint brainsemantoks_ckpt_epoch_100.pth --output
+    brain-semantoks-base/ --network-map network_mapping.npz
+
+By default the teacher encoder is written, which is what the authors use; `--pretraining` writes student, teacher and
+projection heads. The training configuration is taken from the checkpoint, or from `--config` (the authors' YAML, or a
+JSON file with constructor arguments) where a file holds none. The licence of the published weights is not stated: ask
+the authors before you share converted weights.
+"""
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import numpy as np
+import torch
+import yaml
+from checkpoints import (
+    ConversionError,
+    KeyMap,
+    KeyReport,
+    check_against_model,
+    read_torch_checkpoint,
+    sha256_of,
+)
+
+import brain_transformers as bt
+from brain_transformers.hub.model_card import Provenance, build_model_card
+from brain_transformers.hub.registry import MODELS, ModelEntry
+from brain_transformers.hub.sharing import push_folder, save_model_folder
+from brain_transformers.models.brain_semantoks.masking_brain_semantoks import concatenate_network_ids
+from brain_transformers.models.brain_semantoks.modeling_brain_semantoks import LongConvolutionBranch
+from brain_transformers.models.brain_semantoks.networks_brain_semantoks import networks_of_parcels
+
+_WB = r"(?P<wb>weight|bias)"
+_BRANCH = r"branches\.(?P<branch>\d+)"
+_ENCODERS = {"teacher": "brain_semantoks", "student": "student"}
+# Our names of the authors' atlases, and their number of parcels.
+_ATLASES = {"schaefer400": ("schaefer400-7net", 400), "tian3": ("tian-s3", 50), "buckner7": ("buckner7", 7)}
+_DEAD_SET = "the tokenizers of this atlas are never used: all networks have theirs under the first atlas"
+_DEAD_NORM = "never used by the authors' code"
+_ALIAS = "the same tensor as the projection head, listed twice"
+
+
+def key_map(first_atlas: str, pooling: str = "mean", shared_mask_head: bool = True, tokenizers: bool = True) -> KeyMap:
+    """The authors' names to ours.
+
+    Args:
+        first_atlas: name of the atlas whose tokenizers are live: the first one.
+        pooling: of the tokenizers; weights of an attention pool belong to the model only with `"attention"`.
+        shared_mask_head: the head of hidden tokens is the projection head.
+        tokenizers: the model has tokenizers of networks (not one shared projection of parcels).
+    """
+    rules: list[tuple[str, str]] = []
+    dropped: list[tuple[str, str]] = []
+    atlas = re.escape(first_atlas)
+    for name, target in _ENCODERS.items():
+        encoder = rf"{name}_encoder\."
+        tokenizer = rf"{encoder}network_tokenizers\.{atlas}\.(?P<network>\d+)\."
+        ours = rf"{target}.embeddings.tokenizers.\g<network>."
+        branch = rf"{ours}branches.\g<branch>."
+        transformer = rf"{encoder}inter_network_transformer\."
+        block, layer = rf"{transformer}transformer_blocks\.(?P<layer>\d+)\.", rf"{target}.layers.\g<layer>."
+        if not tokenizers:
+            dropped.append((rf"{encoder}network_tokenizers\..*", "parcels have one shared projection instead"))
+        if pooling != "attention":
+            dropped.append((rf"{tokenizer}pool\.attention\.weight", f"not used with pooling {pooling!r}"))
+        dropped.append((rf"{transformer}norm\.{_WB}", _DEAD_NORM))
+        dropped.append((rf"{encoder}network_tokenizers\.(?!{atlas}\.).*", _DEAD_SET))
+        rules += [
+            (rf"{tokenizer}{_BRANCH}\.{_WB}", rf"{branch}convolution.\g<wb>"),
+            (rf"{tokenizer}{_BRANCH}\.depthwise\.{_WB}", rf"{branch}convolution.\g<wb>"),
+            (rf"{tokenizer}{_BRANCH}\.(?P<part>pointwise|projection)\.{_WB}", rf"{branch}\g<part>.\g<wb>"),
+            (rf"{tokenizer}{_BRANCH}\.slconv\.D", rf"{branch}skip"),
+            (rf"{tokenizer}{_BRANCH}\.slconv\.multiplier", rf"{branch}decay"),
+            (rf"{tokenizer}{_BRANCH}\.slconv\.kernel_norm", rf"{branch}kernel_norm"),
+            (rf"{tokenizer}{_BRANCH}\.slconv\.kernel_list\.(?P<scale>\d+)", rf"{branch}kernels.\g<scale>"),
+            (rf"{tokenizer}pool\.attention\.weight", rf"{ours}attention_pool.weight"),
+            (rf"{tokenizer}norm\.{_WB}", rf"{ours}norm.\g<wb>"),
+            (rf"{encoder}shared_roi_projection\.{_WB}", rf"{target}.embeddings.shared_projection.\g<wb>"),
+            (rf"{transformer}(?P<token>mask_embedding|cls_token)", rf"{target}.embeddings.\g<token>"),
+            (rf"{transformer}temporal_pos_embedding", rf"{target}.embeddings.time_positions"),
+            (rf"{transformer}network_learnable_pos_embedding\.weight", rf"{target}.embeddings.network_positions"),
+            (rf"{block}norm1\.{_WB}", rf"{layer}layernorm_before.\g<wb>"),
+            (rf"{block}norm2\.{_WB}", rf"{layer}layernorm_after.\g<wb>"),
+            (rf"{block}attn\.qkv\.weight", rf"{layer}attention.qkv.weight"),
+            (rf"{block}attn\.proj\.{_WB}", rf"{layer}attention.out_proj.\g<wb>"),
+            (rf"{block}mlp\.0\.{_WB}", rf"{layer}mlp.fc1.\g<wb>"),
+            (rf"{block}mlp\.3\.{_WB}", rf"{layer}mlp.fc2.\g<wb>"),
+            (rf"{block}ls(?P<n>[12])\.gamma", rf"{layer}layer_scale\g<n>"),
+            (rf"{encoder}norm\.{_WB}", rf"{target}.layernorm.\g<wb>"),
+        ]
+        if shared_mask_head:
+            dropped.append((rf"{name}_mask_predictor\..*", _ALIAS))
+        for theirs, mine in (("predictor", "head"), ("mask_predictor", "mask_head")):
+            rules.append((rf"{name}_{theirs}\.mlp\.{_WB}", rf"{name}_{mine}.layers.0.\g<wb>"))
+            # Activations stand between the linear layers, so these have even numbers.
+            rules += [
+                (rf"{name}_{theirs}\.mlp\.{2 * place}\.{_WB}", rf"{name}_{mine}.layers.{place}.\g<wb>")
+                for place in range(8)
+            ]
+    rules.append((rf"(?:teacher|student)_encoder\.head\.1\.{_WB}", r"classifier.output.\g<wb>"))
+    return KeyMap(rules=rules, dropped=dropped)
+
+
+@dataclass(frozen=True)
+class ConvertedCheckpoint:
+    """Result of [`convert_state_dict`]: class to build, its configuration, the weights, and the account of keys."""
+
+    model_class: Any
+    config: Any
+    state_dict: dict[str, torch.Tensor]
+    report: KeyReport
+    notes: tuple[str, ...] = ()
+
+
+def constructor_values(authors: dict[str, Any]) -> dict[str, Any]:
+    """Constructor arguments of the authors' classes, from such arguments or from the training configuration (YAML).
+
+    The number of heads and the width of the feed-forward blocks follow from `embedding_dim` in the authors' program,
+    whatever the configuration says.
+
+    Raises:
+        ConversionError: if it is neither.
+    """
+    if "embedding_dim" in authors:
+        return dict(authors)
+    try:
+        data, model = authors["data"], authors["model"]
+        names, counts, sizes = [], [], []
+        for atlas in ("schaefer", "tian", "buckner"):
+            if data.get(f"{atlas}_atlas"):
+                names.append(data[f"{atlas}_atlas"])
+                counts.append(int(data.get(f"{atlas}_networks") or 1))
+                sizes.append(int(data.get(f"{atlas}_rois") or 0))
+        tokenizer = model.get("tokenizer") or {}
+        ssl, masking, dino = (authors.get(part) or {} for part in ("ssl", "masking", "dino"))
+        width = model["embedding_dim"]
+        return {
+            "atlas_names": names,
+            "atlas_network_counts": counts,
+            "total_rois": sum(sizes),
+            "patch_size": data["patch_size"],
+            "target_time_length": data["target_signal_length"],
+            "max_spatial": data.get("max_spatial", False),
+            "min_spatial": data.get("min_spatial", False),
+            "embedding_dim": width,
+            "depth": model["depth"],
+            "heads": width // 64,
+            "mlp_dim": 4 * width,
+            "emb_dropout": model.get("emb_dropout", 0.0),
+            "drop_path_rate": model.get("drop_path_rate", 0.0),
+            "layer_scale_init_value": model.get("layer_scale_init_value"),
+            "tokenizer_config": tokenizer.get("config"),
+            "tokenizer_final_norm": tokenizer.get("final_norm", "layer"),
+            "projection_hidden_dim": model.get("projection_hidden_dim", 1024),
+            "projection_bottleneck_dim": model.get("projection_bottleneck_dim", 128),
+            "projection_nlayers": model.get("projection_nlayers", 2),
+            "mask_loss_weight": ssl.get("mask_loss_weight", 0.5),
+            "network_loss_weight": ssl.get("network_loss_weight", 0.5),
+            "coeff": dino.get("coeff", 1.0),
+            "use_separate_mask_predictor": dino.get("use_separate_mask_predictor", False),
+            "masking_ratio": masking.get("masking_ratio", [0.65, 0.85]),
+            "masking_type": masking.get("masking_type", "slice"),
+            "masking_frequency": masking.get("masking_frequency", 0.5),
+        }
+    except (KeyError, TypeError) as error:
+        raise ConversionError(
+            f"The configuration lacks {error}. Expected the authors' training configuration (config_used.yaml) or the "
+            "constructor arguments of their model."
+        ) from error
+
+
+def _branches(tokenizer_config: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    branches = []
+    for branch in tokenizer_config:
+        kind = branch.get("type")
+        if kind == "sgconv":
+            names = ("out_channels", "kernel_size", "num_scales", "decay_min", "decay_max")
+            branches.append({"type": "long_convolution", **{name: branch[name] for name in names if name in branch}})
+        elif kind in ("dense", "dilated"):
+            names = ("out_channels", "kernel_size", "depthwise", *(("dilation",) if kind == "dilated" else ()))
+            branches.append({"type": "convolution", **{name: branch[name] for name in names if name in branch}})
+        else:
+            raise ConversionError(f"Unknown tokenizer branch {kind!r}, expected 'dense', 'dilated' or 'sgconv'.")
+    return branches
+
+
+def network_ids(values: dict[str, Any], network_map: Path | None) -> tuple[list[int], str | None]:
+    """Network of each parcel, and our name of the parcel order if it is one that we know.
+
+    Args:
+        values: see [`constructor_values`].
+        network_map: the authors' `network_mapping.npz`; `None` uses the names of the parcels, for known atlases.
+
+    Raises:
+        ConversionError: if the map lacks an atlas, or does not have as many networks as the configuration says.
+    """
+    names, counts = list(values["atlas_names"]), list(values["atlas_network_counts"])
+    if network_map is None:
+        known = all(name in _ATLASES for name in names)
+        order = "+".join(_ATLASES[name][0] for name in names) if known else None
+        n_cortical = next((count for name, count in zip(names, counts) if name == "schaefer400"), 7)
+        found = networks_of_parcels(order, n_cortical) if n_cortical in (7, 17) else None
+        if found is None or values.get("total_rois", len(found[0])) != len(found[0]):
+            raise ConversionError(
+                f"The networks of the parcels of {', '.join(names)} are not known. Pass the authors' map: "
+                "--network-map network_mapping.npz."
+            )
+        return found[0], order
+    try:
+        with np.load(network_map) as archive:
+            parts = []
+            for name, count in zip(names, counts):
+                key = f"network_map_{name}_{count}n" if count > 1 else f"network_map_{name}"
+                if key not in archive:
+                    raise ConversionError(
+                        f"{network_map.name} has no {key}, only {', '.join(archive)}. It belongs to other atlases: "
+                        "pass the file that was published with these weights."
+                    )
+                parts.append([int(network) for network in archive[key]])
+                if len(set(parts[-1])) != count:
+                    raise ConversionError(
+                        f"{key} of {network_map.name} has {len(set(parts[-1]))} networks, the configuration {count}."
+                    )
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConversionError):
+            raise
+        raise ConversionError(f"{network_map} cannot be read as a NumPy archive ({error}).") from error
+    known = all(name in _ATLASES and len(part) == _ATLASES[name][1] for name, part in zip(names, parts))
+    order = "+".join(_ATLASES[name][0] for name in names) if known else None
+    return concatenate_network_ids(parts), order
+
+
+def _clean_keys(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Keys without the wrappers of parallel training; a bare encoder counts as the teacher."""
+    cleaned = {}
+    for key, value in state_dict.items():
+        key = key.removeprefix("module.").replace(".module.", ".")
+        if key.startswith(("network_tokenizers.", "inter_network_transformer.", "norm.", "head.", "shared_roi")):
+            key = f"teacher_encoder.{key}"
+        cleaned[key] = value
+    if not any(".inter_network_transformer." in key for key in cleaned):
+        shown = ", ".join(list(state_dict)[:4])
+        raise ConversionError(f"These are not weights of Brain-Semantoks; the keys are {shown}, ...")
+    return cleaned
+
+
+def _settle_kernel_norms(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Weights without the flags that say whether a kernel norm was measured; where it was not, it is measured here.
+
+    A checkpoint that was saved before any forward pass holds placeholders; the first pass would measure the norms of
+    the kernels as they are.
+    """
+    state_dict = dict(state_dict)
+    for key in [key for key in state_dict if key.endswith(".slconv.kernel_norm_initialized")]:
+        stem = key.removesuffix("kernel_norm_initialized")
+        if bool(state_dict.pop(key)) or state_dict[f"{stem}kernel_norm"].is_meta:
+            continue
+        kernels = [name for name in state_dict if name.startswith(f"{stem}kernel_list.")]
+        n_heads, n_rois, size = state_dict[kernels[0]].shape
+        branch = LongConvolutionBranch(
+            n_rois, n_heads * n_rois, size * 2 ** (len(kernels) - 1), size, len(kernels), 1.0, 1.0
+        )
+        with torch.no_grad():
+            branch.decay.copy_(state_dict[f"{stem}multiplier"])
+            for scale, kernel in enumerate(branch.kernels):
+                kernel.copy_(state_dict[f"{stem}kernel_list.{scale}"])
+        state_dict[f"{stem}kernel_norm"] = branch.measure_kernel_norm()
+    return state_dict
+
+
+def _head_sizes(state_dict: dict[str, Any]) -> dict[str, int]:
+    """Sizes of the projection head, read from its weights."""
+    pattern = re.compile(r"(?:student|teacher)_predictor\.mlp\.(?:(\d+)\.)?weight")
+    found = {int(match[1] or 0): value.shape for key, value in state_dict.items() if (match := pattern.fullmatch(key))}
+    if not found:
+        return {}
+    shapes = [found[place] for place in sorted(found)]
+    sizes = {"projection_num_layers": len(shapes), "projection_size": int(shapes[-1][0])}
+    return sizes | ({"projection_hidden_size": int(shapes[0][0])} if len(shapes) > 1 else {})
+
+
+def build_config(
+    values: dict[str, Any],
+    state_dict: dict[str, Any],
+    network_map: Path | None,
+    num_attention_heads: int | None = None,
+    tokenizer_pooling: str | None = None,
+) -> Any:
+    """Configuration from the authors' values; what the weights tell is read from them.
+
+    Raises:
+        ConversionError: if values are missing or do not fit the weights.
+    """
+    values = {"atlas_names": [], "atlas_network_counts": [], **values}
+    encoder = "teacher_encoder" if any(key.startswith("teacher_encoder.") for key in state_dict) else "student_encoder"
+    transformer = f"{encoder}.inter_network_transformer"
+    heads = num_attention_heads or values.get("heads") or values["embedding_dim"] // 64
+    if heads < 1 or values["embedding_dim"] % heads:
+        raise ConversionError(
+            f"{heads} attention heads do not divide a width of {values['embedding_dim']}. The number of heads is in "
+            "no tensor, and by the authors' rule it is the width over 64; pass --num-attention-heads for a model that "
+            "was built otherwise."
+        )
+    options: dict[str, Any] = {}
+    if values.get("max_spatial"):
+        options |= {"spatial_mode": "rois", "roi_order": None, "n_rois": values.get("total_rois")}
+    elif values.get("min_spatial"):
+        options |= {"spatial_mode": "whole_brain", "roi_order": None, "n_rois": values.get("total_rois")}
+    else:
+        networks, roi_order = network_ids(values, network_map)
+        known = networks_of_parcels(roi_order, 17 if max(values["atlas_network_counts"]) == 17 else 7)
+        names = known[1] if known is not None and known[0] == networks else None
+        options |= {"networks": networks, "network_names": names, "roi_order": roi_order, "n_rois": len(networks)}
+    if not options["n_rois"]:
+        raise ConversionError("The configuration does not tell the number of parcels (total_rois).")
+    if not values.get("max_spatial"):
+        if not values.get("tokenizer_config"):
+            raise ConversionError("The configuration has no tokenizer_config, so the tokenizers are not known.")
+        options["tokenizer_branches"] = _branches(values["tokenizer_config"])
+    width = state_dict.get(f"{transformer}.transformer_blocks.0.mlp.0.weight")
+    if any(key.endswith(".ls1.gamma") for key in state_dict):
+        scale = values.get("layer_scale_init_value") or 0.1
+    else:
+        scale = None
+    optional = {
+        "mask_loss_weight": "mask_loss_weight",
+        "network_loss_weight": "network_loss_weight",
+        "coeff": "alignment_weight",
+        "masking_type": "mask_kind",
+        "masking_ratio": "mask_ratio",
+        "masking_frequency": "masking_frequency",
+        "emb_dropout": "embedding_dropout",
+        "drop_path_rate": "drop_path_rate",
+        "projection_hidden_dim": "projection_hidden_size",
+        "projection_bottleneck_dim": "projection_size",
+        "projection_nlayers": "projection_num_layers",
+        "head_dropout": "classifier_dropout",
+    }
+    options |= {ours: values[theirs] for theirs, ours in optional.items() if values.get(theirs) is not None}
+    options |= _head_sizes(state_dict)
+    classifier = next((value for key, value in state_dict.items() if key.endswith("_encoder.head.1.weight")), None)
+    if classifier is not None:
+        options |= {"num_labels": int(classifier.shape[0]), "pooling": "cls"}
+    try:
+        return bt.BrainSemantoksConfig(
+            # Points past the last whole window are not used by the authors' model either.
+            n_timepoints=values["target_time_length"] // values["patch_size"] * values["patch_size"],
+            patch_size=values["patch_size"],
+            hidden_size=values["embedding_dim"],
+            num_hidden_layers=values["depth"],
+            num_attention_heads=heads,
+            intermediate_size=values["mlp_dim"] if width is None else int(width.shape[0]),
+            tokenizer_pooling=tokenizer_pooling or values.get("tokenizer_pooling_type") or "mean",
+            tokenizer_norm=values.get("tokenizer_final_norm", "layer") == "layer",
+            layer_scale_init_value=scale,
+            use_mask_embedding=f"{transformer}.mask_embedding" in state_dict,
+            separate_mask_head=bool(values.get("use_separate_mask_predictor", False)),
+            t_r=None if options["roi_order"] is None else 2.0,
+            **options,
+        )
+    except KeyError as error:
+        raise ConversionError(f"The configuration lacks {error}.") from error
+
+
+def _check_aliases(state_dict: dict[str, Any]) -> None:
+    """Without a separate head the mask heads must be the projection heads, listed twice."""
+    for key, value in state_dict.items():
+        twin = key.replace("_mask_predictor.", "_predictor.")
+        if twin != key and not value.is_meta and not torch.equal(value, state_dict.get(twin, value[:0])):
+            raise ConversionError(
+                f"{key} differs from {twin}, but the configuration has no separate head for hidden tokens "
+                "(use_separate_mask_predictor). The configuration belongs to other weights."
+            )
+
+
+def convert_state_dict(
+    state_dict: dict[str, Any],
+    authors: dict[str, Any],
+    network_map: Path | None = None,
+    *,
+    pretraining: bool = False,
+    encoder: str = "teacher",
+    num_attention_heads: int | None = None,
+    tokenizer_pooling: str | None = None,
+) -> ConvertedCheckpoint:
+    """Turn the authors' weights and configuration into ours, strictly.
+
+    Args:
+        state_dict: the authors' weights (may be on the meta device).
+        authors: training configuration or constructor arguments.
+        network_map: the authors' `network_mapping.npz`.
+        pretraining: the whole pretraining model instead of one encoder.
+        encoder: `"teacher"`, as the authors use, or `"student"`.
+        num_attention_heads: for models that do not follow the authors' rule (width over 64).
+        tokenizer_pooling: another pooling over time than the configuration says.
+
+    Raises:
+        ConversionError: if anything is unknown, missing, or of a shape that the configuration does not imply.
+    """
+    values = constructor_values(authors)
+    state_dict = _settle_kernel_norms(_clean_keys(state_dict))
+    config = build_config(values, state_dict, network_map, num_attention_heads, tokenizer_pooling)
+    if not config.separate_mask_head:
+        _check_aliases(state_dict)
+    first = values["atlas_names"][0] if values.get("atlas_names") else "schaefer400"
+    mapping = key_map(
+        first, config.tokenizer_pooling, not config.separate_mask_head, tokenizers=config.spatial_mode != "rois"
+    )
+    renamed, report = mapping.convert(state_dict)
+    has_classifier = any(name.startswith("classifier.") for name in renamed)
+    if pretraining:
+        model_class: Any = bt.BrainSemantoksForMaskedModeling
+        converted = {name: value for name, value in renamed.items() if not name.startswith("classifier.")}
+    else:
+        wanted = f"{_ENCODERS[encoder]}."
+        converted = {
+            f"brain_semantoks.{name.removeprefix(wanted)}": value
+            for name, value in renamed.items()
+            if name.startswith(wanted)
+        }
+        if not converted:
+            raise ConversionError(f"The checkpoint holds no {encoder} encoder ({encoder}_encoder. keys).")
+        model_class = bt.BrainSemantoksModel
+        if has_classifier:
+            model_class = bt.BrainSemantoksForSequenceClassification
+            converted |= {name: value for name, value in renamed.items() if name.startswith("classifier.")}
+        else:
+            converted = {name.removeprefix("brain_semantoks."): value for name, value in converted.items()}
+        for key, name in list(report.renamed.items()):
+            if not name.startswith((wanted, "classifier.")):
+                del report.renamed[key]
+                report.dropped[key] = f"not part of the {encoder} encoder"
+    notes = []
+    if not config.use_mask_embedding:
+        notes.append("The model was trained without masks and has no mask embedding: masks have no effect.")
+    with torch.device("meta"):
+        model = model_class(config)
+    check_against_model(converted, model.state_dict(), allowed=set())
+    return ConvertedCheckpoint(model_class, config, converted, report, tuple(notes))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConversionError(f"{path} cannot be read as YAML or JSON ({str(error).splitlines()[0]}).") from error
+    if not isinstance(content, dict):
+        raise ConversionError(f"{path} holds a {type(content).__name__}, expected a mapping.")
+    return content
+
+
+def convert(
+    checkpoint: Path,
+    output: Path,
+    network_map: Path | None = None,
+    config_file: Path | None = None,
+    **options: Any,
+) -> tuple[Any, KeyReport]:
+    """Convert a file of the authors and write the result; returns the model and the account of keys.
+
+    `options` are those of [`convert_state_dict`].
+    """
+    from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+
+    container = read_torch_checkpoint(checkpoint)
+    weights = container.get("model_state_dict", container)
+    authors = _read_config(config_file) if config_file is not None else container.get("config")
+    if not isinstance(authors, dict):
+        raise ConversionError(
+            f"{checkpoint.name} holds no training configuration. Pass it with --config (config_used.yaml)."
+        )
+    if network_map is None and (beside := checkpoint.with_name("network_mapping.npz")).is_file():
+        network_map = beside
+    result = convert_state_dict(weights, authors, network_map, **options)
+    config = result.config
+    with torch.device("meta"):
+        model = result.model_class(config)
+    model.load_state_dict(
+        {name: value.to(torch.float32).contiguous() for name, value in result.state_dict.items()},
+        strict=True,
+        assign=True,
+    )
+    published = _registry_name(config)
+    entry = MODELS[published] if published else ModelEntry(type(config))
+    notes = list(result.notes)
+    if config.networks is not None and network_map is not None:
+        notes.append(f"Networks come from `{network_map.name}`, SHA-256 `{sha256_of(network_map)}`.")
+    elif config.networks is not None:
+        notes.append("Networks follow from the names of the parcels, which give the same map as the authors' file.")
+    provenance = Provenance(
+        checkpoint.name, sha256_of(checkpoint), summarise_dropped(result.report.dropped), tuple(notes)
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    card = build_model_card(published or output.name, entry, config, provenance, parameters)
+    extractor = ROISeriesFeatureExtractor.from_model_config(config)
+    # The buffers that are made and not stored are still on the meta device, and saving does not need them.
+    save_model_folder(model, output, extractor=extractor, card=card)
+    return model, result.report
+
+
+def summarise_dropped(dropped: dict[str, str]) -> dict[str, str]:
+    """Dropped keys by their first parts and their reason, since there are hundreds."""
+    groups: dict[tuple[str, str], int] = {}
+    for key, reason in dropped.items():
+        parts = key.split(".")
+        depth = 1 if reason.startswith(("not part of", _ALIAS)) else 3
+        group = (".".join(parts[:depth]), reason)
+        groups[group] = groups.get(group, 0) + 1
+    return {f"{group} ({count} tensors)": reason for (group, reason), count in groups.items()}
+
+
+def _registry_name(config: Any) -> str | None:
+    published = bt.load_config("brain-semantoks-base")
+    fields = ("n_rois", "hidden_size", "num_hidden_layers", "patch_size", "intermediate_size", "roi_order")
+    same = all(getattr(published, name) == getattr(config, name) for name in fields)
+    return "brain-semantoks-base" if same else None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="the authors' .pth file")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; appears complete or not at all")
+    parser.add_argument(
+        "--network-map", type=Path, help="network_mapping.npz; by default the one beside the checkpoint"
+    )
+    parser.add_argument(
+        "--config", type=Path, help="training configuration (YAML or JSON), if the checkpoint has none"
+    )
+    parser.add_argument("--pretraining", action="store_true", help="write student, teacher and projection heads")
+    parser.add_argument("--encoder", choices=("teacher", "student"), default="teacher", help="which encoder to write")
+    parser.add_argument("--num-attention-heads", type=int, help="for models that were not built by the authors' rule")
+    parser.add_argument("--tokenizer-pooling", choices=("mean", "max", "attention"), help="another pooling over time")
+    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="upload the result to a private repository")
+    options = parser.parse_args(arguments)
+    try:
+        model, report = convert(
+            options.checkpoint,
+            options.output,
+            options.network_map,
+            options.config,
+            pretraining=options.pretraining,
+            encoder=options.encoder,
+            num_attention_heads=options.num_attention_heads,
+            tokenizer_pooling=options.tokenizer_pooling,
+        )
+    except (ConversionError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(report.renamed)} tensors converted, {len(report.dropped)} dropped, {len(report.unknown)} unknown")
+    for group, reason in summarise_dropped(report.dropped).items():
+        print(f"  dropped {group}: {reason}")
+    print(f"{type(model).__name__} written to {options.output}")
+    if not model.config.use_mask_embedding:
+        print("warning: the model has no mask embedding, so masks have no effect", file=sys.stderr)
+    if options.push_to_hub:
+        print("The licence of the published weights is not stated; the repository is private.")
+        print(f"uploaded to {push_folder(options.output, options.push_to_hub)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,273 @@
+"""Trainer of models that learn from their own moving average."""
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from .collapse import CollapseMonitor
+from .distillation_arguments import SelfDistillationTrainingArguments
+from .distillation_groups import SCHEDULED_DECAY, semantoks_parameter_groups
+from .distillation_schedules import cosine_teacher_momentum, cosine_weight_decay, decaying_loss_weight
+from .distillation_views import TwoViewCollator
+from .schedules import warmup_cosine_lr
+from .seeded_trainer import SeededTrainer
+
+_LOGGED = (
+    "cls_loss",
+    "network_loss",
+    "mask_loss",
+    "within_view_loss",
+    "student_projection_std",
+    "teacher_projection_std",
+)
+
+
+class _MoveTeacher(TrainerCallback):
+    """Moves the teacher after each optimizer step."""
+
+    def __init__(self, trainer: "SelfDistillationTrainer"):
+        self.trainer = trainer
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.move_teacher()
+
+
+class SelfDistillationTrainer(SeededTrainer):
+    """Pretrains Brain-Semantoks: two crops of each scan, a masked student, and a teacher that is its moving average.
+
+    The teacher is part of the model and saved with it, and everything that is drawn follows from seed, epoch and row,
+    so a resumed run goes on bit for bit. On several processes the loss is that of the joint batch (its covariance is
+    summed over them), so two processes train as one with twice the batch. With accumulation the loss is the mean over
+    the parts, each with a covariance of its own.
+
+    Logged beside the loss: its terms, the spread of the projections (near 0 when the representation collapses, which
+    brings a warning), the weight decay, the momentum of the teacher and the weight of the network term.
+
+    Args:
+        model: a model with `update_teacher`, such as [`BrainSemantoksForMaskedModeling`].
+        args: training arguments.
+        data_collator: makes batches of two views; by default a [`TwoViewCollator`] that cuts scans with
+            `processing_class` if that is a [`ROISeriesFeatureExtractor`], and otherwise takes rows that hold two
+            views.
+        train_dataset, eval_dataset: map-style datasets of rows.
+        processing_class: the model's feature extractor, saved with it.
+        kwargs: everything else that `transformers.Trainer` takes.
+
+    Raises:
+        TypeError: if `args` are not [`SelfDistillationTrainingArguments`], or the model has no teacher.
+        ValueError: if the training set is smaller than one batch.
+    """
+
+    args: SelfDistillationTrainingArguments
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: SelfDistillationTrainingArguments | None = None,
+        data_collator: Callable[..., Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        **kwargs: Any,
+    ):
+        if not isinstance(args, SelfDistillationTrainingArguments):
+            raise TypeError(
+                f"Expected args to be SelfDistillationTrainingArguments, got {type(args).__name__}. They are "
+                "TrainingArguments with the options of self-distillation; build them with "
+                "SelfDistillationTrainingArguments(output_dir=...)."
+            )
+        super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
+        self.teacher_model = cast(Any, self.model)
+        if not hasattr(self.teacher_model, "update_teacher"):
+            raise TypeError(
+                f"Expected a model with a teacher, got {type(self.teacher_model).__name__}. Use "
+                "BrainSemantoksForMaskedModeling."
+            )
+        self.teacher_model.freeze_teacher()
+        self.teacher_model.across_ranks = args.world_size > 1
+        if data_collator is None:
+            self.data_collator = self._two_views(train_dataset)
+        self.collapse_monitor = CollapseMonitor()
+        self._batches_per_epoch = 0
+        self._part = 0  # forward passes since the last optimizer step
+        self._sums: dict[str, torch.Tensor] = {}
+        self._n_summed = 0
+        self._momentum = 1.0
+        self.add_callback(_MoveTeacher(self))
+
+    def _two_views(self, train_dataset: Any) -> TwoViewCollator:
+        args, config = self.args, self.teacher_model.config
+        options: dict[str, Any] = {
+            "seed": self.row_seed,
+            "augmentation": args.augmentation,
+            "n_rows": 0 if train_dataset is None else len(train_dataset),
+            "rows_per_batch": args.train_batch_size * args.world_size,
+            "eval_rows_per_batch": args.eval_batch_size * args.world_size,
+            "shuffle": args.train_sampling_strategy == "random",
+            "masking_frequency": args.masking_frequency,
+            "canonical_masks": args.canonical_masks,
+        }
+        if isinstance(self.processing_class, ROISeriesFeatureExtractor):
+            return TwoViewCollator.for_scans(config, self.processing_class, **options)
+        return TwoViewCollator(config, **options)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Dataloader of the training set.
+
+        Raises:
+            ValueError: if it would be empty, because incomplete batches are dropped.
+        """
+        loader = super().get_train_dataloader()
+        if len(loader) == 0:
+            raise ValueError(
+                f"Expected at least {self.args.train_batch_size * self.args.world_size} rows to fill one batch, got "
+                f"{len(self.train_dataset)}. Use a smaller batch (per_device_train_batch_size), more data, or "  # type: ignore[arg-type]
+                "dataloader_drop_last=False."
+            )
+        self._batches_per_epoch = len(loader)
+        return loader
+
+    # --- where the run is ---
+
+    def _counts(self) -> tuple[int, int, float]:
+        """Step that the schedules are at, steps of the run, and steps of an epoch."""
+        args, parts = self.args, self.args.gradient_accumulation_steps
+        batches = self._batches_per_epoch
+        updates = max(math.ceil(batches / parts), 1)
+        done = self.state.global_step
+        if not args.published_step_counting:
+            return done, self.state.max_steps, updates
+        part = max(self._part - 1, 0)
+        step = done // updates * batches + done % updates * parts + part
+        return step, self._total_batches(self.state.max_steps), batches
+
+    def _total_batches(self, max_steps: int) -> int:
+        if self.args.max_steps > 0:
+            return max_steps * self.args.gradient_accumulation_steps
+        return int(self.args.num_train_epochs * self._batches_per_epoch)
+
+    def network_loss_weight(self) -> float:
+        """Weight of the network term in the pass that is running."""
+        args = self.args
+        step, _, per_epoch = self._counts()
+        return decaying_loss_weight(
+            step,
+            weight=self.teacher_model.config.network_loss_weight,
+            decay_steps=round(args.network_loss_decay_epochs * per_epoch),
+            delay_steps=round(args.network_loss_delay_epochs * per_epoch),
+            schedule=args.network_loss_schedule,
+        )
+
+    # --- optimizer ---
+
+    def create_optimizer(self, model: Any = None) -> Optimizer:
+        """AdamW (or what `args.optim` names) over the groups of [`semantoks_parameter_groups`]."""
+        if self.optimizer is None:
+            args = self.args
+            kind, options = self.get_optimizer_cls_and_kwargs(args, self.teacher_model)
+            assert args.learning_rate is not None
+            groups = semantoks_parameter_groups(
+                self.teacher_model,
+                learning_rate=args.learning_rate,
+                weight_decay=args.weight_decay,
+                layer_decay=args.layer_decay,
+                published=args.published_parameter_groups,
+            )
+            if args.published_parameter_groups and args.final_weight_decay is not None:
+                for group in groups:  # the authors' schedule overwrites the decay of every group
+                    group[SCHEDULED_DECAY] = True
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
+        """Linear warmup and a cosine to 0."""
+        if self.lr_scheduler is None:
+            args, optimizer = self.args, optimizer or self.optimizer
+            assert optimizer is not None
+            per_epoch: float = max(math.ceil(self._batches_per_epoch / args.gradient_accumulation_steps), 1)
+            total = num_training_steps
+            if args.published_step_counting:
+                per_epoch, total = self._batches_per_epoch, self._total_batches(num_training_steps)
+            warmup = args.warmup_epochs * per_epoch
+            if args.warmup_steps:
+                warmup = args.warmup_steps * (total if args.warmup_steps < 1 else 1)
+            steps = {"warmup_steps": min(round(warmup), total), "max_steps": total}
+            self.lr_scheduler = LambdaLR(optimizer, lambda step: warmup_cosine_lr(step, peak=1.0, **steps))
+        return self.lr_scheduler
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One forward and backward pass, with the weight decay of its step."""
+        self._part += 1
+        args = self.args
+        step, total, _ = self._counts()
+        if args.final_weight_decay is not None and self.optimizer is not None:
+            decay = cosine_weight_decay(step, start=args.weight_decay, end=args.final_weight_decay, max_steps=total)
+            for group in self.optimizer.param_groups:
+                if group[SCHEDULED_DECAY]:
+                    group["weight_decay"] = decay
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def move_teacher(self) -> None:
+        """Move the teacher; called after each optimizer step."""
+        step, total, _ = self._counts()
+        self._momentum = cosine_teacher_momentum(step, base=self.args.teacher_momentum, max_steps=total)
+        self.teacher_model.update_teacher(self._momentum)
+        self._part = 0
+
+    # --- loss and logs ---
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The model's loss; in training with the scheduled weight of the network term."""
+        if model.training:
+            outputs = model(**inputs, network_loss_weight=self.network_loss_weight())
+            for name in _LOGGED:
+                value = outputs[name].detach().float()
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._n_summed += 1
+        else:
+            outputs = model(**inputs)
+        loss = outputs["loss"].mean()
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log as the Trainer does, with the terms of the loss and the schedules beside it.
+
+        Raises:
+            FloatingPointError: if a term is not finite.
+        """
+        if "loss" in logs and self._n_summed:
+            terms = {name: float(value) / self._n_summed for name, value in self._sums.items()}
+            self._sums, self._n_summed = {}, 0
+            broken = [name for name in ("cls_loss", "network_loss", "mask_loss") if not math.isfinite(terms[name])]
+            if broken:
+                raise FloatingPointError(
+                    f"{', '.join(broken)} became NaN or infinite before step {self.state.global_step}. Lower the "
+                    "learning rate, or look for NaN in the data; the last checkpoint is from before."
+                )
+            spread = {name: terms[name] for name in ("student_projection_std", "teacher_projection_std")}
+            if all(math.isfinite(value) for value in spread.values()):
+                self.collapse_monitor.update(spread, self.state.global_step)
+            step, total, _ = self._counts()
+            if self.optimizer is not None:
+                decays = [g["weight_decay"] for g in self.optimizer.param_groups if g.get(SCHEDULED_DECAY)]
+                terms["weight_decay"] = decays[0] if decays else 0.0
+            terms["teacher_momentum"] = self._momentum
+            terms["network_loss_weight"] = self.network_loss_weight() if step < total else 0.0
+            logs = {**logs, **terms}
+        super().log(logs, *args, **kwargs)

@@ -1,0 +1,705 @@
+"""How each kind of Brain-Semantoks case is computed with the public classes and functions."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from golden_case import GoldenCase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conversion"))
+
+import convert_brain_semantoks
+from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, TrainerCallback
+
+import brain_transformers as bt
+from brain_transformers.models.brain_semantoks import masking_brain_semantoks as masking_functions
+from brain_transformers.models.brain_semantoks.modeling_brain_semantoks import (
+    LongConvolutionBranch,
+    coding_rate_loss,
+    window_positions,
+)
+
+_SCENARIO_POOLINGS = ("mean", "max", "attention")
+
+
+def _checkpoint_path(case: GoldenCase) -> Path:
+    return next(path for path in sorted(case.folder.glob("checkpoint*")) if path.suffix in (".pth", ".pt", ".bin"))
+
+
+def converted_folder(case: GoldenCase, work: Path, *arguments: str, name: str = "converted") -> Path:
+    """The case's checkpoint after the conversion script, by the way that its files leave open.
+
+    A container of the training program converts with what it stores, except for the number of heads of a shrunken
+    model, which no tensor tells; an encoder alone, or a container without a configuration, needs the constructor
+    arguments.
+    """
+    output = work / name
+    if output.is_dir():
+        return output
+    config = case.json("config.json")
+    constructor = config["constructor"]
+    stored = torch.load(_checkpoint_path(case), weights_only=True)
+    extra: list[str] = []
+    if config["class"] == "CNN_TF" or not isinstance(stored.get("config"), dict):
+        path = work / "constructor.json"
+        path.write_text(json.dumps(constructor))
+        extra = ["--config", str(path)]
+    elif case.kind != "container_from_training":
+        extra = ["--num-attention-heads", str(constructor["heads"])]
+    code = convert_brain_semantoks.main(
+        ["--checkpoint", str(_checkpoint_path(case)), "--output", str(output), *extra, *arguments]
+    )
+    assert code == 0
+    return output
+
+
+class _Encoders:
+    """Models of a case, converted and loaded when they are first asked for."""
+
+    def __init__(self, case: GoldenCase, work: Path):
+        self.case, self.work = case, work
+        self.loaded: dict[str, Any] = {}
+        self.has_heads = case.json("config.json")["class"] != "CNN_TF"
+        self.has_classifier = any(re.fullmatch(r"(?:.+\.)?logits", name) for name in case.tensors)
+
+    def _load(self, key: str, loader: Any, *arguments: str) -> Any:
+        if key not in self.loaded:
+            folder = converted_folder(self.case, self.work, *arguments, name=key)
+            self.loaded[key] = loader.from_pretrained(folder).eval()
+        return self.loaded[key]
+
+    def encoder(self, which: str = "teacher", pooling: str | None = None) -> Any:
+        """Body of the teacher or student, perhaps with another pooling over time."""
+        arguments = ["--encoder", which, *(["--tokenizer-pooling", pooling] if pooling else [])]
+        return self._load(f"{which}-{pooling}", AutoModel, *arguments)
+
+    def pretraining(self) -> Any:
+        return self._load("pretraining", AutoModelForPreTraining, "--pretraining")
+
+    def classifier(self, pooling: str | None = None) -> Any:
+        arguments = ["--tokenizer-pooling", pooling] if pooling else []
+        return self._load(f"classifier-{pooling}", AutoModelForSequenceClassification, *arguments)
+
+
+def _authors_mapping(case: GoldenCase) -> Any:
+    constructor = case.json("config.json")["constructor"]
+    first = constructor["atlas_names"][0] if constructor.get("atlas_names") else "schaefer400"
+    return convert_brain_semantoks.key_map(
+        first,
+        shared_mask_head=not constructor.get("use_separate_mask_predictor", False),
+        tokenizers=not constructor.get("max_spatial", False),
+    )
+
+
+def our_name(case: GoldenCase, key: str) -> str:
+    """Name in our pretraining model of the authors' `key`; heads that are listed twice go by their first name."""
+    mapping = _authors_mapping(case)
+    if not case.json("config.json")["constructor"].get("use_separate_mask_predictor", False):
+        key = key.replace("_mask_predictor.", "_predictor.")
+    target = mapping.target_of(key)
+    assert target is not None, f"no rule for {key}"
+    return target[0]
+
+
+def _encoder_values(
+    case: GoldenCase, encoders: _Encoders, which: str, pooling: str | None, x: torch.Tensor, mask: torch.Tensor | None
+) -> dict[str, Any]:
+    """Every named output of one encoder for one input."""
+    model = encoders.encoder(which, pooling)
+    config = model.config
+    with torch.no_grad():
+        output = model(x, bool_masked_pos=mask, output_hidden_states=True)
+        values: dict[str, Any] = {
+            "last_hidden_state": output.last_hidden_state,
+            "cls": output.last_hidden_state[:, 0],
+            **{f"hidden_states.{i}": state for i, state in enumerate(output.hidden_states)},
+            **{f"features.{name}": model.pool(output.last_hidden_state, name) for name in ("cls", "avg", "cls_avg")},
+        }
+        case.check(f"{which}: pooler_output", output.pooler_output, values[f"features.{config.pooling}"])
+        signals, _ = model.prepare(x)
+        values["tokenizer_out"] = model.embeddings.tokenize(signals)
+        windows = signals.reshape(len(x), config.n_rois, config.n_windows, config.patch_size).transpose(1, 2)
+        for network, tokenizer in enumerate(model.embeddings.tokenizers):
+            part = windows[:, :, config.rois_of_networks()[network]].flatten(0, 1)
+            for place, branch in enumerate(tokenizer.branches):
+                values[f"net{network}.branch{place}_out"] = branch(part).transpose(1, 2)
+                if isinstance(branch, LongConvolutionBranch):
+                    values[f"kernel_norm_after.{network}"] = branch.kernel_norm
+        if encoders.has_heads:
+            whole = encoders.pretraining()
+            head = whole.teacher_head if which == "teacher" else whole.student_head
+            values["predictor_out"] = head(output.last_hidden_state[:, 0])
+        if encoders.has_classifier:
+            values["logits"] = encoders.classifier(pooling)(x, bool_masked_pos=mask).logits
+    return values
+
+
+_OUTPUT = re.compile(
+    r"(?:(?P<prefix>.+?)\.)?(?P<output>tokenizer_out|hidden_states\.\d+|last_hidden_state|features\.\w+|cls|"
+    r"predictor_out|logits|net\d+\.branch\d+_out|kernel_norm_after\.\d+)"
+)
+_INPUT = re.compile(r"(?:.+\.)?(?:x|x_float16|x_long|mask(?:_\w+)?)")
+
+
+def _input_of(case: GoldenCase, scenario: str | None, encoders: _Encoders) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Signals of a scenario, and its own mask if it has one."""
+    prefix = "" if scenario is None else f"{scenario}."
+    names = [f"{prefix}x", f"{prefix}x_float16", *([scenario] if scenario else []), "x", "x_float16"]
+    x = next(case.tensors[name].float() for name in names if case.has(name))
+    mask = case.tensors.get(f"{prefix}mask") if scenario else None
+    if scenario is not None and scenario.startswith("keep_only_network"):
+        config = encoders.encoder().config
+        mask = torch.ones(len(x), config.n_networks, config.n_windows, dtype=torch.bool)
+        mask[:, int(scenario.removeprefix("keep_only_network"))] = False
+    return x, mask
+
+
+def encoder(case: GoldenCase, work: Path) -> None:
+    encoders = _Encoders(case, work)
+    inputs = [name for name in case.tensors if _INPUT.fullmatch(name)]
+    for name in inputs:
+        case.take(name)
+    mask_names = [name for name in inputs if name.startswith("mask")]
+    cache: dict[Any, dict[str, Any]] = {}
+    for name in [name for name in case.tensors if name not in inputs]:
+        if match := re.fullmatch(r"temporal_pos_embedding_(\d+)x(\d+)", name):
+            case.compare(name, window_positions(int(match[1]), int(match[2])))
+        elif name == "roi_network_index":
+            case.compare(name, torch.tensor(encoders.encoder().config.networks))
+        elif match := _OUTPUT.fullmatch(name):
+            parts = (match["prefix"] or "").split(".") if match["prefix"] else []
+            masked = bool(parts) and parts[-1] in ("masked", "with_mask") and bool(parts.pop())
+            which = parts.pop() if parts and parts[-1] in ("teacher", "student") else "teacher"
+            scenario = ".".join(parts) or None
+            key = (scenario, which, masked)
+            if key not in cache:
+                pooling = scenario if scenario in _SCENARIO_POOLINGS else None
+                x, mask = _input_of(case, scenario if pooling is None else None, encoders)
+                if masked:
+                    own = f"{scenario}.mask"
+                    mask = case.tensors[own if case.has(own) else mask_names[0]]
+                cache[key] = _encoder_values(case, encoders, which, pooling, x, mask)
+            if match["output"] in cache[key]:
+                case.compare(name, cache[key][match["output"]])
+
+
+def container_from_training(case: GoldenCase, work: Path) -> None:
+    encoder(case, work)
+    stored = torch.load(_checkpoint_path(case), weights_only=True)
+    config = AutoModel.from_pretrained(converted_folder(case, work, name="teacher-None")).config
+    # The stored configuration has no number of heads, so that the authors' rule is what decides.
+    assert config.num_attention_heads == stored["config"]["model"]["embedding_dim"] // 64
+
+
+# --- pretraining ---
+
+
+def _views(case: GoldenCase, step: int | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    names = ("view1", "view2", "mask1", "mask2")
+    if step:
+        names = tuple(f"traj.{name}.{step}" for name in names)
+    views = torch.stack([case.take(names[0]), case.take(names[1])], dim=1)
+    masks = None
+    if case.has(names[2]):
+        masks = torch.stack([case.take(names[2]), case.take(names[3])], dim=1)
+    return views, masks
+
+
+_LOGS = {
+    "cls_loss": "cls_loss",
+    "mask_loss": "mask_loss",
+    "network_loss": "network_loss",
+    "total_loss": "loss",
+    "within_view_loss": "within_view_loss",
+    "student_proj_std": "student_projection_std",
+    "teacher_proj_std": "teacher_projection_std",
+}
+
+
+def _pretraining_values(output: Any, masks: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    values = {"loss": output.loss, **{f"log.{theirs}": output[ours] for theirs, ours in _LOGS.items()}}
+    values["log.network_mask_loss"] = torch.zeros(())  # a leftover of the authors' code, always 0
+    for who in ("student", "teacher"):
+        for view in (0, 1):
+            values[f"{who}_tokens{view + 1}"] = output[f"{who}_last_hidden_state"][:, view]
+            values[f"{who}_cls_proj{view + 1}"] = output[f"{who}_cls_projection"][:, view]
+            values[f"{who}_net_proj{view + 1}"] = output[f"{who}_network_projection"][:, view]
+            if masks is not None and output[f"{who}_mask_projection"] is not None:
+                chosen = masks[:, view].flatten(1)
+                values[f"{who}_mask_proj{view + 1}"] = output[f"{who}_mask_projection"][:, view][chosen]
+    return values
+
+
+def _compare_value(case: GoldenCase, name: str, value: torch.Tensor) -> None:
+    case.compare(name, value.to(case.tensors[name].dtype))
+
+
+def pretrain(case: GoldenCase, work: Path) -> None:
+    config = case.json("config.json")
+    encoders = _Encoders(case, work)
+    model = encoders.pretraining()
+    views, masks = _views(case)
+    weight = config.get("network_loss_weight_in_loss_tensors", model.config.network_loss_weight)
+    for mode in ("masked", "unmasked", "masked_no_ttr"):
+        names = case.names(f"{mode}.")
+        if not names:
+            continue
+        model.zero_grad()
+        used = None if mode == "unmasked" else masks
+        output = model(views, used, 0.0 if mode == "masked_no_ttr" else weight, output_hidden_states=True)
+        plain = model(views, used, 0.0 if mode == "masked_no_ttr" else weight)
+        case.check(f"{mode}: loss without projections", plain.loss, output.loss)
+        assert plain.student_mask_projection is None
+        values = _pretraining_values(output, used)
+        if any(".grad" in name for name in names):
+            output.loss.backward()
+            gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            values["grad_total_norm"] = torch.stack([g.norm() for g in gradients.values()]).norm()
+        for name in names:
+            output_name = name.removeprefix(f"{mode}.")
+            if output_name.startswith("grad."):
+                case.compare_gradient(name, gradients.get(our_name(case, output_name.removeprefix("grad."))))
+            elif output_name in values:
+                _compare_value(case, name, values[output_name])
+    if case.has("mcr.student1"):
+        student, teacher = (
+            torch.stack([case.take(f"mcr.{who}1"), case.take(f"mcr.{who}2")]) for who in ("student", "teacher")
+        )
+        parts = coding_rate_loss(student, teacher, float(config["constructor"].get("coeff", 1)))
+        for name, value in (
+            ("mcr.loss", parts.loss),
+            ("mcr.comp_loss", parts.compression),
+            ("mcr.expa_loss", parts.expansion),
+        ):
+            if case.has(name):
+                case.compare(name, value)
+    if (case.folder / "trajectory.json").is_file():
+        _trajectory(case, work, encoders)
+
+
+class _Recorder(bt.SelfDistillationTrainer):
+    """Keeps what the trajectory of a case lists, pass by pass, and stops where the case stops."""
+
+    records: list[dict[str, Any]]
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        groups = self.optimizer.param_groups
+        self.records.append(
+            {
+                **{theirs: float(outputs[ours].detach()) for theirs, ours in _LOGS.items()},
+                "network_mask_loss": 0.0,
+                "netloss_weight": self.network_loss_weight(),
+                "lr_used": [group["lr"] for group in groups],
+                "weight_decay": [group["weight_decay"] for group in groups],
+            }
+        )
+        return (loss, outputs) if return_outputs else loss
+
+    def move_teacher(self) -> None:
+        super().move_teacher()
+        self.records[-1]["teacher_momentum"] = self._momentum
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "grad_norm" in logs:
+            self.records[-1]["grad_norm_before_clip"] = logs["grad_norm"]
+        super().log(logs, *args, **kwargs)
+
+
+class _StopAfter(TrainerCallback):
+    def __init__(self, updates: int):
+        self.updates = updates
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = control.should_training_stop or state.global_step >= self.updates
+
+
+def _trajectory(case: GoldenCase, work: Path, encoders: _Encoders) -> None:
+    """The authors' training loop through our Trainer, with their groups and their way of counting steps."""
+    recipe, expected = case.json("config.json")["trajectory"], case.json("trajectory.json")
+    steps, accumulation, total = expected.pop("steps"), recipe.get("accum", 1), recipe["num_training_steps"]
+    rows: list[dict[str, Any]] = []
+    for number in range(total):
+        views, masks = _views(case, min(number, len(steps) - 1))
+        for sample in range(len(views)):
+            row = {"signals": views[sample].numpy()}
+            if number < len(steps) and recipe["masked_steps"][number] and masks is not None:
+                row["bool_masked_pos"] = masks[sample].numpy()
+            rows.append(row)
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        names = [name for name in ("signals", "bool_masked_pos") if name in batch[0]]
+        return {name: torch.from_numpy(np.stack([row[name] for row in batch])) for name in names}
+
+    model = AutoModelForPreTraining.from_pretrained(
+        converted_folder(case, work, "--pretraining", name="pretraining"),
+        network_loss_weight=recipe["network_loss_weight"],
+    )
+    has_schedule = recipe.get("wd_end") is not None and recipe["wd_end"] != recipe["wd_start"]
+    arguments = bt.SelfDistillationTrainingArguments(
+        output_dir=str(work / "run"),
+        per_device_train_batch_size=len(rows) // total,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=1,
+        learning_rate=recipe["base_lr"],
+        weight_decay=recipe["wd_start"],
+        final_weight_decay=recipe["wd_end"] if has_schedule else None,
+        layer_decay=recipe.get("lr_decay_rate", 1.0),
+        warmup_epochs=recipe["num_warmup_steps"] / total,
+        network_loss_decay_epochs=recipe["netloss_decay_steps"] / total,
+        network_loss_delay_epochs=recipe.get("netloss_delay_steps", 0) / total,
+        network_loss_schedule=recipe.get("netloss_decay_schedule", "cosine"),
+        teacher_momentum=case.json("config.json")["constructor"].get("base_teacher_momentum", 0.99),
+        train_sampling_strategy="sequential",
+        published_parameter_groups=True,
+        published_step_counting=True,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = _Recorder(
+        model, arguments, collate, train_dataset=rows, callbacks=[_StopAfter(len(steps) // accumulation)]
+    )
+    trainer.records = []
+    trainer.train()
+    assert len(trainer.records) == len(steps)
+    for record, step in zip(trainer.records, steps):
+        number = step.pop("step")
+        assert step.pop("masked") == recipe["masked_steps"][number]
+        for name in ("lr_used", "netloss_weight", "weight_decay", "teacher_momentum"):
+            value, actual = step.pop(name, None), record.get(name)
+            if value is not None:
+                if name == "weight_decay" and isinstance(value, float):
+                    assert actual is not None
+                    actual = [decay for decay in actual if decay] or [0.0]
+                    value = [value] * len(actual)
+                case.check(f"step {number}: {name}", np.array(actual), np.array(value), atol=1e-15, rtol=1e-12)
+        for name in [name for name, value in step.items() if value is not None]:
+            assert name in record, f"unknown value {name} of a step"
+            case.check(
+                f"step {number}: {name}", np.float64(record[name]), np.float64(step[name]), atol=1e-4, rtol=1e-4
+            )
+    state = dict(trainer.model.named_parameters())
+    for name in case.names("traj.final."):
+        key = name.removeprefix("traj.final.")
+        if key == "teacher_cls_avg_of_view1":
+            views, _ = _views(case)
+            with torch.no_grad():
+                tokens = trainer.model.brain_semantoks.eval()(views[:, 0]).last_hidden_state
+            case.compare(name, trainer.model.brain_semantoks.pool(tokens, "cls_avg"), atol=1e-4, rtol=1e-4)
+        else:
+            case.compare(name, state[our_name(case, key)], atol=1e-4, rtol=1e-4)
+    _check_groups(case, trainer, expected, recipe.get("lr_decay_rate", 1.0))
+    assert not expected, f"unknown facts of the trajectory: {sorted(expected)}"
+
+
+_BUFFERS = (".multiplier", ".kernel_norm", ".kernel_norm_initialized", ".temporal_pos_embedding")
+
+
+def _dead_parameters(case: GoldenCase) -> dict[str, int]:
+    """Parameters of the authors' encoders that nothing uses, and how many numbers they hold."""
+    weights = torch.load(_checkpoint_path(case), weights_only=True)["model_state_dict"]
+    mapping = _authors_mapping(case)
+    return {
+        key: value.numel()
+        for key, value in weights.items()
+        if "_encoder." in key
+        and not key.endswith(_BUFFERS)
+        and any(rule.fullmatch(key) for rule, _ in mapping.dropped)
+    }
+
+
+def _check_groups(case: GoldenCase, trainer: Any, expected: dict[str, Any], layer_decay: float) -> None:
+    dead = _dead_parameters(case)
+    without = {name for name, p in trainer.model.named_parameters() if p.requires_grad and p.grad is None}
+    ours = {our_name(case, key): key for key in _live_keys(case)}
+    never = expected.pop("student_params_without_gradient", None)
+    if never is not None:
+        dead_students = {key for key in dead if key.startswith("student_encoder.")}
+        assert dead_students <= set(never)
+        assert {our_name(case, key) for key in set(never) - dead_students} <= without | set(ours)
+    groups = expected.pop("param_groups", None)
+    if groups is None:
+        return
+    for number, (actual, group) in enumerate(zip(trainer.optimizer.param_groups, groups, strict=True)):
+        count = sum(parameter.numel() for parameter in actual["params"])
+        if layer_decay == 1:  # one group of everything, teacher and dead tokenizers included
+            count = sum(p.numel() for p in trainer.model.parameters()) + sum(dead.values())
+        elif actual["initial_lr"] == trainer.args.learning_rate:
+            free = number == 1  # the first group decays, since the first parameter is a weight
+            count += sum(
+                n
+                for key, n in dead.items()
+                if key.startswith("student_") and (key.endswith(".bias") or "norm" in key) == free
+            )
+        case.check(f"group {number}: n_params", count, group["n_params"])
+        for name, value in (("initial_lr", actual["initial_lr"]), ("weight_decay_last", actual["weight_decay"])):
+            if group.get(name) is not None:
+                case.check(
+                    f"group {number}: {name}", np.float64(value), np.float64(group[name]), atol=1e-15, rtol=1e-12
+                )
+
+
+def _live_keys(case: GoldenCase) -> list[str]:
+    weights = torch.load(_checkpoint_path(case), weights_only=True)["model_state_dict"]
+    mapping = _authors_mapping(case)
+    return [key for key in weights if mapping.target_of(key) is not None and "kernel_norm_initialized" not in key]
+
+
+# --- masks, schedules ---
+
+
+def _closed_form(n_networks: int, n_windows: int, low: float, high: float) -> dict[str, Any]:
+    """Exact probabilities of the temporal lengths, and the range of network counts."""
+    edges = sorted({low, high, *(k / n_windows for k in range(n_windows + 1) if low < k / n_windows < high)})
+    lengths: dict[str, float] = {}
+    for left, right in zip(edges, edges[1:]):  # noqa: RUF007 (pairs of a short list)
+        length = str(masking_functions.temporal_length((left + right) / 2, n_windows))
+        lengths[length] = lengths.get(length, 0.0) + (right - left) / (high - low)
+    if not lengths:  # a range of one number
+        lengths = {str(masking_functions.temporal_length(low, n_windows)): 1.0}
+    first, stop = masking_functions.network_count_range(n_networks, (low, high))
+    return {
+        "temporal_length": lengths,
+        "temporal_start": "uniform over 0..T-length inclusive",
+        "network_count": f"uniform over {first}..{stop - 1}",
+        "network_count_low": first,
+        "network_count_high_exclusive": stop,
+    }
+
+
+def _mask_statistics(kind: str, n_networks: int, n_windows: int, mask_range: tuple[float, float], n_draws: int) -> Any:
+    """The statistics of `mask_stats.json` for our masks."""
+    draws = masking_functions.NumpyDraws(np.random.default_rng(0))
+    masks = np.stack(
+        [masking_functions.draw_mask(kind, n_networks, n_windows, draws, mask_range) for _ in range(n_draws)]
+    )
+    same_rows = (masks == masks[:, :1]).all((1, 2))
+    whole_rows = (masks == masks[:, :, :1]).all((1, 2))
+    fraction = masks.mean((1, 2))
+    lengths: dict[str, float] = {}
+    starts: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    for mask, temporal in zip(masks, same_rows):
+        if temporal:
+            length = int(mask[0].sum())
+            lengths[str(length)] = lengths.get(str(length), 0) + 1 / n_draws
+            if length:
+                start = f"{length}@{int(mask[0].argmax())}"
+                starts[start] = starts.get(start, 0) + 1 / n_draws
+        else:
+            count = str(int(mask[:, 0].sum()))
+            counts[count] = counts.get(count, 0) + 1 / n_draws
+    return {
+        "fraction_temporal": same_rows.mean(),
+        "fraction_network": (~same_rows & whole_rows).mean(),
+        "unclassified": (~same_rows & ~whole_rows).mean(),
+        "mask_fraction": {
+            "mean": fraction.mean(),
+            "std": fraction.std(),
+            "min": fraction.min(),
+            "max": fraction.max(),
+        },
+        "temporal_length_fraction": lengths,
+        "temporal_length_at_start_fraction": starts,
+        "network_count_fraction": counts,
+        "column_mask_probability": masks.mean((0, 1)).tolist(),
+        "row_mask_probability": masks.mean((0, 2)).tolist(),
+    }
+
+
+def _check_nested(case: GoldenCase, name: str, actual: Any, expected: Any, atol: float) -> None:
+    if isinstance(expected, dict):
+        if set(expected) - set(actual):
+            case.failures.append(f"{name}: unknown {sorted(set(expected) - set(actual))}")
+        for key in set(expected) & set(actual):
+            _check_nested(case, f"{name}.{key}", actual[key], expected[key], atol)
+    elif isinstance(expected, str):
+        if actual != expected:
+            case.failures.append(f"{name}: {actual!r}, expected {expected!r}")
+    else:
+        case.check(
+            name, np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64), atol=atol, rtol=0
+        )
+
+
+_MASK_ATOL = 0.015
+
+
+def masks(case: GoldenCase, work: Path) -> None:
+    stats = case.json("mask_stats.json")
+    entries = stats.pop("stats", [])
+    ranges = {
+        (entry["function"].removesuffix("_masker"), entry["C"], entry["T"]): tuple(entry["range"]) for entry in entries
+    }
+    for name in case.names():
+        if match := re.fullmatch(r"(slice|temporal|network)_(\d+)x(\d+)_seeds_(\d+)_(\d+)", name):
+            kind, (n, p, first, last) = match[1], (int(match[i]) for i in range(2, 6))
+            mask_range = ranges.get((kind, n, p), (0.65, 0.85))
+            drawn = [
+                masking_functions.draw_mask(kind, n, p, masking_functions.PublishedDraws(seed), mask_range)
+                for seed in range(first, last + 1)
+            ]
+            case.compare(name, np.stack(drawn))
+    for entry in entries:
+        entry = dict(entry)
+        kind, n, p = entry.pop("function").removesuffix("_masker"), entry.pop("C"), entry.pop("T")
+        mask_range, n_draws = tuple(entry.pop("range")), entry.pop("n_draws")
+        ours = _mask_statistics(kind, n, p, mask_range, n_draws)
+        _check_nested(case, f"{kind} {n}x{p} {mask_range}", ours, entry, _MASK_ATOL)
+    for name in [name for name in stats if name.startswith("analytic")]:
+        expected = stats.pop(name)
+        if isinstance(expected, list):
+            settings = [(entry["C"], entry["T"], *entry["range"]) for entry in entries]
+            pairs = list(zip(settings, expected, strict=True))
+        else:
+            _, size, low, high = name.split("_")
+            n, p = (int(part) for part in size.split("x"))
+            pairs = [((n, p, float(f"{low[0]}.{low[1:]}"), float(f"{high[0]}.{high[1:]}")), expected)]
+        for setting, values in pairs:
+            _check_nested(case, f"{name} {setting}", _closed_form(*setting), values, 1e-9)
+    for error in _error_settings(stats.pop("errors", [])):
+        _check_error(case, error)
+    _canonical(case, stats)
+    assert not stats, f"unknown facts: {sorted(stats)}"
+
+
+def _error_settings(errors: Any) -> list[dict[str, Any]]:
+    if isinstance(errors, dict):
+        return [
+            {"name": name, **(value if isinstance(value, dict) else {"result": value})}
+            for name, value in errors.items()
+        ]
+    return list(errors)
+
+
+def _check_error(case: GoldenCase, setting: dict[str, Any]) -> None:
+    """Settings that fail in the authors' code give a ValueError that names the range; the others give a mask."""
+    text = str(setting.get("function") or setting.get("name"))
+    kind = next(kind for kind in masking_functions.MASK_KINDS if kind in text)
+    if "C" in setting:
+        n, p, mask_range = setting["C"], setting["T"], tuple(setting["range"])
+    else:
+        numbers = re.search(r"(\d+)x(\d+)_([\d.]+)_([\d.]+)", text)
+        assert numbers is not None, setting
+        n, p = int(numbers[1]), int(numbers[2])
+        low, high = (value if "." in value else f"{value[0]}.{value[1:]}" for value in (numbers[3], numbers[4]))
+        mask_range = (float(low), float(high))
+    outcome = next(
+        value for key, value in setting.items() if isinstance(value, str) and key not in ("function", "name")
+    )
+    # A slice mask fails only when it comes out as one of networks, so it is drawn until both kinds were seen.
+    problem = None
+    for seed in range(40):
+        try:
+            masking_functions.draw_mask(kind, n, p, masking_functions.PublishedDraws(seed), mask_range)
+        except ValueError as error:
+            problem = str(error)
+    fails = problem is not None
+    if fails != (outcome != "ok"):
+        case.failures.append(f"{setting}: expected {outcome!r}, got {problem!r}")
+    if problem is not None:
+        assert f"{mask_range[0]}-{mask_range[1]}" in problem
+
+
+def _canonical(case: GoldenCase, stats: dict[str, Any]) -> None:
+    """Masks over functional networks, copied to the networks of a finer map."""
+    mapping_name = next((name for name in stats if name.startswith("canonical") and "mapping" in name), None)
+    mapping: Any = stats.pop(mapping_name) if mapping_name else None
+    tensors = case.names("canonical_")
+    if mapping is None and (named := [name for name in tensors if "mapping" in name]):
+        mapping = case.take(named[0]).tolist()
+    if mapping is None:
+        assert not tensors, f"no mapping for {tensors}"
+        return
+    if isinstance(mapping, dict):
+        mapping = [mapping[key] for key in sorted(mapping, key=int)]
+    mapping = [[int(network) for network in networks] for networks in mapping]
+    path = case.folder / "network_mapping.npz"
+    if path.is_file():
+        with np.load(path) as archive:
+            rest = [archive["network_map_tian3"], archive["network_map_buckner7"]]
+            by_map = [
+                masking_functions.concatenate_network_ids([archive[f"network_map_schaefer400_{k}n"], *rest])
+                for k in (7, 17)
+            ]
+        assert masking_functions.functional_network_mapping(*by_map) == mapping
+    functional = next(name for name in tensors if "functional" in name)
+    expanded = [name for name in tensors if name != functional and "mapping" not in name]
+    source = case.take(functional).numpy()
+    for name in expanded:
+        expected = case.tensors[name]
+        rows = source if source.ndim == 3 else source[None]
+        ours = np.stack([masking_functions.expand_functional_mask(mask, mapping, expected.shape[-2]) for mask in rows])
+        case.compare(name, ours.reshape(expected.shape))
+
+
+_SCHEDULE_TOLERANCE = {"atol": 1e-15, "rtol": 1e-12}
+
+
+def schedules(case: GoldenCase, work: Path) -> None:
+    from brain_transformers.training import distillation_schedules as ours
+    from brain_transformers.training.schedules import scaled_learning_rate, warmup_cosine_lr
+
+    facts = case.json("schedules.json")
+    for number, recipe in enumerate(facts.pop("finetune", [])):
+        grid = recipe.get("use_grid_search", False)  # which always takes a cosine over all epochs
+        options = (
+            {}
+            if grid
+            else {
+                "schedule": recipe.get("scheduler_type", "cosine"),
+                "warmup_epochs": recipe.get("warmup_epochs", 0),
+                "min_lr": recipe.get("min_lr", 0.0),
+            }
+        )
+        values = [
+            ours.finetuning_lr(epoch, peak=recipe["scaled_lr"], epochs=recipe["epochs"], **options)
+            for epoch in range(len(recipe["lr_per_epoch"]))
+        ]
+        case.check(f"finetune {number}", np.array(values), np.array(recipe["lr_per_epoch"]), **_SCHEDULE_TOLERANCE)
+    if facts.pop("peak_lr_rule", None) is not None:
+        case.check("peak", scaled_learning_rate(7e-4, 512), np.float64(0.0014), atol=0, rtol=1e-12)
+    for name in [
+        name for name, recipe in facts.items() if isinstance(recipe, dict) and "num_training_steps" in recipe
+    ]:
+        recipe = facts.pop(name)
+        steps = recipe["num_training_steps"]
+        values_of = {
+            "lr_used_at_step": lambda step, r=recipe, n=steps: warmup_cosine_lr(
+                step, peak=r["base_lr"], warmup_steps=r["num_warmup_steps"], max_steps=n
+            ),
+            "weight_decay_at_step": lambda step, r=recipe, n=steps: ours.cosine_weight_decay(
+                step, start=r["wd_start"], end=r["wd_end"], max_steps=n
+            ),
+            "teacher_momentum_at_step": lambda step, r=recipe, n=steps: ours.cosine_teacher_momentum(
+                step, base=r["base_teacher_momentum"], max_steps=n
+            ),
+            "network_loss_weight_at_step": lambda step, r=recipe: ours.decaying_loss_weight(
+                step,
+                weight=r["network_loss_weight"],
+                decay_steps=r["netloss_weight_decay_steps"],
+                delay_steps=r.get("netloss_delay_steps", 0),
+                schedule=r.get("netloss_decay_schedule", "cosine"),
+            ),
+        }
+        for key in [key for key in recipe if key.endswith("_at_step")]:
+            expected = recipe[key]
+            values = [values_of[key](step) for step in range(len(expected))]
+            case.check(f"{name}.{key}", np.array(values), np.array(expected, dtype=float), **_SCHEDULE_TOLERANCE)
+    assert not facts, f"unknown facts: {sorted(facts)}"
+
+
+KINDS = {
+    "encoder": encoder,
+    "container_from_training": container_from_training,
+    "pretrain": pretrain,
+    "masks": masks,
+    "schedules": schedules,
+}
