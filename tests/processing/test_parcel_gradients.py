@@ -8,21 +8,24 @@ import brain_transformers as bt
 from brain_transformers.processing.parcel_gradients import compute_gradients, mean_connectivity
 
 
-def line_of_parcels(n_rois: int = 60, width: float = 15.0) -> np.ndarray:
-    """Connectivity that falls with the distance on a line."""
-    place = np.arange(n_rois)
-    return np.exp(-((place[:, None] - place[None, :]) ** 2) / (2 * width**2))
+def ring_of_parcels(n_rois: int = 60, width: float = 6.0) -> np.ndarray:
+    """Connectivity that falls with the distance on a circle."""
+    steps = np.abs(np.arange(n_rois)[:, None] - np.arange(n_rois)[None, :])
+    return np.exp(-(np.minimum(steps, n_rois - steps) ** 2) / (2 * width**2))
 
 
-def test_the_first_gradient_follows_the_line() -> None:
-    gradients = compute_gradients(line_of_parcels(), n_components=5, sparsity=0.0)
+@pytest.mark.parametrize("sparsity", [0.0, 0.75])
+def test_a_ring_of_parcels_becomes_a_circle(sparsity: float) -> None:
+    gradients = compute_gradients(ring_of_parcels(), n_components=5, sparsity=sparsity)
     assert gradients.shape == (60, 5)
     assert gradients.dtype == np.float32
-    assert abs(np.corrcoef(gradients[:, 0], np.arange(60))[0, 1]) > 0.95
+    radius = np.linalg.norm(gradients[:, :2], axis=1)
+    assert radius.std() < 0.02 * radius.mean()
+    turns = np.diff(np.unwrap(np.arctan2(gradients[:, 1], gradients[:, 0])))
+    np.testing.assert_allclose(np.abs(turns), 2 * np.pi / 60, rtol=0.1)
     # Further components are finer and smaller.
-    assert (np.diff(gradients.std(axis=0)) < 0).all()
-    largest = gradients[np.abs(gradients).argmax(axis=0), np.arange(5)]
-    assert (largest > 0).all()
+    assert gradients[:, 2:].std() < gradients[:, :2].std()
+    assert (gradients.max(axis=0) >= -gradients.min(axis=0) - 1e-5).all()
 
 
 def test_rows_move_with_the_parcels() -> None:
@@ -55,7 +58,7 @@ def test_what_cannot_be_embedded_is_said() -> None:
     with pytest.raises(ValueError, match="square"):
         compute_gradients(np.zeros((3, 4)))
     with pytest.raises(ValueError, match="n_components"):
-        compute_gradients(line_of_parcels(10), n_components=10)
+        compute_gradients(ring_of_parcels(10), n_components=10)
     with pytest.raises(ValueError, match="constant"):
         mean_connectivity([np.ones((3, 10))])
     with pytest.raises(ValueError, match="at least one scan"):
