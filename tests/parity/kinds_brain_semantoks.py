@@ -696,10 +696,371 @@ def schedules(case: GoldenCase, work: Path) -> None:
     assert not facts, f"unknown facts: {sorted(facts)}"
 
 
+# --- downstream ---
+
+_HEAD_KINDS = {"linear": "batch_norm_linear", "mlp": "mlp"}
+
+
+def _our_head_name(name: str, kind: str) -> str:
+    """Name in our classifier of `head.<place>.<tensor>` of the authors."""
+    _, place, tensor = name.split(".")
+    if kind == "linear":
+        return f"norm.{tensor}" if place == "0" else f"output.{tensor}"
+    return f"hidden.{int(place) // 3}.{tensor}"  # linear, GELU, dropout
+
+
+def _load_head(case: GoldenCase, model: Any, tag: str, kind: str) -> dict[str, str]:
+    """Put the case's head into the model; returns our name of each of the authors' tensors."""
+    prefix = f"{tag}.init."
+    authors = [name.removeprefix(prefix) for name in case.names(prefix)]
+    names = {name: _our_head_name(name, kind) for name in authors}
+    if kind == "mlp":
+        last = max(int(name.split(".")[1]) for name in authors)
+        names = {n: f"output.{n.split('.')[2]}" if n.split(".")[1] == str(last) else ours for n, ours in names.items()}
+    weights = {ours: case.take(f"{prefix}{name}") for name, ours in names.items()}
+    model.classifier.load_state_dict(weights)
+    return names
+
+
+def downstream(case: GoldenCase, work: Path) -> None:
+    config, info = case.json("config.json")["downstream"], case.json("info.json")
+    folder = converted_folder(case, work)
+    x = case.take("x") if case.has("x") else None
+    for tag, head in config["heads"].items():
+        assert x is not None
+        _check_head(case, folder, tag, head, config, info, x)
+    if "probe" in info:
+        _check_probe(case, info.pop("probe"))
+    for name in ("feature_type", "num_classes", "layerwise_decay_rate", "lr_and_wd_multiplier_by_name"):
+        info.pop(name, None)
+    left = [name for name in info if not name.endswith("optimizer_groups")]
+    assert not left, f"unknown facts: {left}"
+
+
+def _check_head(
+    case: GoldenCase, folder: Path, tag: str, head: dict[str, Any], config: dict[str, Any], info: Any, x: torch.Tensor
+) -> None:
+    from brain_transformers.training import semantoks_parameter_groups
+
+    labels = case.take("labels")
+    kind = head["head_type"]
+    regression = labels.is_floating_point()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        num_labels=config["num_classes"],
+        pooling=config["feature_type"],
+        classifier_head=_HEAD_KINDS[kind],
+        classifier_hidden_sizes=head.get("hidden_dims") or [],
+        classifier_dropout=head.get("dropout", 0.0),
+        classifier_loss="mae",
+        problem_type="regression" if regression else "single_label_classification",
+    )
+    names = _load_head(case, model, tag, kind)
+    with torch.no_grad():
+        values = {"eval_logits": model.eval()(x).logits}
+    output = model.train()(x, labels=labels)
+    values |= {"train_logits": output.logits, "train_loss": output.loss}
+    rate = config.get("lr_decay_rate", info.get("layerwise_decay_rate", 1.0))
+    groups = semantoks_parameter_groups(
+        model,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        layer_decay=rate,
+        published=True,
+        head=model.classifier.parameters(),
+    )
+    expected_groups = info.get(f"{tag}.optimizer_groups")
+    if expected_groups is not None:
+        _check_finetuning_groups(case, tag, groups, expected_groups)
+    optimizer = torch.optim.AdamW(groups)
+    output.loss.backward()
+    values["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    values["step1_loss_after"] = model(x, labels=labels).loss
+    parameters = dict(model.named_parameters())
+    mapping = _authors_mapping(case)
+    for name in [name for name in case.names(f"{tag}.") if name not in case.seen]:
+        key = name.removeprefix(f"{tag}.")
+        if key in values:
+            case.compare(name, values[key], **({"atol": 1e-4, "rtol": 1e-4} if key == "step1_loss_after" else {}))
+        elif key.startswith("after_step."):
+            case.compare(
+                name, _stepped(parameters, names, mapping, key.removeprefix("after_step.")), atol=1e-4, rtol=1e-4
+            )
+
+
+def _stepped(parameters: dict[str, torch.Tensor], names: dict[str, str], mapping: Any, key: str) -> torch.Tensor:
+    """The parameter of ours that holds the authors' `key` of an encoder with a head."""
+    if key.removeprefix("head.") in names:
+        return parameters[f"classifier.{names[key.removeprefix('head.')]}"]
+    target = mapping.target_of(f"teacher_encoder.{key.removeprefix('encoder.')}")
+    assert target is not None, f"no rule for {key}"
+    return parameters[target[0]]
+
+
+def _check_finetuning_groups(case: GoldenCase, tag: str, groups: list[dict[str, Any]], expected: Any) -> None:
+    dead = {key: n for key, n in _dead_parameters(case).items() if key.startswith("teacher_")}
+    full_rate = [number for number, group in enumerate(groups[:-1]) if group["lr"] == groups[-1]["lr"]]
+    for number, (group, wanted) in enumerate(zip(groups, expected, strict=True)):
+        count = sum(parameter.numel() for parameter in group["params"])
+        if number in full_rate:  # the authors list the tokenizers that nothing uses as well
+            one_group = len(full_rate) == 1
+            count += sum(
+                n
+                for key, n in dead.items()
+                if one_group or (key.endswith(".bias") or "norm" in key) == (group["weight_decay"] == 0)
+            )
+        for name, value in (("lr", group["lr"]), ("weight_decay", group["weight_decay"]), ("n_params", count)):
+            case.check(
+                f"{tag} group {number}: {name}", np.float64(value), np.float64(wanted[name]), atol=1e-15, rtol=1e-12
+            )
+
+
+_METRIC_NAMES = {"pearson": "pearson_r", "r": "pearson_r", "pearsonr": "pearson_r", "pearson_correlation": "pearson_r"}
+
+
+def _check_metrics(case: GoldenCase, title: str, actual: dict[str, float], expected: dict[str, float]) -> None:
+    for name, value in expected.items():
+        ours = actual.get(_METRIC_NAMES.get(name, name))
+        if ours is None:
+            case.failures.append(f"{title}: no metric {name}, only {sorted(actual)}")
+        else:
+            case.check(f"{title}: {name}", np.float64(ours), np.float64(value), atol=1e-6, rtol=1e-6)
+
+
+def _check_probe(case: GoldenCase, facts: dict[str, Any]) -> None:
+    from brain_transformers.evaluation.linear_probe import (
+        ProbeHeads,
+        average_crops,
+        primary_metric,
+        protocol_metrics,
+        train_probe_heads,
+    )
+
+    take = {name.removeprefix("probe."): case.take(name) for name in case.names("probe.") if ".init." in name}
+    heads = ProbeHeads(
+        take["init.bn.weight"][None, None].clone(),
+        take["init.bn.bias"][None, None].clone(),
+        take["init.layer.weight"][None, None].clone(),
+        take["init.layer.bias"][None, None].clone(),
+        take["init.bn.running_mean"][None].clone(),
+        take["init.bn.running_var"][None].clone(),
+        int(take["init.bn.num_batches_tracked"]),
+    )
+    features, labels = case.take("probe.train_features"), case.take("probe.train_labels")
+    train_probe_heads(
+        features,
+        labels.reshape(len(features)),
+        learning_rates=[facts.pop("lr")],
+        epochs=facts.pop("epochs"),
+        batch_size=len(features),
+        momentum=facts.pop("momentum"),
+        heads=heads,
+    )
+    assert facts.pop("batch") == f"all {len(features)}"
+    final = {
+        "bn.weight": heads.scale[0, 0],
+        "bn.bias": heads.shift[0, 0],
+        "bn.running_mean": heads.running_mean[0],
+        "bn.running_var": heads.running_var[0],
+        "bn.num_batches_tracked": torch.tensor(heads.n_batches),
+        "layer.weight": heads.weight[0, 0],
+        "layer.bias": heads.bias[0, 0],
+    }
+    for name, value in final.items():
+        if case.has(f"probe.final.{name}"):
+            case.compare(f"probe.final.{name}", value, atol=1e-4, rtol=1e-4)
+    evaluated, targets = case.take("probe.eval_features"), case.take("probe.eval_labels")
+    logits = heads(evaluated)[0, 0]
+    n_crops = facts.pop("crops_per_subject")
+    averaged = average_crops(logits, n_crops)
+    case.compare("probe.eval_logits", logits, atol=1e-4, rtol=1e-4)
+    if case.has("probe.crop_averaged_logits"):
+        case.compare("probe.crop_averaged_logits", averaged, atol=1e-4, rtol=1e-4)
+    # Metrics are those of the stored logits, since a rank may turn on the last digit.
+    stored = case.tensors["probe.eval_logits"]
+    targets = targets.reshape(len(stored))
+    per_crop = protocol_metrics(stored, targets)
+    _check_metrics(case, "per crop", per_crop, facts.pop("metrics_per_crop", {}))
+    of_subject = targets.reshape(-1, n_crops)[:, 0]
+    subject_logits = case.tensors.get("probe.crop_averaged_logits", average_crops(stored, n_crops))
+    _check_metrics(
+        case, "averaged", protocol_metrics(subject_logits, of_subject), facts.pop("metrics_subject_averaged", {})
+    )
+    primary = facts.pop("val_primary_metric", None)
+    if primary is not None:
+        name, value = primary_metric(per_crop)
+        case.check("primary", np.float64(abs(value)), np.float64(primary), atol=1e-6, rtol=1e-6)
+        assert name in ("balanced_accuracy", "mae")
+    assert not facts, f"unknown facts of the probe: {sorted(facts)}"
+
+
+# --- data ---
+
+
+def data_pipeline(case: GoldenCase, work: Path) -> None:
+    from brain_transformers.training import distillation_views as views
+
+    facts = case.json("info.json")
+    for tag in [tag for tag, entry in facts.items() if isinstance(entry, dict) and "modality_config" in entry]:
+        _check_dataset(case, work, tag, facts.pop(tag))
+    for number, entry in facts.pop("aug", {}).items():
+        _check_augmentation(case, number, entry)
+    for last, expected in facts.pop("regular_crop_starts", {}).items():
+        case.check(f"regular {last}", views.regular_starts(int(last), len(expected)), np.array(expected))
+    for name in [name for name in facts if name.startswith("random_crop_starts_max")]:
+        _check_random_starts(case, int(name.removeprefix("random_crop_starts_max")), facts.pop(name))
+    assert not facts, f"unknown facts: {sorted(facts)}"
+
+
+def _check_random_starts(case: GoldenCase, last: int, expected: dict[str, float]) -> None:
+    """Starts of both crops of many scans, as the collator of the Trainer draws them."""
+    from brain_transformers.training import TwoViewCollator
+
+    collator = TwoViewCollator(bt.load_config("brain-semantoks-tiny"), seed=0)
+    starts = np.empty((4000, 2))
+    for row in range(len(starts)):
+        for collator._view in range(2):
+            rng = collator._window_generator({"__row_index__": row, "__epoch__": 0})
+            starts[row, collator._view] = rng.integers(0, last + 1)
+    case.check("first start", starts.min(), np.float64(expected.pop("min")), atol=0, rtol=0)
+    case.check("last start", starts.max(), np.float64(expected.pop("max")), atol=0, rtol=0)
+    case.check("mean start", starts.mean(), np.float64(expected.pop("mean")), atol=0.03 * last, rtol=0)
+    correlation = np.corrcoef(starts.T)[0, 1]
+    case.check("views", correlation, np.float64(expected.pop("corr_between_views")), atol=0.06, rtol=0)
+    assert not expected, f"unknown statistics: {sorted(expected)}"
+
+
+def _check_augmentation(case: GoldenCase, number: str, entry: dict[str, Any]) -> None:
+    from brain_transformers.training import distillation_views as views
+
+    signals = case.take("aug.input").numpy()
+    n_rois, n_timepoints = signals.shape
+    spatial, temporal, noise, scale = views.check_levels(entry["augment_level"])
+    draws = iter(entry["draws_in_order"])
+
+    def ratio(wanted: bool, limits: tuple[float, float]) -> float:
+        if not wanted:
+            return limits[0]
+        kind, value = next(draws)
+        assert kind == "uniform"
+        assert limits[0] <= value <= limits[1]
+        return value
+
+    roi_ratio = ratio(spatial > 0, views.AUGMENTATION_LEVELS[spatial][0])
+    time_ratio = ratio(temporal > 0, views.AUGMENTATION_LEVELS[temporal][1])
+    factor = ratio(scale > 0, views.AUGMENTATION_LEVELS[scale][3])
+    zero_rois, block = np.zeros(0, dtype=np.int64), (0, 0)
+    if spatial:
+        assert list(next(draws)) == ["choice", views.zeroed_count(n_rois, roi_ratio)]
+        zero_rois = case.take(f"aug.{number}.zero_indices").numpy()
+        assert len(zero_rois) == views.zeroed_count(n_rois, roi_ratio)
+    if temporal:
+        kind, start = next(draws)
+        assert kind == "randint"
+        block = (int(start), views.zeroed_count(n_timepoints, time_ratio))
+    assert next(draws, None) is None
+    values = None
+    if views.AUGMENTATION_LEVELS[noise][2]:
+        values = case.take(f"aug.{number}.noise").numpy()
+        case.check(
+            f"aug.{number}: noise", values.std(), np.float64(views.AUGMENTATION_LEVELS[noise][2]), atol=0, rtol=0.2
+        )
+    output = views.Augmentation(zero_rois, block, factor, values)(signals)
+    case.compare(f"aug.{number}.output", output, atol=1e-6, rtol=1e-6)
+
+
+def _check_dataset(case: GoldenCase, work: Path, tag: str, entry: dict[str, Any]) -> None:
+    """The authors' dataset by the functions that reproduce it, and by our builder and extractor where both do the
+    same."""
+    from brain_transformers.data import semantoks_recordings as recordings
+    from brain_transformers.data.semantoks_builder import SemantoksHDF5Builder
+    from brain_transformers.training.distillation_views import regular_starts
+
+    config, options = entry["modality_config"], entry.get("dataset_args", {})
+    atlases = [config[f"{name}_atlas"] for name in ("schaefer", "tian", "buckner") if config.get(f"{name}_atlas")]
+    target, n_crops = config["target_signal_length"], config["number_of_crops"]
+    label_names = sorted({name for row in entry.get("labels", []) for name in row})
+    path = next(iter(sorted(case.folder.glob("*.h5"))))
+    source_t_r, target_t_r = config.get("source_tr") or 2.0, options.get("temporal_resampling_tr")
+    with recordings.SemantoksRecordings(path, atlases, label_names) as file:
+        scans = [file[row] for row in range(len(file))]
+    subjects = sorted({scan.subject for scan in scans})
+    if "ids" in entry:
+        assert list(entry["ids"]) == subjects
+    builder = SemantoksHDF5Builder(
+        path,
+        atlases=atlases,
+        labels=label_names,
+        roi_order=[f"roi-{row}" for row in range(len(scans[0].signals))],
+        cache_dir=work / f"cache-{tag}",
+    )
+    builder.download_and_prepare()
+    rows = builder.as_dataset(split="train").with_format("numpy")
+    for number, subject in enumerate(subjects):
+        candidates = [row for row, scan in enumerate(scans) if scan.subject == subject]
+        starts_name, crops_name = f"{tag}.{number}.starts", f"{tag}.{number}.crops"
+        starts = case.take(starts_name).tolist()
+        expected = case.take(crops_name)
+        matches = []
+        for row in candidates:  # which scan of a subject was drawn is not stored
+            signals, length = recordings.published_recording(
+                scans[row].signals, scans[row].length, source_t_r, target_t_r
+            )
+            crops = np.stack([recordings.published_crop(signals, length, start, target) for start in starts])
+            error = np.abs(crops - expected.numpy())
+            same = np.isnan(crops) == np.isnan(expected.numpy())
+            if same.all() and np.nanmax(error, initial=0.0) < 2e-5:
+                matches.append((row, length))
+        if not matches:
+            case.failures.append(f"{crops_name}: no scan of {subject} gives these crops")
+            continue
+        row, length = matches[0]
+        if str(options.get("crop_starts", "")).startswith("regular"):
+            last = max(length - target, 0)
+            case.check(starts_name, regular_starts(last, n_crops), np.array(starts))
+        assert all(0 <= start <= max(length - target, 0) for start in starts)
+        for name, value in (entry["labels"][number] if "labels" in entry else {}).items():
+            ours = np.float64(rows[row][name.rsplit("/", 1)[-1]])
+            assert np.isnan(ours) if np.isnan(value) else ours == value
+        if target_t_r is None and length == recordings.measured_length(scans[row]):
+            _check_extractor(case, rows[row], starts, expected, config)
+    if "n" in entry:
+        assert entry["n"] == len(subjects)
+    if "shapes" in entry:
+        shapes = entry["shapes"]
+        assert shapes["signal"] == [1, n_crops, [len(scans[0].signals), target]]
+        n_networks = sum(
+            config[f"{name}_networks"] for name in ("schaefer", "tian", "buckner") if f"{name}_networks" in config
+        )
+        windows = (target - config["patch_size"]) // config["patch_size"] + 1
+        assert shapes["mask"] == [n_crops, [n_networks, windows]]
+
+
+def _check_extractor(case: GoldenCase, row: Any, starts: list[int], expected: torch.Tensor, config: Any) -> None:
+    from brain_transformers.data.collators import unpack_row
+
+    target, patch = config["target_signal_length"], config["patch_size"]
+    signals, roi_order, t_r = unpack_row(row)
+    if target % patch or not bool(torch.isfinite(expected).all()) or not np.isfinite(signals).all():
+        return  # gaps of single parcels are filled, and windows are whole patches
+    extractor = bt.ROISeriesFeatureExtractor(
+        len(signals), target, patch, roi_order=roi_order, t_r=t_r, normalization="zscore"
+    )
+    for crop, start in enumerate(starts):
+        inputs = extractor(signals, t_r=t_r, roi_order=roi_order, start=start)
+        case.check(f"extractor, crop {crop}", inputs["signals"][0], expected[crop], atol=2e-5, rtol=1e-5)
+        if signals.shape[1] < target:
+            observed = inputs["attention_mask"].reshape(len(signals), target // patch)
+            assert (observed == (np.arange(target // patch) < -(-signals.shape[1] // patch))).all()
+
+
 KINDS = {
     "encoder": encoder,
     "container_from_training": container_from_training,
     "pretrain": pretrain,
     "masks": masks,
     "schedules": schedules,
+    "downstream": downstream,
+    "data_pipeline": data_pipeline,
 }

@@ -10,6 +10,8 @@ _EXPORTS = {
     "ROISeries": "readers",
     "ROISeriesCollator": "collators",
     "ROISeriesFolderBuilder": "builders",
+    "SemantoksHDF5Builder": "semantoks_builder",
+    "SemantoksRecordings": "semantoks_recordings",
     "dataset_from_arrays": "builders",
     "load_atlas": "parcellation",
     "load_coordinates": "builders",

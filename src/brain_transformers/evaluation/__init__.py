@@ -3,6 +3,7 @@
 from .connectivity import functional_connectivity
 from .embedding import embed_dataset, embedding_columns
 from .identification import IdentificationResult, identify
+from .linear_probe import ProtocolResult, linear_probe_protocol, train_probe_heads
 from .probing import ProbeResult, probe
 from .reconstruction import (
     BASELINES,
@@ -18,6 +19,7 @@ __all__ = [
     "BASELINES",
     "IdentificationResult",
     "ProbeResult",
+    "ProtocolResult",
     "ReconstructionReport",
     "ReconstructionStatistics",
     "compare_reconstructions",
@@ -25,8 +27,10 @@ __all__ = [
     "embedding_columns",
     "functional_connectivity",
     "identify",
+    "linear_probe_protocol",
     "probe",
     "reconstruction_baselines",
     "reconstruction_scores",
     "roi_correlations",
+    "train_probe_heads",
 ]
