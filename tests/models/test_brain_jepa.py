@@ -303,6 +303,32 @@ def test_pooler_norm_is_the_head_at_its_start() -> None:
     assert 5e-3 < float(probe.classifier.linear.weight.detach().std()) < 2e-2
 
 
+@pytest.mark.parametrize("pooling", ["model", "mean", "max", "roi"])
+def test_tables_of_embeddings_take_all_tokens(pooling: str) -> None:
+    from brain_transformers.evaluation.embedding import embed_dataset, embedding_columns
+
+    model = tiny("Model")
+    extractor = bt.ROISeriesFeatureExtractor.from_model_config(model.config, t_r=None, normalization="none")
+    signals = scans(1, n_timepoints=30)[0].numpy()
+    row = {"signals": signals.reshape(-1), "n_rois": 50, "n_timepoints": 30, "t_r": 2.2143, "roi_order": "tian-s3"}
+    table = embed_dataset(model, [row], extractor, pooling=pooling, progress=False)
+    values = torch.from_numpy(table[embedding_columns(table)].to_numpy().copy())[0].float()
+    mask = torch.ones(1, 50, 10)
+    mask[:, :, 8:] = 0
+    padded = torch.nn.functional.pad(torch.from_numpy(signals)[None], (0, 10))
+    with torch.no_grad():
+        tokens = model.roi_tokens(model(padded, attention_mask=mask.flatten(1)).last_hidden_state)[0, :, :8]
+    expected = {
+        "model": tokens.mean((0, 1)),
+        "mean": tokens.mean((0, 1)),
+        "max": tokens.amax((0, 1)),
+        "roi": tokens.mean(1).flatten(),
+    }[pooling]
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="no CLS token"):
+        embed_dataset(model, [row], extractor, pooling="cls", progress=False)
+
+
 # --- masks ---
 
 

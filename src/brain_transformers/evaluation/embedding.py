@@ -26,7 +26,10 @@ def _pool(model: Any, output: Any, attention_mask: torch.Tensor | None, pooling:
             raise ValueError(f'{type(model).__name__} gives no pooler_output; choose pooling="mean".')
         return output.pooler_output.float()
     states = output.last_hidden_state.float()
+    has_cls = getattr(model, "has_cls_token", True)
     if pooling == "cls":
+        if not has_cls:
+            raise ValueError(f'{type(model).__name__} has no CLS token; choose pooling="mean".')
         return states[:, 0]
     if pooling == "roi":
         if not hasattr(model, "roi_tokens"):
@@ -36,7 +39,7 @@ def _pool(model: Any, output: Any, attention_mask: torch.Tensor | None, pooling:
             return tokens.mean(2).flatten(1)
         observed = attention_mask[:, -tokens.shape[1] * tokens.shape[2] :].reshape((*tokens.shape[:3], 1)).to(tokens)
         return ((tokens * observed).sum(2) / observed.sum(2).clamp(min=1)).flatten(1)
-    tokens = states[:, 1:]
+    tokens = states[:, 1:] if has_cls else states
     if attention_mask is None:
         return tokens.mean(1) if pooling == "mean" else tokens.amax(1)
     observed = attention_mask[:, -tokens.shape[1] :, None].to(tokens)

@@ -133,6 +133,8 @@ class BrainPreTrainedModel(PreTrainedModel):
     config: BrainConfig
     main_input_name = "signals"
     input_modalities = ["time"]
+    # Whether a CLS token stands in front of `last_hidden_state`.
+    has_cls_token = True
     # Losses here do not use `num_items_in_batch`; without this flag the Trainer would scale them wrongly.
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True

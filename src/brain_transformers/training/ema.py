@@ -43,6 +43,11 @@ def update_target(model: nn.Module, momentum: float) -> None:
         momentum: between 0 (copy) and 1 (keep).
     """
     targets, sources = target_pairs(model)
+    if targets[0].device.type == "cpu":
+        # Joint operations save launches on an accelerator; here they would only hold all products at once.
+        for target, source in zip(targets, sources, strict=True):
+            target.mul_(momentum).add_(source * (1.0 - momentum))
+        return
     moved = torch._foreach_mul(sources, 1.0 - momentum)
     torch._foreach_mul_(targets, momentum)
     torch._foreach_add_(targets, moved)

@@ -237,6 +237,7 @@ class BrainJEPAPreTrainedModel(BrainPreTrainedModel):
 
     config: BrainJEPAConfig
     base_model_prefix = "brain_jepa"
+    has_cls_token = False
     _no_split_modules = ["PreNormLayer", "BrainJEPAEmbeddings"]
     _can_record_outputs = {"hidden_states": PreNormLayer, "attentions": SelfAttention}
     _can_compile_fullgraph = True
