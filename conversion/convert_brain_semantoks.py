@@ -261,7 +261,8 @@ def _settle_kernel_norms(state_dict: dict[str, Any]) -> dict[str, Any]:
     state_dict = dict(state_dict)
     for key in [key for key in state_dict if key.endswith(".slconv.kernel_norm_initialized")]:
         stem = key.removesuffix("kernel_norm_initialized")
-        if bool(state_dict.pop(key)) or state_dict[f"{stem}kernel_norm"].is_meta:
+        measured = state_dict.pop(key)
+        if measured.is_meta or bool(measured):
             continue
         kernels = [name for name in state_dict if name.startswith(f"{stem}kernel_list.")]
         n_heads, n_rois, size = state_dict[kernels[0]].shape
