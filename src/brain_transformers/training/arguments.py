@@ -8,10 +8,9 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
+from ..models.validation import TRAIN_MODES
 from ..optional import require
 from .schedules import scaled_learning_rate
-
-TRAIN_MODES = ("auto_encode", "predict_last", "predict_last_pixel")
 
 
 @dataclass
