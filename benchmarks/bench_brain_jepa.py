@@ -178,6 +178,7 @@ def dataset_item() -> Result:
         ("two csv.gz", lambda: plain_item(folder, medians, iqrs, 0.0)[None]),
         ("flat float32 rows, collator", lambda: collator([rows[0]])["signals"]),
         repeats=5,
+        inner=10,
         target=50.0,
     )
 

@@ -780,15 +780,15 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 target[plan.zero_rows] = 0.0
 
     def _scale_into(self, plan: _ScanPlan, columns: slice | np.ndarray, target: np.ndarray) -> None:
-        part = plan.signals[:, columns]
+        part = plan.signals[:, columns] if isinstance(columns, slice) else plan.signals.take(columns, axis=1)
         rows = part if plan.rows.identity else part[plan.rows.index]
         if self.normalization == "robust-means":
             rows = rows.astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             for shift in plan.shifts:
-                rows = np.subtract(rows, shift, out=target if rows.dtype == np.float32 else None)
+                rows = np.subtract(rows, shift, out=target if rows.dtype == np.float32 else rows)
             if plan.scale is not None:
-                rows = np.divide(rows, plan.scale, out=target if rows.dtype == np.float32 else None)
+                rows = np.divide(rows, plan.scale, out=target if rows.dtype == np.float32 else rows)
             if rows is not target:
                 target[:] = rows
             if self.divisor != 1.0 and self.normalization != "zscore-window":
