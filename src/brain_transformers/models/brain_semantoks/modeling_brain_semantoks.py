@@ -76,6 +76,34 @@ def window_positions(n_windows: int, hidden_size: int) -> torch.Tensor:
     return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1).to(torch.float32)
 
 
+class InitialisedLinear(nn.Linear):
+    """A linear layer that says how it starts, where that is not torch's default.
+
+    It has to say so itself: transformers does not ask modules without parameters of their own how to initialise those
+    inside them.
+
+    Args:
+        in_features, out_features, bias: as for `nn.Linear`.
+        std: standard deviation of a normal distribution cut at +-2; `None` for Xavier uniform.
+        zero_bias: start the bias at 0 rather than as torch does.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, std: float | None, bias: bool = True, zero_bias: bool = False
+    ):
+        super().__init__(in_features, out_features, bias=bias)
+        self.initial_std, self.zero_bias = std, zero_bias
+
+    def initialise(self) -> None:
+        """Set the initial values that differ from torch's."""
+        if self.initial_std is None:
+            init.xavier_uniform_(self.weight)
+        else:
+            init.trunc_normal_(self.weight, std=self.initial_std, a=-2.0, b=2.0)
+        if self.zero_bias:
+            init.zeros_(self.bias)
+
+
 class ConvolutionBranch(nn.Module):
     """Convolution over the timepoints of a window, with zeros around it; for even kernels the extra zero is on the
     right.
@@ -210,7 +238,9 @@ class NetworkTokenizer(nn.Module):
             else:
                 branches.append(ConvolutionBranch(n_rois, **values))
         self.branches = nn.ModuleList(branches)
-        self.attention_pool = nn.Linear(config.hidden_size, 1, bias=False) if self.pooling == "attention" else None
+        self.attention_pool = (
+            InitialisedLinear(config.hidden_size, 1, None, bias=False) if self.pooling == "attention" else None
+        )
         self.norm = nn.LayerNorm(config.hidden_size, eps=1e-5) if config.tokenizer_norm else nn.Identity()
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
@@ -348,11 +378,9 @@ class ProjectionHead(nn.Module):
         super().__init__()
         hidden = [config.projection_hidden_size] * (config.projection_num_layers - 1)
         sizes = [config.hidden_size, *hidden, config.projection_size]
-        self.layers = nn.ModuleList(nn.Linear(size, following) for size, following in itertools.pairwise(sizes))
-
-    def linear_layers(self) -> list[nn.Linear]:
-        """The layers, first to last."""
-        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        self.layers = nn.ModuleList(
+            InitialisedLinear(size, following, 0.02, zero_bias=True) for size, following in itertools.pairwise(sizes)
+        )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         for layer in self.layers[:-1]:
@@ -455,6 +483,8 @@ class BrainSemantoksPreTrainedModel(BrainPreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
+            if isinstance(module, InitialisedLinear):
+                module.initialise()
             return
         super()._init_weights(module)
         if isinstance(module, LongConvolutionBranch):
@@ -466,8 +496,6 @@ class BrainSemantoksPreTrainedModel(BrainPreTrainedModel):
             init.copy_(module.lag_index, module.lag_table())
             # Nothing moves the kernel before the first pass, so its norm is measured here and stays.
             init.copy_(module.kernel_norm, module.measure_kernel_norm())
-        elif isinstance(module, NetworkTokenizer) and module.attention_pool is not None:
-            init.xavier_uniform_(module.attention_pool.weight)
         elif isinstance(module, BrainSemantoksEmbeddings):
             init.normal_(module.cls_token, std=std)
             init.normal_(module.network_positions, std=std)
@@ -479,12 +507,6 @@ class BrainSemantoksPreTrainedModel(BrainPreTrainedModel):
             for scale in (module.layer_scale1, module.layer_scale2):
                 if scale is not None:
                     init.constant_(scale, float(self.config.layer_scale_init_value or 0))
-        elif isinstance(module, ProjectionHead):
-            for layer in module.linear_layers():
-                init.trunc_normal_(layer.weight, std=0.02, a=-2.0, b=2.0)
-                init.zeros_(layer.bias)
-        elif isinstance(module, SemantoksClassifier):
-            module.initialise()
 
     def _check_signals(self, signals: torch.Tensor) -> None:
         config = self.config
@@ -877,19 +899,13 @@ class SemantoksClassifier(nn.Module):
         self.kind = config.classifier_head
         sizes = [config.pooled_size, *(config.classifier_hidden_sizes if self.kind == "mlp" else [])]
         self.norm = nn.BatchNorm1d(config.pooled_size) if self.kind == "batch_norm_linear" else None
-        self.hidden = nn.ModuleList(nn.Linear(size, following) for size, following in itertools.pairwise(sizes))
+        # The authors' downstream heads start near 0.
+        self.hidden = nn.ModuleList(
+            InitialisedLinear(size, following, 0.02) for size, following in itertools.pairwise(sizes)
+        )
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.output = nn.Linear(sizes[-1], num_labels)
-
-    @torch.no_grad()
-    def initialise(self) -> None:
-        """The authors' downstream heads: output weights near 0, hidden weights truncated normal."""
-        if self.kind == "linear":
-            return
-        for layer in self.hidden.children():
-            if isinstance(layer, nn.Linear):
-                init.trunc_normal_(layer.weight, std=0.02, a=-2.0, b=2.0)
-        init.trunc_normal_(self.output.weight, std=2e-5, a=-2.0, b=2.0)
+        plain = self.kind == "linear"
+        self.output = nn.Linear(sizes[-1], num_labels) if plain else InitialisedLinear(sizes[-1], num_labels, 2e-5)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """`(batch, pooled_size)` -> `(batch, num_labels)`."""
