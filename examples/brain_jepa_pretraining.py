@@ -8,7 +8,8 @@ computed from the five training subjects, a small model learns to predict the re
 subjects are held out. Written are the model with its extractor, `metrics.json`, and `monitor.png` with the loss beside
 the spread and the effective rank of the targets. A falling loss alone says nothing: it also falls when all targets
 become the same. So the loss is set beside that of a guess that knows only the mean target, and the model's features
-beside those of the same network before training.
+beside those of the same network before training. Seven scans are enough to see the loss pass that guess while the
+targets keep their spread; they are not enough to make the features better than those of the untrained network.
 """
 
 import argparse
@@ -175,7 +176,9 @@ def main() -> None:
             per_device_train_batch_size=10,
             per_device_eval_batch_size=2,
             learning_rate=1e-3,
-            target_momentum_start=0.99,
+            final_weight_decay=0.04,
+            # A target that follows faster collapses within 100 steps here: try 0.99 and watch the monitor.
+            target_momentum_start=0.998,
             logging_steps=max(1, options.steps // 60),
             eval_strategy="steps",
             eval_steps=max(1, options.steps // 10),
