@@ -277,6 +277,46 @@ def test_wrong_masks_are_one_clear_error() -> None:
         model.brain_jepa(scans(), context_indices=good, output_indices=good)
 
 
+def test_states_of_all_networks_on_request() -> None:
+    model = tiny(attn_implementation="eager")
+    masks = draw_masks(model.config, 2, 10, seed=0)
+    arguments = {"context_indices": masks.context_indices, "target_indices": masks.target_indices}
+    with torch.no_grad():
+        output = model(scans(), output_hidden_states=True, output_attentions=True, **arguments)
+        plain = model(scans(), **arguments)
+    n_context, n_targets = masks.context_indices.shape[1], masks.target_indices.shape[1]
+    assert [tuple(state.shape) for state in output.hidden_states] == [(2, n_context, 32)] * 3
+    assert [tuple(weights.shape) for weights in output.attentions] == [(2, 4, n_context, n_context)] * 2
+    torch.testing.assert_close(
+        model.context_encoder.layernorm(output.hidden_states[-1]), output.context_hidden_state, rtol=0, atol=0
+    )
+    lengths = [state.shape[1] for state in output.predictor_hidden_states]
+    assert lengths == [n_context + n_targets, n_context + n_targets, n_targets]
+    expected = model.predictor.projection(model.predictor.layernorm(output.predictor_hidden_states[-1]))
+    torch.testing.assert_close(expected, output.predictions)
+    assert (plain.hidden_states, plain.attentions, plain.predictor_hidden_states) == (None, None, None)
+    assert torch.equal(model(scans(), return_dict=False, **arguments)[0], plain.loss)
+
+
+def test_adapters_on_the_projection_also_act_in_shortened_layers() -> None:
+    class Adapted(torch.nn.Module):
+        def __init__(self, base: torch.nn.Linear):
+            super().__init__()
+            self.base, self.weight, self.bias = base, base.weight, base.bias
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return self.base(hidden) + 0.5 * hidden.repeat(1, 1, 3)
+
+    model = tiny("Model")
+    for layer in model.layers:
+        layer.attention.qkv = Adapted(layer.attention.qkv)
+    chosen = torch.tensor([[3, 499, 20], [0, 7, 3]])
+    with torch.no_grad():
+        whole = model(scans()).last_hidden_state
+        some = model(scans(), output_indices=chosen).last_hidden_state
+    torch.testing.assert_close(some, torch.stack([whole[row, chosen[row]] for row in range(2)]), rtol=1e-4, atol=1e-5)
+
+
 def test_masked_forward_compiles_as_one_graph() -> None:
     model = tiny()
     masks = draw_masks(model.config, 2, 10, seed=0)
