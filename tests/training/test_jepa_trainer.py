@@ -11,20 +11,24 @@ import numpy as np
 import pytest
 import torch
 from tiny_latent_prediction import logged, make_arguments, make_model, make_rows, state_of, train
+from transformers import TrainerCallback
 
 import brain_transformers as bt
 from brain_transformers.training import (
     LARS,
     BlockMaskCollator,
     CollapseMonitor,
+    FineTuningArguments,
     JEPATrainer,
     MAETrainingArguments,
+    SeededTrainer,
     layer_decay_groups,
     scale_learning_rates,
+    stack_windows,
     target_statistics,
     update_target,
 )
-from brain_transformers.training.seeded_rows import EPOCH, EVALUATION_EPOCH, ROW_INDEX
+from brain_transformers.training.seeded_rows import EPOCH, EVALUATION_EPOCH, ROW_INDEX, without_row_keys
 
 SCRIPT = Path(__file__).with_name("tiny_latent_prediction.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -220,6 +224,37 @@ def test_rows_without_their_index_are_refused():
         collator()([{"signals": np.zeros((50, 40), dtype=np.float32)}])
 
 
+class SeveralMasks:
+    """Two contexts and three targets a sample, always the same."""
+
+    makes_masks = True
+
+    def __call__(self, rows):
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(length):
+            return torch.randint(0, 500, (len(rows), length), generator=generator)
+
+        return {
+            "signals": torch.from_numpy(np.stack([row["signals"] for row in rows])),
+            "context_indices": [draw(40) for _ in range(2)],
+            "target_indices": [draw(11) for _ in range(3)],
+        }
+
+
+def test_a_collator_may_bring_its_own_and_several_masks(tmp_path):
+    trainer = JEPATrainer(
+        make_model(), make_arguments(tmp_path, max_steps=1), SeveralMasks(), make_rows(4), make_rows(4, seed=5)
+    )
+    (batch,) = list(trainer.get_train_dataloader())
+    with torch.no_grad():
+        output = make_model()(**batch)
+    assert output.predictions.shape == (2 * 3 * 4, 11, 32)
+    trainer.train()
+    assert logged(trainer, "loss") == pytest.approx([float(output.loss)], rel=1e-6)
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
 # --- monitors ---
 
 
@@ -260,6 +295,41 @@ def test_layer_decay_scales_learning_rates_towards_the_input():
     assert {group["lr_scale"] for group in layer_decay_groups(model, layer_decay=1.0)} == {1.0}
     with pytest.raises(ValueError, match="layer_decay"):
         layer_decay_groups(model, layer_decay=0.0)
+
+
+def test_the_trainers_schedule_keeps_the_ratio_of_learning_rates(tmp_path):
+    model = bt.BrainJEPAForSequenceClassification(bt.load_config("brain-jepa-tiny", num_labels=2))
+    groups = scale_learning_rates(layer_decay_groups(model, layer_decay=0.5), 1e-3)
+    rows = [{**row, "labels": np.int64(number % 2)} for number, row in enumerate(make_rows(4))]
+    arguments = FineTuningArguments(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        lr_scheduler_type="linear",
+        warmup_steps=0,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    optimizer = torch.optim.AdamW(groups)
+    rates = []
+
+    class Rates(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            rates.append([group["lr"] for group in optimizer.param_groups])
+
+    trainer = SeededTrainer(
+        model,
+        arguments,
+        lambda rows: stack_windows(without_row_keys(rows)),
+        rows,
+        optimizers=(optimizer, None),
+        callbacks=[Rates()],
+    )
+    trainer.train()
+    assert rates[0] == pytest.approx([1e-3 * group["lr_scale"] for group in groups])
+    assert rates[1] == pytest.approx([0.5e-3 * group["lr_scale"] for group in groups])
 
 
 def test_lars_moves_weights_by_the_trust_ratio_and_biases_plainly():

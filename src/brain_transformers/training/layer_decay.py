@@ -1,4 +1,10 @@
-"""Optimizer groups for fine-tuning, with a learning rate that falls towards the input."""
+"""Optimizer groups for fine-tuning, with a learning rate that falls towards the input.
+
+    groups = scale_learning_rates(layer_decay_groups(model, layer_decay=0.75), learning_rate=1e-4)
+    trainer = SeededTrainer(model, arguments, ..., optimizers=(torch.optim.AdamW(groups), None))
+
+The Trainer's schedule then multiplies every group's own rate.
+"""
 
 import re
 from typing import Any
