@@ -149,6 +149,34 @@ def test_kernel_norm_is_measured_once_and_never_again(tmp_path) -> None:
     torch.testing.assert_close(loaded(signals()).pooler_output, model(signals()).pooler_output, rtol=0, atol=0)
 
 
+def test_what_is_kept_for_reuse_follows_the_weights() -> None:
+    model, fresh = tiny(), tiny()
+    changes = (
+        lambda m: m.embeddings.tokenizers[0].branches[1].kernels[0].mul_(2.0),
+        lambda m: m.embeddings.tokenizers[1].branches[1].kernel_norm.add_(1.0),
+        lambda m: m.embeddings.tokenizers[2].branches[0].convolution.weight.neg_(),
+        lambda m: m.load_state_dict({k: v * 0.5 if v.is_floating_point() else v for k, v in m.state_dict().items()}),
+    )
+    with torch.no_grad():
+        model(signals())
+        for change in changes:
+            before = model(signals()).pooler_output
+            change(model), change(fresh)
+            with torch.enable_grad():  # where nothing is kept
+                expected = fresh(signals()).pooler_output
+            assert torch.equal(model(signals()).pooler_output, expected)
+            assert not torch.equal(before, expected)
+        for parameter in model.parameters():
+            parameter.data.mul_(1.1)  # leaves no trace
+        model.train().eval()
+        with torch.enable_grad():
+            expected = model(signals()).pooler_output
+        assert torch.equal(model(signals()).pooler_output, expected)
+    with torch.inference_mode():
+        made_here = tiny()
+        assert torch.equal(made_here(signals()).pooler_output, tiny()(signals()).pooler_output)
+
+
 def test_teacher_and_student_keep_norms_of_their_own() -> None:
     model = tiny("ForMaskedModeling")
     norm = model.student.embeddings.tokenizers[0].branches[1].kernel_norm

@@ -17,6 +17,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
+from ...layers.derived import DerivedTensor, PackedLinear, pack_linear_layers
 from ...layers.pooling import pool_tokens
 from ...layers.transformer import FeedForward
 from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel
@@ -123,6 +124,12 @@ class ConvolutionBranch(nn.Module):
             self.pointwise = nn.Conv1d(n_rois, out_channels, 1)
         else:
             self.convolution = nn.Conv1d(n_rois, out_channels, kernel_size, padding="same", dilation=dilation)
+        self._columns_weight = DerivedTensor()
+
+    def train(self, mode: bool = True) -> "ConvolutionBranch":
+        """Set the mode; what was derived from the weights is forgotten."""
+        self._columns_weight.forget()
+        return super().train(mode)
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """`(rows, n_rois, patch_size)` -> `(rows, patch_size, out_channels)`."""
@@ -137,7 +144,9 @@ class ConvolutionBranch(nn.Module):
         n_timepoints = windows.shape[2]
         taps = [padded[:, :, tap * dilation : tap * dilation + n_timepoints] for tap in range(kernel_size)]
         columns = torch.cat(taps, dim=1).transpose(1, 2)
-        weight = convolution.weight.transpose(1, 2).reshape(convolution.out_channels, -1)
+        weight = self._columns_weight.get(
+            [convolution.weight], lambda: convolution.weight.transpose(1, 2).reshape(convolution.out_channels, -1)
+        )
         return nn.functional.linear(columns, weight, convolution.bias)
 
 
@@ -184,7 +193,13 @@ class LongConvolutionBranch(nn.Module):
         self.register_buffer("kernel_norm", torch.empty(n_heads, n_rois, 1))
         self.register_buffer("lag_index", torch.empty(patch_size * patch_size, dtype=torch.int64), persistent=False)
         self.patch_size = patch_size
-        self.projection = nn.Linear(n_heads * n_rois, out_channels)
+        self.projection = PackedLinear(n_heads * n_rois, out_channels)
+        self._band = DerivedTensor()
+
+    def train(self, mode: bool = True) -> "LongConvolutionBranch":
+        """Set the mode; what was derived from the weights is forgotten."""
+        self._band.forget()
+        return super().train(mode)
 
     def raw_kernel(self) -> torch.Tensor:
         """The kernel before division, `(n_heads, n_rois, kernel_length)`; first entries act at the shortest lag."""
@@ -213,15 +228,21 @@ class LongConvolutionBranch(nn.Module):
         """`(rows, n_rois, patch_size)` -> `(rows, patch_size, out_channels)`."""
         rows, n_rois, size = windows.shape
         n_heads = self.skip.shape[0]
+        band = self._band.get([*self.kernels, self.skip, self.decay, self.kernel_norm], self.band)
+        mixed = torch.bmm(windows.transpose(0, 1), band).view(n_rois, rows, size, n_heads)
+        return self.projection(mixed.permute(1, 2, 0, 3).reshape(rows, size, n_rois * n_heads))
+
+    def band(self) -> torch.Tensor:
+        """Banded matrices of the kernels, `(n_rois, patch_size, patch_size * n_heads)`: from input time to output time
+        and head, so that the convolution is one matrix product a parcel."""
+        n_heads, n_rois = self.skip.shape
         right = self.kernel_length - 1 - (self.kernel_length - 1) // 2
         kernel = self.raw_kernel() / self.kernel_norm.to(self.skip.dtype)
         # The direct path is a tap at lag 0; a last column of zeros stands for all lags outside the kernel.
         taps = [kernel[:, :, :right], (kernel[:, :, right] + self.skip)[:, :, None], kernel[:, :, right + 1 :]]
         kernel = nn.functional.pad(torch.cat(taps, dim=2), (0, 1)).permute(1, 2, 0)
-        # As one matrix product a parcel with the banded matrix of its kernels: (input time, output time x head).
-        band = kernel.index_select(1, self.lag_index).reshape(n_rois, size, size * n_heads)
-        mixed = torch.bmm(windows.transpose(0, 1), band).view(n_rois, rows, size, n_heads)
-        return self.projection(mixed.permute(1, 2, 0, 3).reshape(rows, size, n_rois * n_heads))
+        size = self.patch_size
+        return kernel.index_select(1, self.lag_index).reshape(n_rois, size, size * n_heads)
 
 
 class NetworkTokenizer(nn.Module):
@@ -349,6 +370,8 @@ class BrainSemantoksLayer(GradientCheckpointingLayer):
         self.attention = SelfAttention(config, width, config.num_attention_heads, False, dropout)
         self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.mlp = FeedForward(width, config.intermediate_size, config.hidden_act)
+        pack_linear_layers(self.attention)
+        pack_linear_layers(self.mlp)
         self.drop_path_rate = drop_path_rate
         scaled = bool(config.layer_scale_init_value)
         self.layer_scale1 = nn.Parameter(torch.empty(config.hidden_size)) if scaled else None
@@ -691,6 +714,9 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
         self.student_head = ProjectionHead(config)
         self.teacher_mask_head = ProjectionHead(config) if config.separate_mask_head else None
         self.student_mask_head = ProjectionHead(config) if config.separate_mask_head else None
+        for module in self.modules():
+            if isinstance(module, PackedLinear):
+                module.packs = False  # the teacher's weights change after every step
         # Set by the Trainer: losses are then those of the joint batch of all processes.
         self.across_ranks = False
         self.post_init()
