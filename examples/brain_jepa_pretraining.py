@@ -7,9 +7,10 @@ Seven resting-state scans of the Human Connectome Project (94 AAL2 regions, in t
 computed from the five training subjects, a small model learns to predict the representation of hidden blocks, and two
 subjects are held out. Written are the model with its extractor, `metrics.json`, and `monitor.png` with the loss beside
 the spread and the effective rank of the targets. A falling loss alone says nothing: it also falls when all targets
-become the same. So the loss is set beside that of a guess that knows only the mean target, and the model's features
-beside those of the same network before training. Seven scans are enough to see the loss pass that guess while the
-targets keep their spread; they are not enough to make the features better than those of the untrained network.
+become the same. So the loss is set beside those of guesses that know the mean target, or the mean target of each
+token, and the model's features beside those of the same network before training. Seven scans are enough to see
+whether the targets keep their spread; they are not enough to make the features better than those of the untrained
+network.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from brain_transformers.evaluation.embedding import embed_dataset, embedding_col
 from brain_transformers.evaluation.identification import identify
 from brain_transformers.hub.sharing import save_model_folder
 from brain_transformers.plotting.report import figure_to_png, write_atomically
-from brain_transformers.plotting.style import BLUE, GREEN, SKY, VERMILION, new_figure, styled
+from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILION, new_figure, styled
 from brain_transformers.processing.parcel_gradients import compute_gradients
 from brain_transformers.training import JEPATrainer, JEPATrainingArguments, target_statistics
 
@@ -103,15 +104,27 @@ def identification(model: Any, rows: list[dict[str, Any]], extractor: Any) -> di
 
 
 @torch.no_grad()
-def loss_of_the_mean_target(trainer: JEPATrainer) -> float:
-    """Loss on the held-out scans of a prediction that is the mean target everywhere."""
+def losses_of_guesses(trainer: JEPATrainer) -> dict[str, float]:
+    """Losses on the held-out scans of predictions without a scan: the mean target of all tokens, and of each token.
+
+    The second knows region and time in the window, as the predictor does, but nothing of the scan at hand.
+    """
     model: Any = trainer.model
-    mean = torch.cat([model(**batch).targets.flatten(0, 1) for batch in trainer.get_train_dataloader()]).mean(0)
-    losses = []
+    total, count = torch.zeros(()), 0
+    for batch in trainer.get_train_dataloader():
+        states = model.brain_jepa(batch["signals"]).last_hidden_state
+        total = total + torch.nn.functional.layer_norm(states, states.shape[-1:]).sum(0)
+        count += len(states)
+    of_token = total / count
+    losses: dict[str, list[float]] = {"mean target": [], "mean target of the token": []}
     for batch in trainer.get_eval_dataloader():
         targets = model(**batch).targets
-        losses.append(float(torch.nn.functional.smooth_l1_loss(mean.expand_as(targets), targets)))
-    return float(np.mean(losses))
+        for name, guess in (
+            ("mean target", of_token.mean(0).expand_as(targets)),
+            ("mean target of the token", of_token[batch["target_indices"]]),
+        ):
+            losses[name].append(float(torch.nn.functional.smooth_l1_loss(guess, targets)))
+    return {name: float(np.mean(values)) for name, values in losses.items()}
 
 
 class HeldOutTargets(TrainerCallback):
@@ -126,7 +139,7 @@ class HeldOutTargets(TrainerCallback):
         self.history.append({"step": state.global_step, **target_statistics(kwargs["model"](**batch).targets)})
 
 
-def draw(history: list[dict[str, float]], held_out: list[dict[str, float]], guess: float) -> Any:
+def draw(history: list[dict[str, float]], held_out: list[dict[str, float]], guesses: dict[str, float]) -> Any:
     """Loss, spread and rank of the targets over the run."""
 
     def series(name: str) -> np.ndarray:
@@ -137,7 +150,8 @@ def draw(history: list[dict[str, float]], held_out: list[dict[str, float]], gues
         loss, spread, rank = figure.subplots(1, 3)
         loss.plot(*series("loss").T, color=SKY, lw=1.0, label="training")
         loss.plot(*series("eval_loss").T, "o-", color=BLUE, ms=3.5, label="held out")
-        loss.axhline(guess, color=VERMILION, lw=1.0, ls=(0, (4, 2)), label="mean target")
+        for (name, value), color in zip(guesses.items(), (VERMILION, ORANGE)):
+            loss.axhline(value, color=color, lw=1.0, ls=(0, (4, 2)), label=f"{name} (last step)")
         loss.set_ylabel("smooth L1 to the targets")
         loss.legend()
         for axis, name, label in (
@@ -195,10 +209,10 @@ def main() -> None:
     )
     trainer.train()
     model.eval()
-    guess = loss_of_the_mean_target(trainer)
+    guesses = losses_of_guesses(trainer)
     metrics = {
         "eval_loss": trainer.evaluate()["eval_loss"],
-        "eval_loss_of_the_mean_target": guess,
+        "eval_loss_of_guesses": guesses,
         "held_out_targets": monitor.history,
         "identification": identification(model.brain_jepa, rows, extractor),
         "identification_before_training": identification(untrained.brain_jepa.eval(), rows, extractor),
@@ -207,7 +221,7 @@ def main() -> None:
     }
     save_model_folder(model, options.output / "model", extractor=extractor)
     write_atomically(options.output / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    figure = draw(trainer.state.log_history, monitor.history, guess)
+    figure = draw(trainer.state.log_history, monitor.history, guesses)
     write_atomically(options.output / "monitor.png", figure_to_png(figure))
     print(json.dumps({name: metrics[name] for name in metrics if name != "held_out_targets"}, indent=1))
     print(f"written to {options.output}: model/, metrics.json, monitor.png")

@@ -112,6 +112,21 @@ def test_a_table_given_to_the_pretraining_model_is_saved_with_it(tmp_path) -> No
     assert body.config.gradient_source == "mine"
 
 
+def test_a_new_model_does_not_claim_the_gradients_of_another(tmp_path) -> None:
+    for roi_order in (None, "tian-s3"):
+        model = tiny("Model", roi_order=roi_order)
+        model.set_gradients(torch.randn(50, 6), "mine")
+        model.save_pretrained(tmp_path)
+        fresh = bt.BrainJEPAModel(bt.BrainJEPAConfig.from_pretrained(tmp_path)).eval()
+        if roi_order is None:
+            with pytest.raises(ValueError, match="set_gradients"):
+                fresh(scans())
+        else:
+            assert "5 nearest" in fresh.config.gradient_source
+            assert bool(torch.isfinite(fresh(scans()).pooler_output).all())
+        assert bt.BrainJEPAModel.from_pretrained(tmp_path).config.gradient_source == "mine"
+
+
 def test_positions_by_index_take_no_gradients() -> None:
     model = tiny("Model", position_type="index", roi_order=None)
     assert model(scans()).last_hidden_state.shape == (2, 500, 32)

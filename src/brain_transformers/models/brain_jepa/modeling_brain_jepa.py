@@ -22,7 +22,7 @@ from ...layers.pooling import pool_all_tokens
 from ...layers.positions import TimeROIPositions
 from ...layers.transformer import PreNormLayer
 from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel
-from ..parcel_tables import parcel_gradients
+from ..parcel_tables import GRADIENT_SOURCE, parcel_gradients
 from .configuration_brain_jepa import BrainJEPAConfig
 from .masking_brain_jepa import draw_masks
 
@@ -252,15 +252,25 @@ class BrainJEPAPreTrainedModel(BrainPreTrainedModel):
         elif isinstance(module, BrainJEPAPredictor):
             init.normal_(module.mask_token, std=self.config.initializer_range)
         elif isinstance(module, BrainJEPAModel):
-            known = None
-            if self.config.gradient_source is not None:
-                known = parcel_gradients(self.config.roi_order, self.config.gradient_size)
-            if known is None or known.shape != tuple(module.gradients.shape):
-                init.zeros_(module.gradients)
-            else:
-                init.copy_(module.gradients, torch.from_numpy(known))
+            self._reset_gradients(module)
         elif isinstance(module, ClassifierLinear):
             init.normal_(module.weight, std=module.initializer_range)
+
+    def _reset_gradients(self, module: "BrainJEPAModel") -> None:
+        """Give a new model this package's gradients, if it has them, and say so in the config."""
+        if module.gradients.is_meta or getattr(module.gradients, "_is_hf_initialized", False):
+            return
+        config = self.config
+        known = None
+        if config.position_type == "gradient" and config.gradient_source is not None:
+            known = parcel_gradients(config.roi_order, config.gradient_size)
+        if known is None or known.shape != tuple(module.gradients.shape):
+            # A config of saved weights names a table that a new model does not have.
+            config.gradient_source = None
+            init.zeros_(module.gradients)
+        else:
+            config.gradient_source = GRADIENT_SOURCE
+            init.copy_(module.gradients, torch.from_numpy(known))
 
     def _check_signals(self, signals: torch.Tensor) -> None:
         config = self.config
