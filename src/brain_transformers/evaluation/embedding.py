@@ -43,6 +43,8 @@ def _pool(model: Any, output: Any, attention_mask: torch.Tensor | None, pooling:
     if attention_mask is None:
         return tokens.mean(1) if pooling == "mean" else tokens.amax(1)
     observed = attention_mask[:, -tokens.shape[1] :, None].to(tokens)
+    if attention_mask.shape[1] - tokens.shape[1] not in (0, 1):  # tokens are networks, and the mask is over parcels
+        observed = torch.ones_like(tokens[..., :1]) if output.token_mask is None else 1 - output.token_mask[..., None]
     if pooling == "mean":
         return (tokens * observed).sum(1) / observed.sum(1).clamp(min=1)
     return tokens.masked_fill(observed == 0, -torch.inf).amax(1)

@@ -1,0 +1,35 @@
+"""Embeddings of a model whose tokens are networks while the mask of its extractor is over parcels."""
+
+import numpy as np
+import pytest
+import torch
+
+import brain_transformers as bt
+from brain_transformers.evaluation import embed_dataset, embedding_columns
+
+
+@pytest.mark.parametrize("pooling", ["model", "cls", "mean", "max", "roi"])
+def test_missing_tokens_are_left_out_of_means(pooling: str) -> None:
+    torch.manual_seed(0)
+    model = bt.BrainSemantoksModel(bt.load_config("brain-semantoks-tiny")).eval()
+    extractor = bt.ROISeriesFeatureExtractor.from_model_config(model.config)
+    rng = np.random.default_rng(0)
+    rows = []
+    for n_timepoints in (40, 20):
+        signals = rng.standard_normal((20, n_timepoints)).astype(np.float32)
+        rows.append({"signals": signals.reshape(-1), "n_rois": 20, "n_timepoints": n_timepoints, "t_r": 2.0})
+    table = embed_dataset(model, rows, extractor, pooling=pooling, batch_size=2, progress=False)
+    features = table[embedding_columns(table)].to_numpy()
+    scaled = [extractor(row["signals"].reshape(20, -1), t_r=2.0, return_tensors="pt") for row in rows]
+    with torch.no_grad():
+        outputs = [model(**inputs) for inputs in scaled]
+    for row, (output, n_windows) in enumerate(zip(outputs, (4, 2), strict=True)):
+        tokens = model.network_tokens(output.last_hidden_state)[:, :, :n_windows]
+        expected = {
+            "model": lambda o=output: o.pooler_output,
+            "cls": lambda o=output: o.last_hidden_state[:, 0],
+            "mean": lambda t=tokens: t.mean((1, 2)),
+            "max": lambda t=tokens: t.amax((1, 2)),
+            "roi": lambda t=tokens: t.mean(2)[:, model.config.networks].flatten(1),
+        }[pooling]()
+        np.testing.assert_allclose(features[row], expected[0], rtol=1e-4, atol=1e-5)

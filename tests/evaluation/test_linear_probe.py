@@ -1,0 +1,117 @@
+"""The linear-probe protocol: one batched head equals separate heads, and finds what is there."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from brain_transformers.evaluation.linear_probe import (
+    ProbeHeads,
+    average_crops,
+    linear_probe_protocol,
+    primary_metric,
+    protocol_metrics,
+    subject_splits,
+    train_probe_heads,
+)
+
+
+def data(n: int = 40, n_features: int = 6, n_classes: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % n_classes
+    features = torch.randn(n, n_features, generator=generator) + 1.5 * nn.functional.one_hot(labels, n_features)
+    return features, labels
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_a_grid_equals_torch_modules_one_by_one(regression: bool) -> None:
+    features, labels = data()
+    targets = labels.float() if regression else labels
+    n_outputs, rates = (1, 3)[not regression], [0.03, 0.003]
+    two = torch.stack([features, features.flip(0) * 2]), torch.stack([targets, targets.flip(0)])
+    fresh = ProbeHeads.create(2, 2, 6, n_outputs, seed=1)
+    weight, bias = fresh.weight.clone(), fresh.bias.clone()
+    heads = train_probe_heads(*two, learning_rates=rates, epochs=7, batch_size=40, heads=fresh)
+    for split in range(2):
+        for rate in range(2):
+            module = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, n_outputs))
+            with torch.no_grad():
+                module[1].weight.copy_(weight[split, rate])
+                module[1].bias.copy_(bias[split, rate])
+            optimizer = torch.optim.SGD(module.parameters(), lr=rates[rate], momentum=0.9)
+            for _ in range(7):
+                output = module(two[0][split])
+                loss = (
+                    nn.functional.l1_loss(output[:, 0], two[1][split])
+                    if regression
+                    else nn.functional.cross_entropy(output, two[1][split])
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            module.eval()
+            expected = module(features).detach()
+            torch.testing.assert_close(heads(features)[split, rate], expected, rtol=1e-4, atol=1e-5)
+    assert heads.n_batches == 7
+
+
+def test_batches_follow_the_published_size_and_are_shuffled() -> None:
+    features, labels = data(64)
+    heads = train_probe_heads(features, labels, epochs=3)
+    assert heads.n_batches == 3 * 8
+    again = train_probe_heads(features, labels, epochs=3)
+    other = train_probe_heads(features, labels, epochs=3, seed=1)
+    assert torch.equal(heads.weight, again.weight)
+    assert not torch.equal(heads.weight, other.weight)
+    with pytest.raises(ValueError, match="labels"):
+        train_probe_heads(features, labels[:10])
+
+
+def test_the_protocol_finds_what_is_there_and_nothing_where_there_is_nothing() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    signal = rng.standard_normal((120, 8, 10)) + 1.2 * labels[:, None, None]
+    noise = rng.standard_normal((120, 8, 10))
+    found = linear_probe_protocol(signal, labels, n_repetitions=4, epochs=10)
+    nothing = linear_probe_protocol(noise, labels, n_repetitions=4, epochs=10)
+    assert found.summary()["balanced_accuracy"][0] > 90
+    assert 30 < nothing.summary()["balanced_accuracy"][0] < 70
+    mean = np.mean([entry["balanced_accuracy"] for entry in found.single_crop])
+    assert mean <= found.summary()["balanced_accuracy"][0]  # averaging crops helps
+    assert len(found.learning_rates) == 4
+    ages = labels * 10.0 + 50
+    regression = linear_probe_protocol(signal, ages, n_repetitions=2, epochs=40)
+    assert set(regression.ensembled[0]) == {"mae", "r2", "pearson_r"}
+    with pytest.raises(ValueError, match="n_crops"):
+        linear_probe_protocol(signal[:, 0], labels)
+
+
+def test_splits_keep_subjects_apart_and_can_keep_the_shares() -> None:
+    labels = ["a"] * 60 + ["b"] * 20 + ["nan"] * 5
+    seen = set()
+    for train, validation, test in subject_splits(labels, n_repetitions=3, stratify=True):
+        sets = [set(part.tolist()) for part in (train, validation, test)]
+        assert not sets[0] & sets[1] | sets[0] & sets[2] | sets[1] & sets[2]
+        assert max(set.union(*sets)) < 80
+        assert [len(part) for part in sets] == [48, 16, 16]
+        assert sum(number >= 60 for number in test) == 4
+        seen.add(tuple(test.tolist()))
+    assert len(seen) == 3
+
+
+def test_metrics_of_perfect_and_undefined_predictions() -> None:
+    labels = np.array([0, 1, 1, 0])
+    perfect = protocol_metrics(np.eye(2)[labels] * 5, labels)
+    assert set(perfect) == {"accuracy", "balanced_accuracy", "f1", "precision", "recall", "auroc"}
+    assert all(value == 100 for value in perfect.values())
+    constant = protocol_metrics(np.array([[1.0, 0.0]] * 4), labels)
+    assert (constant["precision"], constant["f1"], constant["auroc"]) == (0, 0, 50)
+    assert primary_metric(constant) == ("balanced_accuracy", 50)
+    numbers = protocol_metrics(np.array([[1.0], [2.0]]), np.array([1.5, 2.0]))
+    assert numbers["mae"] == pytest.approx(0.25)
+    assert primary_metric(numbers) == ("mae", pytest.approx(-0.25))
+
+
+def test_crops_of_a_subject_are_averaged() -> None:
+    logits = torch.arange(12.0).reshape(6, 2)
+    assert average_crops(logits, 3).tolist() == [[2.0, 3.0], [8.0, 9.0]]
