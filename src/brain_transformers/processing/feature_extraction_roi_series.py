@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature, FeatureExtractionMixin
 
 from ..models.remote_code import shim_reference, write_shim
+from .filtering import band_pass_filter, check_band
 from .frame_sampling import frame_step, sampled_frames
 from .resampling import resample_t_r
 from .roi_orders import (
@@ -142,6 +143,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         resampling: how another repetition time is brought to the model's: `"filter"` interpolates band-limited;
             `"frames"` picks every second, third, ... frame without a filter, as Brain-JEPA was trained (the last frame
             fills up a patch that is measured in part, and scans slower than the model stay as they are).
+        band_pass: low and high edge in Hz of a Butterworth filter (order 5, forward and backward) that runs over the
+            whole scan before everything else; needs the scan's t_r and scipy. `None` for no filter.
         expected_std: standard deviation of the model's training inputs; inputs more than 3 times away bring a warning.
 
     Raises:
@@ -169,6 +172,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         sort_rows: str | None = None,
         short_scans: str = "pad",
         missing_rois: str = "error",
+        band_pass: Sequence[float] | None = None,
         expected_std: float | None = None,
         resampling: str = "filter",
         **kwargs: Any,
@@ -230,6 +234,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         self.sort_rows = sort_rows
         self.short_scans = short_scans
         self.missing_rois = missing_rois
+        self.band_pass = check_band(band_pass)
         self.expected_std = expected_std
         self.resampling = resampling
         self._warned: set[Any] = set()
@@ -597,6 +602,11 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         rows = self._plan_rows(roi_order, coordinates)
         signals = self._check_scan(scan, rows.n_source, name)
         resample_from = self._resample_from(t_r)
+        if self.band_pass is not None:
+            rate = self.t_r if t_r is None or np.isnan(t_r) else t_r
+            if rate is None:
+                raise ValueError(f"Expected t_r of {name}, got none: a band_pass in Hz needs it. Pass t_r in seconds.")
+            signals = band_pass_filter(signals, rate, self.band_pass)
         n_timepoints, sampling_rate = signals.shape[1], 1
         if resample_from is not None and self.resampling == "frames":
             sampling_rate, resample_from = self._sampling_rate(resample_from), None
