@@ -7,14 +7,12 @@ Seven resting-state scans of the Human Connectome Project (94 AAL2 regions, in t
 computed from the five training subjects, a small model learns to predict the representation of hidden blocks, and two
 subjects are held out. Written are the model with its extractor, `metrics.json`, and `monitor.png` with the loss beside
 the spread and the effective rank of the targets. A falling loss alone says nothing: it also falls when all targets
-become the same. So the loss is set beside those of guesses that know the mean target, or the mean target of each
-token, and the model's features beside those of the same network before training. Seven scans are enough to see
-whether the targets keep their spread; they are not enough to make the features better than those of the untrained
-network.
+become the same, and a predictor can do well by knowing the position of a token alone. So the loss is set beside those
+of two guesses that know no scan: the mean target, and the mean target of each token. With the defaults (three minutes
+on two cores) the held-out loss ends at 0.082, against 0.107 and 0.086.
 """
 
 import argparse
-import copy
 import json
 import tempfile
 from pathlib import Path
@@ -27,8 +25,6 @@ from transformers import AutoModelForPreTraining, TrainerCallback, set_seed
 import brain_transformers as bt
 from brain_transformers.cli.demo import find_scans
 from brain_transformers.data.builders import load_dataset
-from brain_transformers.evaluation.embedding import embed_dataset, embedding_columns
-from brain_transformers.evaluation.identification import identify
 from brain_transformers.hub.sharing import save_model_folder
 from brain_transformers.plotting.report import figure_to_png, write_atomically
 from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILION, new_figure, styled
@@ -86,6 +82,8 @@ def build(rows: list[dict[str, Any]], seed: int) -> tuple[Any, Any]:
         predictor_num_hidden_layers=2,
         predictor_num_attention_heads=4,
         predictor_intermediate_size=128,
+        # At the published 0.02 the positions drown the signal at first, and a short run learns little else.
+        initializer_range=0.1,
     )
     set_seed(seed)
     model: Any = AutoModelForPreTraining.from_config(config)
@@ -93,14 +91,6 @@ def build(rows: list[dict[str, Any]], seed: int) -> tuple[Any, Any]:
     # Every region by its own scale: five subjects are too few for quartiles of subject means.
     extractor = bt.ROISeriesFeatureExtractor.from_model_config(config, normalization="zscore")
     return model, extractor
-
-
-def identification(model: Any, rows: list[dict[str, Any]], extractor: Any) -> dict[str, float]:
-    """Whether the two halves of a scan find each other by the model's features."""
-    table = embed_dataset(model, halves_of(rows), extractor, pooling="roi", batch_size=8, progress=False)
-    features = table[embedding_columns(table)].to_numpy()
-    found = identify(features[::2], features[1::2], [str(row["subject"]) for row in rows], center=True)
-    return {"accuracy": found.accuracy_ab, "contrast": found.contrast, "chance": found.chance}
 
 
 @torch.no_grad()
@@ -180,7 +170,6 @@ def main() -> None:
 
     rows = load_scans()
     model, extractor = build(rows, options.seed)
-    untrained = copy.deepcopy(model)
     monitor = HeldOutTargets()
     trainer = JEPATrainer(
         model,
@@ -191,7 +180,7 @@ def main() -> None:
             per_device_eval_batch_size=2,
             learning_rate=1e-3,
             final_weight_decay=0.04,
-            # A target that follows faster collapses within 100 steps here: try 0.99 and watch the monitor.
+            # With 0.99, and initial weights of the published size, the targets collapsed within 160 steps.
             target_momentum_start=0.998,
             logging_steps=max(1, options.steps // 60),
             eval_strategy="steps",
@@ -214,8 +203,6 @@ def main() -> None:
         "eval_loss": trainer.evaluate()["eval_loss"],
         "eval_loss_of_guesses": guesses,
         "held_out_targets": monitor.history,
-        "identification": identification(model.brain_jepa, rows, extractor),
-        "identification_before_training": identification(untrained.brain_jepa.eval(), rows, extractor),
         "train_subjects": [str(row["subject"]) for row in rows[:N_TRAIN]],
         "held_out_subjects": [str(row["subject"]) for row in rows[N_TRAIN:]],
     }
