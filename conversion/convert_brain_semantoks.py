@@ -288,6 +288,22 @@ def _head_sizes(state_dict: dict[str, Any]) -> dict[str, int]:
     return sizes | ({"projection_hidden_size": int(shapes[0][0])} if len(shapes) > 1 else {})
 
 
+def _count_rois(state_dict: dict[str, Any], encoder: str, mode: str) -> int | None:
+    """Number of parcels of a model without network map, from its weights."""
+    if mode == "rois":
+        positions = state_dict.get(f"{encoder}.inter_network_transformer.network_learnable_pos_embedding.weight")
+        return None if positions is None else int(positions.shape[0])
+    for key, value in state_dict.items():
+        if key.startswith(f"{encoder}.network_tokenizers."):
+            if key.endswith(".slconv.multiplier"):
+                return int(value.shape[1])
+            if key.endswith((".depthwise.weight", ".depthwise.bias")):
+                return int(value.shape[0])
+            if re.search(r"branches\.\d+\.weight$", key):
+                return int(value.shape[1])
+    return None
+
+
 def build_config(
     values: dict[str, Any],
     state_dict: dict[str, Any],
@@ -311,10 +327,10 @@ def build_config(
             "was built otherwise."
         )
     options: dict[str, Any] = {}
-    if values.get("max_spatial"):
-        options |= {"spatial_mode": "rois", "roi_order": None, "n_rois": values.get("total_rois")}
-    elif values.get("min_spatial"):
-        options |= {"spatial_mode": "whole_brain", "roi_order": None, "n_rois": values.get("total_rois")}
+    if values.get("max_spatial") or values.get("min_spatial"):
+        mode = "rois" if values.get("max_spatial") else "whole_brain"
+        n_rois = values.get("total_rois") or _count_rois(state_dict, encoder, mode)
+        options |= {"spatial_mode": mode, "roi_order": None, "n_rois": n_rois}
     else:
         networks, roi_order = network_ids(values, network_map)
         known = networks_of_parcels(roi_order, 17 if max(values["atlas_network_counts"]) == 17 else 7)

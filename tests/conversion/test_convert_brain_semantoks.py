@@ -176,6 +176,22 @@ def test_norms_that_were_never_measured_are_measured(tmp_path: Path) -> None:
     torch.testing.assert_close(body.embeddings.tokenizers[2].branches[1].kernel_norm, branch.slconv.kernel_norm)
 
 
+@pytest.mark.parametrize("variant", ["every parcel a network", "one network"])
+def test_the_number_of_parcels_is_read_from_weights_without_a_map(variant: str, tmp_path: Path) -> None:
+    values = constructor(**VARIANTS[variant])
+    holder = torch.nn.Module()
+    holder.teacher_encoder = randomised(PlainEncoder(values, networks_of(values)))
+    values.pop("total_rois")
+    arguments = write_case(tmp_path, holder, values)
+    (tmp_path / "network_mapping.npz").unlink()
+    assert convert_brain_semantoks.main(arguments) == 0
+    body = AutoModel.from_pretrained(tmp_path / "converted").eval()
+    signals = torch.randn(2, 20, 60)
+    with torch.no_grad():
+        expected = holder.teacher_encoder(signals)
+        torch.testing.assert_close(body(signals).last_hidden_state, expected, rtol=1e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_an_encoder_alone_with_its_head(prefix: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
