@@ -25,7 +25,13 @@ From the authors ({source}), and converted on your machine. The table that the c
 _NO_CONVERTER = "From the authors ({source}). This version has no converter for these weights yet."
 _BRAINLM = "convert_brainlm.py --checkpoint {folder}/ --coordinates A424_Coordinates.dat"
 _BRAIN_JEPA = "convert_brain_jepa.py --checkpoint {folder} --gradient gradient_mapping_450.csv"
-_CONVERTERS = {"brainlm_mae": _BRAINLM, "brainlm_vit_mae": _BRAINLM, "brain_jepa": _BRAIN_JEPA}
+_BRAIN_SEMANTOKS = "convert_brain_semantoks.py --checkpoint {folder} --network-map network_mapping.npz"
+_CONVERTERS = {
+    "brainlm_mae": _BRAINLM,
+    "brainlm_vit_mae": _BRAINLM,
+    "brain_jepa": _BRAIN_JEPA,
+    "brain_semantoks": _BRAIN_SEMANTOKS,
+}
 
 
 def obtain(name: str) -> str:
