@@ -114,6 +114,14 @@ def test_missing_centres_and_labels_are_named(prepared, tmp_path):
         _run(pretrain, "--model", "brainlm-tiny", "--dataset", tmp_path, "--output", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("model", "trainer"), [("brain-jepa-tiny", "JEPATrainer"), ("brain-semantoks-tiny", "SelfDistillationTrainer")]
+)
+def test_other_objectives_name_their_trainer(model, trainer, prepared, tmp_path):
+    with pytest.raises(ValueError, match=trainer):
+        _run(pretrain, "--model", model, "--dataset", prepared / "dataset", "--output", tmp_path, *QUIET)
+
+
 def test_unknown_flags_are_refused_and_help_names_the_training_arguments(capsys):
     with pytest.raises(SystemExit):
         _run(pretrain, "--model", "m", "--dataset", "d", "--output", "o", "--maks_ratio", "0.5")

@@ -14,6 +14,8 @@ from .training_inputs import (
     write_results,
 )
 
+_OTHER_TRAINERS = {"latent prediction": "JEPATrainer", "self-distillation": "SelfDistillationTrainer"}
+
 
 def _arguments_class() -> type:
     from ..training.arguments import MAETrainingArguments
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     training = MAETrainingArguments(output_dir=str(output), **args.training_flags)
     checkpoint = resume_point(output, args.resume, training.world_size)
     set_seed(training.seed)
+    _refuse_other_objectives(args.model)
     if args.model in brain_transformers.list_models():
         config = make_config(args.model, args.config, train_rows)
         extractor = make_extractor(config, train_rows, args.coordinates)
@@ -93,3 +96,19 @@ def run(args: argparse.Namespace) -> int:
         write_results(output, metrics)
         print(f"model, feature extractor and metrics written to {output}")
     return 0
+
+
+def _refuse_other_objectives(model: str) -> None:
+    """Raise ValueError for a model that does not learn by masked reconstruction, before any scan is read."""
+    from transformers import MODEL_FOR_PRETRAINING_MAPPING, AutoConfig
+
+    import brain_transformers
+
+    known = brain_transformers.list_models()
+    config = brain_transformers.load_config(model) if model in known else AutoConfig.from_pretrained(model)
+    objective = getattr(MODEL_FOR_PRETRAINING_MAPPING.get(type(config), None), "objective", None)
+    if objective in _OTHER_TRAINERS:
+        raise ValueError(
+            f"this command trains by masked reconstruction, and {model} learns by {objective}. Use "
+            f"{_OTHER_TRAINERS[objective]} in Python, as the scripts in examples/ of the repository do."
+        )

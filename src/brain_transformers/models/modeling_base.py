@@ -137,6 +137,8 @@ class BrainPreTrainedModel(PreTrainedModel):
     has_cls_token = True
     # Losses here do not use `num_items_in_batch`; without this flag the Trainer would scale them wrongly.
     accepts_loss_kwargs = False
+    # How the pretraining head learns, which decides the Trainer.
+    objective = "masked reconstruction"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
