@@ -19,9 +19,11 @@ def plain(packed: PackedLinear, values: torch.Tensor) -> torch.Tensor:
     return nn.functional.linear(values, packed.weight, packed.bias)
 
 
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_packed_layer_gives_the_same_for_any_number_of_rows(bias: bool) -> None:
+def test_packed_layer_gives_the_same_for_any_number_of_rows(bias: bool, packs: bool) -> None:
     packed = layer(bias)
+    packed.packs = packs
     with torch.no_grad():
         for shape in ((1, 160), (46, 160), (3, 46, 160), (2, 3, 4, 160), (7, 160), (0, 160)):
             values = torch.randn(shape)
