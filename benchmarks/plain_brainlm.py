@@ -143,3 +143,25 @@ def plain_image_forward(
     pixel_mask = pixel_mask[:, top:-top, left:-left]
     target = pixels.mean(1)
     return latent, ((logits - target) ** 2 * pixel_mask).sum() / pixel_mask.sum() if mask_ratio else logits
+
+
+class PlainAdamW:
+    """The optimizer of the published runs, tensor by tensor: eps before bias correction, decay after the update."""
+
+    def __init__(self, parameters: list[torch.Tensor], lr: float, weight_decay: float):
+        self.parameters, self.lr, self.weight_decay = parameters, lr, weight_decay
+        self.steps = 0
+        self.mean = [torch.zeros_like(parameter) for parameter in parameters]
+        self.square = [torch.zeros_like(parameter) for parameter in parameters]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.steps += 1
+        size = self.lr * (1 - 0.999**self.steps) ** 0.5 / (1 - 0.9**self.steps)
+        for parameter, mean, square in zip(self.parameters, self.mean, self.square, strict=True):
+            assert parameter.grad is not None
+            mean.mul_(0.9).add_(parameter.grad, alpha=0.1)
+            square.mul_(0.999).addcmul_(parameter.grad, parameter.grad, value=0.001)
+            denominator = square.sqrt().add_(1e-8)
+            parameter.addcdiv_(mean, denominator, value=-size)
+            parameter.add_(parameter, alpha=-self.lr * self.weight_decay)
