@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
+from process_group import leave_process_group
 from tiny_pretraining import make_signals
 from transformers import AutoModelForPreTraining, set_seed
 
@@ -97,8 +98,7 @@ def main() -> None:
     results["world_size"] = trainer.args.world_size
     if trainer.is_world_process_zero():
         (options.output / "results.json").write_text(json.dumps(results))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
+from process_group import leave_process_group
 from transformers import AutoModelForPreTraining, TrainerCallback, set_seed
 
 import brain_transformers
@@ -135,8 +136,7 @@ def main() -> None:
     results["world_size"] = trainer.args.world_size
     if trainer.is_world_process_zero():
         (options.output / "results.json").write_text(json.dumps(results))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 if __name__ == "__main__":

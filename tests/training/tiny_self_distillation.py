@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 import torch
+from process_group import leave_process_group
 from transformers import AutoModelForPreTraining, set_seed
 
 import brain_transformers as bt
@@ -101,8 +102,7 @@ def main() -> None:
     if trainer.is_world_process_zero():
         torch.save(state_of(trainer.model), options.output / "weights.pt")
         (options.output / "results.json").write_text(json.dumps(results))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         trainer.state.save_to_json(str(output / "trainer_state.json"))
         write_results(output, metrics)
         print(f"model, feature extractor and metrics written to {output}")
+    trainer.accelerator.end_training()  # leaves the process group, if there is one
     return 0
 
 
