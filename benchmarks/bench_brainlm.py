@@ -286,7 +286,9 @@ def dataset_item() -> Result:
             xyz[index] = torch.tensor([row["X"], row["Y"], row["Z"]])
         return [window[None], xyz[None]]
 
-    ours_rows = dataset_from_arrays(scans, roi_order="a424", t_r=0.735)
+    # The columns that a batch is made of, as the published reader takes only its own.
+    needed = ["signals", "n_rois", "n_timepoints", "t_r", "roi_order"]
+    ours_rows = dataset_from_arrays(scans, roi_order="a424", t_r=0.735).select_columns(needed)
     extractor = bt.ROISeriesFeatureExtractor.from_model_config(
         bt.load_config("brainlm-13m"), normalization="none", coordinates=centres.tolist()
     )
