@@ -8,8 +8,10 @@ from torch import nn
 from brain_transformers.evaluation.linear_probe import (
     ProbeHeads,
     average_crops,
+    balanced_rows,
     linear_probe_protocol,
     primary_metric,
+    primary_score,
     protocol_metrics,
     subject_splits,
     train_probe_heads,
@@ -23,35 +25,50 @@ def data(n: int = 40, n_features: int = 6, n_classes: int = 3, seed: int = 0) ->
     return features, labels
 
 
+def separate_module(
+    features: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, rate: float, epochs: int
+) -> nn.Module:
+    """A head of a grid as torch modules in double precision, trained on full batches by torch's SGD."""
+    module = nn.Sequential(nn.BatchNorm1d(features.shape[1]), nn.Linear(features.shape[1], len(bias))).double()
+    features = features.double()
+    with torch.no_grad():
+        module[1].weight.copy_(weight)
+        module[1].bias.copy_(bias)
+    optimizer = torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9)
+    for _ in range(epochs):
+        output = module(features)
+        if targets.is_floating_point():
+            loss = nn.functional.l1_loss(output[:, 0], targets)
+        else:
+            loss = nn.functional.cross_entropy(output, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return module.eval()
+
+
 @pytest.mark.parametrize("regression", [False, True])
 def test_a_grid_equals_torch_modules_one_by_one(regression: bool) -> None:
     features, labels = data()
+    # Far from 0 and of another size, and one that never changes: the norm has to cope with both.
+    features[:, 1] = 50 + 200 * features[:, 1]
+    features[:, 2] = 7.0
     targets = labels.float() if regression else labels
     n_outputs, rates = (1, 3)[not regression], [0.03, 0.003]
-    two = torch.stack([features, features.flip(0) * 2]), torch.stack([targets, targets.flip(0)])
+    rows = torch.stack([torch.arange(30), torch.arange(39, 9, -1)])
     fresh = ProbeHeads.create(2, 2, 6, n_outputs, seed=1)
     weight, bias = fresh.weight.clone(), fresh.bias.clone()
-    heads = train_probe_heads(*two, learning_rates=rates, epochs=7, batch_size=40, heads=fresh)
+    heads = train_probe_heads(features, targets, rows=rows, learning_rates=rates, epochs=7, batch_size=30, heads=fresh)
     for split in range(2):
         for rate in range(2):
-            module = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, n_outputs))
-            with torch.no_grad():
-                module[1].weight.copy_(weight[split, rate])
-                module[1].bias.copy_(bias[split, rate])
-            optimizer = torch.optim.SGD(module.parameters(), lr=rates[rate], momentum=0.9)
-            for _ in range(7):
-                output = module(two[0][split])
-                loss = (
-                    nn.functional.l1_loss(output[:, 0], two[1][split])
-                    if regression
-                    else nn.functional.cross_entropy(output, two[1][split])
-                )
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            module.eval()
-            expected = module(features).detach()
+            chosen = rows[split]
+            module = separate_module(
+                features[chosen], targets[chosen], weight[split, rate], bias[split, rate], rates[rate], 7
+            )
+            expected = module(features.double()).detach().float()
             torch.testing.assert_close(heads(features)[split, rate], expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(heads.logits(features, split)[rate], expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(heads.running_var[split], module[0].running_var.float(), rtol=1e-4, atol=1e-5)
     assert heads.n_batches == 7
 
 
@@ -63,8 +80,22 @@ def test_batches_follow_the_published_size_and_are_shuffled() -> None:
     other = train_probe_heads(features, labels, epochs=3, seed=1)
     assert torch.equal(heads.weight, again.weight)
     assert not torch.equal(heads.weight, other.weight)
-    with pytest.raises(ValueError, match="labels"):
-        train_probe_heads(features, labels[:10])
+    few = train_probe_heads(features[:5], labels[:5], epochs=3)  # the published size would be batches of one row
+    assert few.n_batches == 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda features, labels: (features, labels[:10]), "one a row"),
+        (lambda features, labels: (features[:1], labels[:1]), "at least two rows"),
+        (lambda features, labels: (features * torch.nan, labels), "finite features"),
+        (lambda features, labels: (features, labels - 1), "classes from 0"),
+    ],
+)
+def test_what_cannot_be_probed_is_refused(change, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_probe_heads(*change(*data()))
 
 
 def test_the_protocol_finds_what_is_there_and_nothing_where_there_is_nothing() -> None:
@@ -84,6 +115,27 @@ def test_the_protocol_finds_what_is_there_and_nothing_where_there_is_nothing() -
     assert set(regression.ensembled[0]) == {"mae", "r2", "pearson_r"}
     with pytest.raises(ValueError, match="n_crops"):
         linear_probe_protocol(signal[:, 0], labels)
+
+
+def test_training_can_be_limited_to_a_few_crops_of_each_class() -> None:
+    labels = torch.tensor([0] * 30 + [1] * 10)
+    drawn = balanced_rows(labels, [torch.arange(40), torch.arange(5, 40)], 8, seed=0)
+    assert drawn.shape == (2, 16)
+    assert all(len(set(rows.tolist())) == 16 and int(labels[rows].sum()) == 8 for rows in drawn)
+    assert balanced_rows(labels, [torch.arange(32)], 8, seed=0).shape == (1, 4)  # as many as the rarest class has
+    with pytest.raises(ValueError, match="none of class 1"):
+        balanced_rows(labels, [torch.arange(40), torch.arange(30)], 8, seed=0)
+    rng = np.random.default_rng(0)
+    classes = np.arange(60) % 2
+    signal = rng.standard_normal((60, 4, 10)) + 0.5 * classes[:, None, None]
+    options = {"n_repetitions": 4, "epochs": 20}
+    few = linear_probe_protocol(signal, classes, max_train_crops_per_label=3, **options)
+    assert (
+        few.summary()["balanced_accuracy"][0]
+        < linear_probe_protocol(signal, classes, **options).summary()["balanced_accuracy"][0]
+    )
+    with pytest.raises(ValueError, match="is for classes"):
+        linear_probe_protocol(signal, classes * 1.5, max_train_crops_per_label=3)
 
 
 def test_splits_keep_subjects_apart_and_can_keep_the_shares() -> None:
@@ -110,6 +162,14 @@ def test_metrics_of_perfect_and_undefined_predictions() -> None:
     numbers = protocol_metrics(np.array([[1.0], [2.0]]), np.array([1.5, 2.0]))
     assert numbers["mae"] == pytest.approx(0.25)
     assert primary_metric(numbers) == ("mae", pytest.approx(-0.25))
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_the_score_that_chooses_is_the_primary_metric(regression: bool) -> None:
+    labels = torch.tensor([0, 0, 0, 1, 2, 2])
+    logits = torch.randn(6, 1 if regression else 3, generator=torch.Generator().manual_seed(0))
+    targets = labels.float() if regression else labels
+    assert primary_score(logits, targets) == pytest.approx(primary_metric(protocol_metrics(logits, targets))[1])
 
 
 def test_crops_of_a_subject_are_averaged() -> None:

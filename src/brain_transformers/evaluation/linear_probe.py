@@ -58,39 +58,109 @@ class ProbeHeads:
         """The trained tensors."""
         return [self.scale, self.shift, self.weight, self.bias]
 
-    def apply(self, normed: torch.Tensor) -> torch.Tensor:
-        """Normalised features `(n_splits, n, n_features)` -> `(n_splits, n_rates, n, n_outputs)`.
-
-        Scale and shift of the norm are folded into the linear map, so that all rates are one matrix product.
-        """
-        n_splits, n_rates, n_outputs, n_features = self.weight.shape
-        weight = (self.weight * self.scale[:, :, None]).reshape(n_splits, n_rates * n_outputs, n_features)
-        bias = self.bias + (self.weight @ self.shift[..., None])[..., 0]
-        logits = torch.baddbmm(bias.reshape(n_splits, 1, -1), normed, weight.transpose(1, 2))
-        return logits.unflatten(2, (n_rates, n_outputs)).transpose(1, 2)
+    def logits(self, features: torch.Tensor, split: int) -> torch.Tensor:
+        """Outputs of one split's heads by the running statistics: `(n, n_features)` -> `(n_rates, n, n_outputs)`."""
+        normed = (features - self.running_mean[split]) / (self.running_var[split] + _BATCH_NORM_EPS).sqrt()
+        weight = self.weight[split] * self.scale[split, :, None]
+        bias = self.bias[split] + (self.weight[split] @ self.shift[split, :, :, None])[..., 0]
+        return (normed @ weight.flatten(0, 1).T + bias.flatten()).unflatten(1, bias.shape).transpose(0, 1)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits `(n_splits, n_rates, n, n_outputs)` of `(n, n_features)` or `(n_splits, n, n_features)`, by the
-        running statistics."""
-        features = features if features.dim() == 3 else features.expand(len(self.running_mean), -1, -1)
-        deviation = (self.running_var + _BATCH_NORM_EPS).sqrt()[:, None]
-        return self.apply((features - self.running_mean[:, None]) / deviation)
+        """Outputs of all heads: `(n, n_features)` -> `(n_splits, n_rates, n, n_outputs)`."""
+        return torch.stack([self.logits(features, split) for split in range(len(self.weight))])
 
 
-def _normalise(heads: ProbeHeads, features: torch.Tensor) -> torch.Tensor:
-    """Batch norm over the rows of a batch, without scale and shift; updates the running statistics."""
-    variance, mean = torch.var_mean(features, dim=1, correction=0)
-    n = features.shape[1]
-    heads.running_mean.lerp_(mean, _BATCH_NORM_MOMENTUM)
-    heads.running_var.lerp_(variance * (n / max(n - 1, 1)), _BATCH_NORM_MOMENTUM)
-    heads.n_batches += 1
-    return (features - mean[:, None]) / (variance + _BATCH_NORM_EPS).sqrt()[:, None]
+class _GridStep:
+    """One update of all heads of a grid by SGD with momentum, with the gradients written out.
+
+    The heads of a split see the same normalised rows, and the norm, its scale and the linear map are linear in them.
+    So the rows stay as they are and everything else is folded into the weights of one matrix product a split, forward
+    and back: what a step reads is its rows, twice, and not one copy of them for each head.
+
+    Args:
+        heads: changed in place.
+        features: `(n, n_features)`.
+        labels: `(n,)`, classes or numbers.
+        rates: learning rates.
+        momentum: of SGD.
+        batch_size: rows of the largest batch of a split.
+    """
+
+    def __init__(
+        self,
+        heads: ProbeHeads,
+        features: torch.Tensor,
+        labels: torch.Tensor,
+        rates: Sequence[float],
+        momentum: float,
+        batch_size: int,
+    ):
+        self.heads, self.labels, self.momentum = heads, labels, momentum
+        variance, self.center = torch.var_mean(features, dim=0, correction=0)
+        self.spread = torch.where(variance > 0, variance, 1.0).sqrt()
+        # Centered, so that mean and variance of a batch can be taken from sums without losing digits.
+        self.rows = (features - self.center) / self.spread
+        self.squares = self.rows.square()
+        self.rates = torch.tensor(rates, dtype=torch.float32)[:, None]
+        self.batch = torch.empty(len(heads.weight) * batch_size, features.shape[1])
+        self.velocities = [torch.zeros_like(parameter) for parameter in heads.parameters()]
+
+    @torch.no_grad()
+    def __call__(self, index: torch.Tensor) -> None:
+        """Train on rows `(n_splits, n)`, the batch of each split."""
+        heads = self.heads
+        n_splits, n_rates, n_outputs, n_features = heads.weight.shape
+        n = index.shape[1]
+        # Into the same memory at every step, since fresh memory costs more than the copy.
+        rows = self.batch.narrow(0, 0, n_splits * n)
+        torch.index_select(self.rows, 0, index.flatten(), out=rows)
+        rows = rows.view(n_splits, n, n_features)
+        mean = nn.functional.embedding_bag(index, self.rows, mode="mean")
+        variance = (nn.functional.embedding_bag(index, self.squares, mode="mean") - mean.square()).clamp_(min=0)
+        variance *= self.spread.square()
+        heads.running_mean.lerp_(self.center + self.spread * mean, _BATCH_NORM_MOMENTUM)
+        heads.running_var.lerp_(variance * (n / (n - 1)), _BATCH_NORM_MOMENTUM)
+        heads.n_batches += 1
+
+        # Normalised rows are (rows - mean) * factor.
+        factor = (self.spread / (variance + _BATCH_NORM_EPS).sqrt())[:, None, None]
+        mean = mean[:, None, None]
+        scale, shift = heads.scale[:, :, None], heads.shift[:, :, None]
+        weight = heads.weight * scale * factor
+        bias = heads.bias + (heads.weight * shift).sum(3) - (weight * mean).sum(3)
+        outputs = torch.baddbmm(bias.reshape(n_splits, -1, 1), weight.flatten(1, 2), rows.transpose(1, 2))
+        errors = self._loss_gradient(outputs.view(n_splits, n_rates, n_outputs, n), index)
+
+        sums = errors.sum(3)[..., None]
+        products = torch.bmm(errors.flatten(1, 2), rows).view_as(heads.weight)
+        of_normed = products.sub_(sums * mean).mul_(factor)
+        gradients = [
+            (heads.weight * of_normed).sum(2),
+            (heads.weight * sums).sum(2),
+            of_normed * scale + sums * shift,
+            sums[..., 0],
+        ]
+        # Rates are constant, so that they can be part of the velocities.
+        for parameter, velocity, gradient in zip(heads.parameters(), self.velocities, gradients):
+            rates = self.rates.reshape(-1, *([1] * (parameter.dim() - 2)))
+            velocity.mul_(self.momentum).addcmul_(gradient, rates)
+            parameter.sub_(velocity)
+
+    def _loss_gradient(self, outputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Gradient of the mean loss of each head for its outputs, `(n_splits, n_rates, n_outputs, n)`."""
+        labels = self.labels[index][:, None, None]
+        if self.labels.is_floating_point():
+            return (outputs - labels).sign_().div_(index.shape[1])
+        shares = torch.softmax(outputs, dim=2)
+        classes = torch.arange(outputs.shape[2])[:, None]
+        return shares.sub_((labels == classes).float()).div_(index.shape[1])
 
 
 def train_probe_heads(
     features: torch.Tensor,
     labels: torch.Tensor,
     *,
+    rows: torch.Tensor | None = None,
     learning_rates: Sequence[float] = LEARNING_RATES,
     epochs: int = 50,
     batch_size: int | None = None,
@@ -103,63 +173,56 @@ def train_probe_heads(
     """Train one head for each split and learning rate: SGD with momentum and a constant rate, no weight decay.
 
     Args:
-        features: `(n_splits, n, n_features)`, or `(n, n_features)` for one split.
-        labels: `(n_splits, n)` or `(n,)`: int64 classes (cross-entropy) or floats (mean absolute error, as they are).
+        features: `(n, n_features)`.
+        labels: `(n,)`: int64 classes (cross-entropy) or floats (mean absolute error, as they are).
+        rows: int64 `(n_splits, n_train)`: the rows of `features` that each split trains on; by default one split of
+            all rows.
         learning_rates: the grid.
-        epochs: passes over the features.
-        batch_size: rows a step; by default `min(256, max(1, n // 8))` as the authors do; `n` for full batches.
+        epochs: passes over the rows.
+        batch_size: rows a step; by default `min(256, max(1, n_train // 8))` as the authors do; `n_train` for full
+            batches. A last batch of a single row is left out, since a batch norm has no spread over it.
         momentum: of SGD.
-        heads: heads to start from; by default [`ProbeHeads.create`].
+        heads: heads to start from, changed in place; by default [`ProbeHeads.create`].
         n_outputs: number of classes; by default one more than the largest.
         seed: of weights and order of rows.
         progress: show a progress bar.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not fit, classes below 0, or features that are not finite.
     """
-    if features.dim() == 2:
-        features, labels = features[None], labels[None]
-    n_splits, n, n_features = features.shape
-    if tuple(labels.shape) != (n_splits, n):
-        raise ValueError(f"Expected labels ({n_splits}, {n}), one a row of features, got {tuple(labels.shape)}.")
+    if features.dim() != 2 or tuple(labels.shape) != (len(features),):
+        raise ValueError(
+            f"Expected features (n, n_features) and labels (n,), one a row, got {tuple(features.shape)} and "
+            f"{tuple(labels.shape)}."
+        )
+    rows = torch.arange(len(features))[None] if rows is None else rows
+    if rows.dim() != 2 or rows.shape[1] < 2:
+        raise ValueError(
+            f"Expected rows (n_splits, n_train) with at least two rows a split, since the batch norm of the head "
+            f"needs a spread, got {tuple(rows.shape)}."
+        )
+    features = features.float()
+    if not bool(torch.isfinite(features).all()):
+        raise ValueError("Expected finite features, got NaN or infinity. Look for scans that could not be embedded.")
+    n_splits, n = rows.shape
     regression = labels.is_floating_point()
+    labels = labels.float() if regression else labels
+    if not regression and int(labels.min()) < 0:
+        raise ValueError(f"Expected classes from 0, got {int(labels.min())}. Number them, or pass floats to regress.")
     if heads is None:
         n_outputs = n_outputs or (1 if regression else int(labels.max()) + 1)
-        heads = ProbeHeads.create(n_splits, len(learning_rates), n_features, n_outputs, seed)
-    features = features.float()
+        heads = ProbeHeads.create(n_splits, len(learning_rates), features.shape[1], n_outputs, seed)
     batch_size = min(256, max(1, n // 8)) if batch_size is None else min(batch_size, n)
-    parameters = [parameter.requires_grad_(True) for parameter in heads.parameters()]
-    velocities = [torch.zeros_like(parameter) for parameter in parameters]
-    rates = torch.tensor(learning_rates, dtype=torch.float32)
+    batch_size = max(batch_size, 2)
+    step = _GridStep(heads, features, labels, learning_rates, momentum, batch_size)
     generator = torch.Generator().manual_seed(seed)
     for _ in tqdm(range(epochs), desc="Training probes", unit="epoch", disable=not progress):
         order = torch.arange(n) if batch_size == n else torch.randperm(n, generator=generator)
         for start in range(0, n, batch_size):
-            rows = order[start : start + batch_size]
-            if len(rows) < 2:
-                continue  # a batch norm has no spread over one row
-            with torch.no_grad():
-                normed = _normalise(heads, features[:, rows])
-            logits = heads.apply(normed)
-            loss = _grid_loss(logits, labels[:, rows], regression)
-            gradients = torch.autograd.grad(loss, parameters)
-            with torch.no_grad():
-                for parameter, velocity, gradient in zip(parameters, velocities, gradients):
-                    velocity.mul_(momentum).add_(gradient)
-                    step = rates.reshape(1, -1, *([1] * (parameter.dim() - 2)))
-                    parameter.sub_(step * velocity)
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+            batch = order[start : start + batch_size]
+            if len(batch) > 1:
+                step(rows[:, batch])
     return heads
-
-
-def _grid_loss(logits: torch.Tensor, labels: torch.Tensor, regression: bool) -> torch.Tensor:
-    """Sum over splits and rates of the mean loss of each head, so that heads do not touch each other."""
-    n_splits, n_rates, n, _ = logits.shape
-    targets = labels[:, None].expand(n_splits, n_rates, n)
-    if regression:
-        return (logits[..., 0] - targets).abs().mean(2).sum()
-    return nn.functional.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="sum") / n
 
 
 def average_crops(logits: torch.Tensor, n_crops: int) -> torch.Tensor:
@@ -217,6 +280,19 @@ def primary_metric(metrics: Mapping[str, float]) -> tuple[str, float]:
     if "balanced_accuracy" in metrics:
         return "balanced_accuracy", metrics["balanced_accuracy"]
     return "mae", -metrics["mae"]
+
+
+def primary_score(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The value of [`primary_metric`] alone, without the other metrics: more is better.
+
+    Args:
+        logits: `(n, n_outputs)`.
+        labels: `(n,)`; whole numbers are classes.
+    """
+    if labels.is_floating_point():
+        return -float((logits[:, 0].double() - labels.double()).abs().mean())
+    right = (logits.argmax(1) == labels).double()
+    return 100 * float(np.mean([float(right[labels == number].mean()) for number in torch.unique(labels)]))
 
 
 def subject_splits(
@@ -281,6 +357,38 @@ class ProtocolResult:
         return {name: (float(np.mean(v)), float(np.std(v))) for name, v in values.items()}
 
 
+def balanced_rows(labels: torch.Tensor, candidates: list[torch.Tensor], limit: int, seed: int) -> torch.Tensor:
+    """The same number of rows of each class for every split, drawn at random.
+
+    Args:
+        labels: int64 `(n,)`.
+        candidates: rows that each split may train on.
+        limit: rows of each class at most; the rarest class of any split lowers it.
+        seed: of the draw.
+
+    Returns:
+        int64 `(n_splits, n_classes * n_rows)`.
+
+    Raises:
+        ValueError: if a class is missing from a split.
+    """
+    classes = torch.unique(labels)
+    counts = torch.stack([(labels[rows][:, None] == classes).sum(0) for rows in candidates])
+    size = min(limit, int(counts.min()))
+    if size < 1:
+        split, place = divmod(int(counts.flatten().argmin()), len(classes))
+        raise ValueError(
+            f"Expected every class among the training subjects, but split {split} has none of class "
+            f"{int(classes[place])}. Use stratify=True, or more subjects of that class."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for rows in candidates:
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        drawn.append(torch.cat([rows[labels[rows] == number][:size] for number in classes]))
+    return torch.stack(drawn)
+
+
 def linear_probe_protocol(
     features: Any,
     labels: Any,
@@ -288,6 +396,7 @@ def linear_probe_protocol(
     ratios: Sequence[float] = (0.6, 0.2, 0.2),
     n_repetitions: int = 10,
     stratify: bool = False,
+    max_train_crops_per_label: int | None = None,
     learning_rates: Sequence[float] = LEARNING_RATES,
     epochs: int = 50,
     seed: int = 0,
@@ -302,12 +411,14 @@ def linear_probe_protocol(
         features: `(n_subjects, n_crops, n_features)`, such as `cls_avg` features of 8 evenly spaced crops.
         labels: `(n_subjects,)`, whole numbers for classes, floats for regression.
         ratios, n_repetitions, stratify: see [`subject_splits`].
+        max_train_crops_per_label: train on this many crops of each class at most, and on the same number of each;
+            for curves over the size of the training set.
         learning_rates, epochs: see [`train_probe_heads`].
         seed: of splits, weights and order.
         progress: show a progress bar.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not fit, or a limit a class for numbers that are no classes.
         ImportError: without scikit-learn (extra `eval`).
     """
     values, targets = torch.as_tensor(np.asarray(features)).float(), torch.as_tensor(np.asarray(labels))
@@ -318,30 +429,40 @@ def linear_probe_protocol(
         )
     n_crops = values.shape[1]
     regression = targets.is_floating_point()
-    n_outputs = 1 if regression else int(targets.max()) + 1
-    splits = list(subject_splits(targets.tolist(), ratios, n_repetitions, seed, stratify))
-    size = min(len(train) for train, _, _ in splits)
-    rows = torch.stack([values[train[:size]].flatten(0, 1) for train, _, _ in splits])
-    classes = torch.stack([targets[train[:size]].repeat_interleave(n_crops) for train, _, _ in splits])
+    splits = [
+        tuple(torch.as_tensor(subjects) for subjects in split)
+        for split in subject_splits(targets.tolist(), ratios, n_repetitions, seed, stratify)
+    ]
+    crops, of_crops = values.flatten(0, 1), targets.repeat_interleave(n_crops)
+
+    def crops_of(subjects: torch.Tensor) -> torch.Tensor:
+        return (subjects[:, None] * n_crops + torch.arange(n_crops)).flatten()
+
+    if max_train_crops_per_label is None:
+        train_rows = torch.stack([crops_of(train) for train, _, _ in splits])
+    elif regression:
+        raise ValueError("max_train_crops_per_label is for classes; these labels are floats. Pass whole numbers.")
+    else:
+        candidates = [crops_of(train) for train, _, _ in splits]
+        train_rows = balanced_rows(of_crops, candidates, max_train_crops_per_label, seed)
     heads = train_probe_heads(
-        rows,
-        classes,
+        crops,
+        of_crops,
+        rows=train_rows,
         learning_rates=learning_rates,
         epochs=epochs,
-        n_outputs=n_outputs,
         seed=seed,
         progress=progress,
     )
     result = ProtocolResult([], [], [])
     for number, (_, validation, test) in enumerate(splits):
-        on_validation = heads(values[validation].flatten(0, 1))[number]
-        crops = targets[validation].repeat_interleave(n_crops).numpy()
-        quality = [primary_metric(protocol_metrics(logits, crops))[1] for logits in on_validation]
+        rows = crops_of(validation)
+        quality = [primary_score(logits, of_crops[rows]) for logits in heads.logits(crops[rows], number)]
         best = int(np.argmax(quality))  # the first of the best
-        logits = heads(values[test].flatten(0, 1))[number, best]
+        logits = heads.logits(crops[crops_of(test)], number)[best]
         of_crop = logits.unflatten(0, (-1, n_crops))
-        single = [protocol_metrics(of_crop[:, crop], targets[test].numpy()) for crop in range(n_crops)]
+        single = [protocol_metrics(of_crop[:, crop], targets[test]) for crop in range(n_crops)]
         result.learning_rates.append(float(learning_rates[best]))
-        result.ensembled.append(protocol_metrics(average_crops(logits, n_crops), targets[test].numpy()))
+        result.ensembled.append(protocol_metrics(average_crops(logits, n_crops), targets[test]))
         result.single_crop.append({name: float(np.mean([entry[name] for entry in single])) for name in single[0]})
     return result
