@@ -127,6 +127,34 @@ class BrainClassifierOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
+def describe_order(roi_order: str | list[str] | None) -> str:
+    """A parcel order in a few words, for messages."""
+    if isinstance(roi_order, list):
+        return f"a list of {len(roi_order)} labels"
+    return repr(roi_order)
+
+
+def check_series(signals: torch.Tensor, config: Any) -> None:
+    """Raise ValueError unless `signals` are `(batch, n_rois, n_timepoints)` with the parcels of `config`."""
+    if signals.dim() != 3:
+        raise ValueError(
+            f"signals must be (batch, n_rois, n_timepoints), got {tuple(signals.shape)}. "
+            "Add the batch axis, or pass the series through the feature extractor."
+        )
+    check_n_rois(signals.shape[1], signals.shape[2], config)
+
+
+def check_n_rois(n_rois: int, n_timepoints: int, config: Any) -> None:
+    """Raise ValueError if the model was built for another number of parcels."""
+    if config.n_rois is None or n_rois == config.n_rois:
+        return
+    transposed = " The axes look swapped: transpose the last two." if n_timepoints == config.n_rois else ""
+    raise ValueError(
+        f"This model was built for {config.n_rois} ROIs (roi_order {describe_order(config.roi_order)}), got signals "
+        f"with {n_rois}.{transposed} Use the atlas of the model, or a config with n_rois={n_rois}."
+    )
+
+
 class BrainPreTrainedModel(PreTrainedModel):
     """Base of every model: loads strictly, so that a wrong folder is an error and never a random model."""
 
@@ -148,6 +176,14 @@ class BrainPreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
     # Prefixes of parameters that a head may start from scratch when a checkpoint does not hold them.
     _may_be_new: tuple[str, ...] = ()
+
+    def _check_signals(self, signals: torch.Tensor) -> None:
+        """Raise ValueError for signals that the model cannot take."""
+        check_series(signals, self.config)
+        self._check_length(signals.shape[2])
+
+    def _check_length(self, n_timepoints: int) -> None:
+        """Raise ValueError for a number of timepoints that the model cannot take."""
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:

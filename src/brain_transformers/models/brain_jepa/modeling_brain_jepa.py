@@ -273,28 +273,10 @@ class BrainJEPAPreTrainedModel(BrainPreTrainedModel):
             config.gradient_source = GRADIENT_SOURCE
             init.copy_(module.gradients, torch.from_numpy(known))
 
-    def _check_signals(self, signals: torch.Tensor) -> None:
-        config = self.config
-        if signals.dim() != 3:
+    def _check_length(self, n_timepoints: int) -> None:
+        if n_timepoints < self.config.patch_size:
             raise ValueError(
-                f"signals must be (batch, n_rois, n_timepoints), got {tuple(signals.shape)}. "
-                "Add the batch axis, or pass the series through the feature extractor."
-            )
-        _, n_rois, n_timepoints = signals.shape
-        if n_rois != config.n_rois:
-            transposed = " The axes look swapped: transpose the last two." if n_timepoints == config.n_rois else ""
-            order = (
-                f"a list of {len(config.roi_order)} labels"
-                if isinstance(config.roi_order, list)
-                else (repr(config.roi_order))
-            )
-            raise ValueError(
-                f"This model was built for {config.n_rois} ROIs (roi_order {order}), got signals with {n_rois}."
-                f"{transposed} Use the atlas of the model, or a config with n_rois={n_rois}."
-            )
-        if n_timepoints < config.patch_size:
-            raise ValueError(
-                f"n_timepoints must be at least patch_size={config.patch_size}, one token, got {n_timepoints}. "
+                f"n_timepoints must be at least patch_size={self.config.patch_size}, one token, got {n_timepoints}. "
                 "Leave this scan out, or pad it with the feature extractor."
             )
 

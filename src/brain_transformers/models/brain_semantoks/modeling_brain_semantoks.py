@@ -532,21 +532,8 @@ class BrainSemantoksPreTrainedModel(BrainPreTrainedModel):
                 if scale is not None:
                     init.constant_(scale, float(self.config.layer_scale_init_value or 0))
 
-    def _check_signals(self, signals: torch.Tensor) -> None:
+    def _check_length(self, n_timepoints: int) -> None:
         config = self.config
-        if signals.dim() != 3:
-            raise ValueError(
-                f"signals must be (batch, n_rois, n_timepoints), got {tuple(signals.shape)}. "
-                "Add the batch axis, or pass the series through the feature extractor."
-            )
-        _, n_rois, n_timepoints = signals.shape
-        if n_rois != config.n_rois:
-            transposed = " The axes look swapped: transpose the last two." if n_timepoints == config.n_rois else ""
-            order = config.roi_order if isinstance(config.roi_order, str) else "of the config"
-            raise ValueError(
-                f"This model was built for {config.n_rois} ROIs (roi_order {order}), got signals with "
-                f"{n_rois}.{transposed} Use the atlas of the model, or a config with n_rois={n_rois}."
-            )
         longest = (config.n_windows + 1) * config.patch_size
         if not config.patch_size <= n_timepoints < longest:
             raise ValueError(

@@ -308,20 +308,8 @@ class BrainLMPreTrainedModel(BrainPreTrainedModel):
                         bound *= self.config.coordinate_init_scale
                     init.uniform_(part.weight, -bound, bound)
 
-    def _check_signals(self, signals: torch.Tensor) -> None:
+    def _check_length(self, n_timepoints: int) -> None:
         config = self.config
-        if signals.dim() != 3:
-            raise ValueError(
-                f"signals must be (batch, n_rois, n_timepoints), got {tuple(signals.shape)}. "
-                "Add the batch axis, or pass the series through the feature extractor."
-            )
-        _, n_rois, n_timepoints = signals.shape
-        if n_rois != config.n_rois:
-            transposed = " The axes look swapped: transpose the last two." if n_timepoints == config.n_rois else ""
-            raise ValueError(
-                f"This model was built for {config.n_rois} ROIs (roi_order {describe_order(config.roi_order)}), got "
-                f"signals with {n_rois}.{transposed} Use the atlas of the model, or a config with n_rois={n_rois}."
-            )
         longest = config.num_positions * config.patch_size
         if n_timepoints % config.patch_size or not 0 < n_timepoints <= longest:
             raise ValueError(
@@ -372,13 +360,6 @@ class BrainLMPreTrainedModel(BrainPreTrainedModel):
             attentions=encoded.attentions,
             decoder_hidden_states=states,
         )
-
-
-def describe_order(roi_order: str | list[str] | None) -> str:
-    """A parcel order in a few words, for messages."""
-    if isinstance(roi_order, list):
-        return f"a list of {len(roi_order)} labels"
-    return repr(roi_order)
 
 
 class BrainLMModel(BrainLMPreTrainedModel):

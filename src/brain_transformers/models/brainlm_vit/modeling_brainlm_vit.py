@@ -29,6 +29,8 @@ from ..modeling_base import (
     BrainModelOutput,
     BrainPreTrainedModel,
     MaskedModelingOutput,
+    check_n_rois,
+    check_series,
     encoder_output,
 )
 from .configuration_brainlm_vit import BrainLMViTConfig
@@ -261,11 +263,7 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
             raise ValueError("Pass either signals (batch, n_rois, n_timepoints) or pixel_values, not both or neither.")
         config = self.config
         if signals is not None:
-            if signals.dim() != 3:
-                raise ValueError(
-                    f"signals must be (batch, n_rois, n_timepoints), got {tuple(signals.shape)}. "
-                    "Add the batch axis, or pass the series through the feature extractor."
-                )
+            check_series(signals, config)
             image = signals[:, None]
         elif pixel_values is not None:
             if pixel_values.dim() != 4 or pixel_values.shape[1] != config.num_channels:
@@ -275,12 +273,7 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
                 )
             image = pixel_values
         n_rois, n_timepoints = image.shape[2:]
-        if config.n_rois is not None and n_rois != config.n_rois:
-            transposed = " The axes look swapped: transpose the last two." if n_timepoints == config.n_rois else ""
-            raise ValueError(
-                f"This model was built for {config.n_rois} ROIs (roi_order {config.roi_order!r}), got "
-                f"{n_rois}.{transposed} Use the atlas of the model, or a config with n_rois={n_rois}."
-            )
+        check_n_rois(n_rois, n_timepoints, config)
         if coordinates is not None and coordinates.device.type == "cpu" and not torch.compiler.is_compiling():
             y = coordinates[..., 1]
             if bool((y.diff(dim=-1) < 0).any()):
