@@ -21,6 +21,7 @@ class ROISeriesCollator:
         rng_for_row: for `"random"`: makes the generator that a row's window is drawn from, so that the draw can be a
             pure function of seed, epoch and row.
         return_windows: also return `scan_index` (position of the row in the batch) and `window_start`.
+        n_windows: this many evenly spaced windows of each scan, instead of `window`.
 
     Raises:
         ValueError: if `window="random"` comes without `rng_for_row`, or a row cannot be used.
@@ -35,6 +36,7 @@ class ROISeriesCollator:
         window: str | None = None,
         rng_for_row: Callable[[Mapping[str, Any]], np.random.Generator] | None = None,
         return_windows: bool = False,
+        n_windows: int | None = None,
     ) -> None:
         if window is not None and window not in WINDOWS:
             raise ValueError(f"Expected window to be one of {list(WINDOWS)}, got {window!r}.")
@@ -44,7 +46,8 @@ class ROISeriesCollator:
         self.window = window
         self.rng_for_row = rng_for_row
         self.return_windows = return_windows
-        if (window or extractor.window) == "random" and rng_for_row is None:
+        self.n_windows = n_windows
+        if n_windows is None and (window or extractor.window) == "random" and rng_for_row is None:
             raise ValueError(
                 'window="random" needs rng_for_row=, a function from a row to a numpy generator, so that windows can '
                 "be "
@@ -65,7 +68,15 @@ class ROISeriesCollator:
             rng = self.rng_for_row(row) if window == "random" and self.rng_for_row is not None else None
             try:
                 parts.append(
-                    self.extractor(signals, t_r=t_r, roi_order=roi_order, window=window, rng=rng, return_windows=True)
+                    self.extractor(
+                        signals,
+                        t_r=t_r,
+                        roi_order=roi_order,
+                        window=window,
+                        rng=rng,
+                        return_windows=True,
+                        n_windows=self.n_windows,
+                    )
                 )
             except ValueError as error:
                 name = row.get("source_file") or row.get("subject") or "unnamed"

@@ -13,7 +13,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 
 from ..models.remote_code import shim_reference, write_shim
 from .filtering import band_pass_filter, check_band
-from .frame_sampling import frame_step, sampled_frames
+from .frame_sampling import frame_step, regular_starts, sampled_frames
 from .resampling import resample_t_r
 from .roi_orders import (
     SORTED_BY_Y,
@@ -391,6 +391,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         rng: np.random.Generator | None = None,
         return_tensors: str | None = None,
         return_windows: bool = False,
+        n_windows: int | None = None,
     ) -> BatchFeature:
         """Make a batch of model inputs.
 
@@ -407,6 +408,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             rng: numpy generator, for `window="random"`.
             return_tensors: `"pt"` or `"np"`.
             return_windows: also return `scan_index` and `window_start` (after resampling), both (n_windows,) int64.
+            n_windows: this many evenly spaced windows of each scan, from its start to its end, instead of `window`.
+                They overlap where the scan is short, and are all the same where it is not longer than one.
 
         Returns:
             `signals` (batch, n_rois, n_timepoints) float32; `coordinates` (batch, n_rois, 3) float32 mm when known;
@@ -426,7 +429,9 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 "scale every scan by its own median and IQR."
             )
         plans = [
-            self._plan_scan(scan, number, t_rs[number], roi_order, tables[number], window, starts[number], rng)
+            self._plan_scan(
+                scan, number, t_rs[number], roi_order, tables[number], window, starts[number], rng, n_windows
+            )
             for number, scan in enumerate(scans)
         ]
         self._report_bad_rois(plans)
@@ -597,6 +602,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         window: str | None,
         start: float | None,
         rng: np.random.Generator | None,
+        n_windows: int | None,
     ) -> _ScanPlan:
         name = f"scan {number}"
         rows = self._plan_rows(roi_order, coordinates)
@@ -633,6 +639,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             start,
             rng,
             name,
+            n_windows,
             whole=sampling_rate == 1,
         )
 
@@ -683,10 +690,17 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         start: float | None,
         rng: np.random.Generator | None,
         name: str,
+        n_windows: int | None,
         whole: bool = True,
     ) -> list[float]:
         _check_choice("window", window, WINDOWS)
         last = max(n_frames - span, 0)
+        if n_windows is not None:
+            if start is not None or n_windows < 1:
+                raise ValueError(
+                    f"Expected n_windows of 1 or more and no start, got n_windows={n_windows} and start={start}."
+                )
+            return regular_starts(last, n_windows).tolist()
         if start is not None:
             if not 0 <= start <= last or (whole and start != int(start)):
                 raise ValueError(

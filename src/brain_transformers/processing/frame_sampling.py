@@ -1,4 +1,4 @@
-"""Slowing a scan down by picking frames, as Brain-JEPA's data code does."""
+"""Which frames of a scan are used: evenly spaced windows, and single frames as Brain-JEPA's data code picks them."""
 
 import numpy as np
 
@@ -27,3 +27,8 @@ def sampled_frames(n_frames: int, start: float, n_sampled: int, sampling_rate: i
 def frame_step(n_sampled: int, sampling_rate: int) -> float:
     """Distance of neighbouring sampled frames, in frames of the recording."""
     return (sampling_rate * n_sampled - 1) / max(n_sampled - 1, 1)
+
+
+def regular_starts(last: int, n_crops: int) -> np.ndarray:
+    """Evenly spaced starts of crops from 0 to `last`, rounded down; int64 `(n_crops,)`."""
+    return np.linspace(0, last, n_crops).astype(np.int64)

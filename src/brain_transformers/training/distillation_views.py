@@ -20,6 +20,7 @@ from ..models.brain_semantoks.masking_brain_semantoks import (
 )
 from ..models.brain_semantoks.networks_brain_semantoks import networks_of_parcels
 from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from ..processing.frame_sampling import regular_starts as regular_starts  # crops of the same data recipe
 from .seeded_rows import EPOCH, ROW_INDEX, Collator, row_generator, without_row_keys
 
 Range = tuple[float, float]
@@ -108,11 +109,6 @@ def draw_augmentation(
 def zeroed_count(size: int, ratio: float) -> int:
     """How many of `size` parcels or timepoints a share of `ratio` sets to 0: at least 1."""
     return max(1, int(size * ratio))
-
-
-def regular_starts(last: int, n_crops: int) -> np.ndarray:
-    """Evenly spaced starts of crops from 0 to `last`, rounded down; int64 `(n_crops,)`."""
-    return np.linspace(0, last, n_crops).astype(np.int64)
 
 
 class TwoViewCollator:
