@@ -7,12 +7,12 @@ from tiny_self_distillation import logged, make_scans
 from transformers import set_seed
 
 import brain_transformers as bt
+from brain_transformers.evaluation import predict_crops
 from brain_transformers.training.seeded_rows import SeededRows
 from brain_transformers.training.semantoks_finetuning import (
     AugmentedCropCollator,
     SemantoksFineTuner,
     SemantoksFineTuningArguments,
-    predict_crops,
 )
 
 

@@ -1,6 +1,7 @@
 """From trained models to numbers: embeddings, reconstruction against baselines, identification, probes."""
 
 from .connectivity import functional_connectivity
+from .crops import crop_features, predict_crops
 from .embedding import embed_dataset, embedding_columns
 from .identification import IdentificationResult, identify
 from .linear_probe import ProtocolResult, linear_probe_protocol, train_probe_heads
@@ -23,11 +24,13 @@ __all__ = [
     "ReconstructionReport",
     "ReconstructionStatistics",
     "compare_reconstructions",
+    "crop_features",
     "embed_dataset",
     "embedding_columns",
     "functional_connectivity",
     "identify",
     "linear_probe_protocol",
+    "predict_crops",
     "probe",
     "reconstruction_baselines",
     "reconstruction_scores",

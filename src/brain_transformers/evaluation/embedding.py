@@ -1,6 +1,6 @@
 """From scans to a table of embeddings: one row a scan or a window, with where it came from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ LEVELS = ("scan", "window")
 _BIG_COLUMNS = ("signals",)
 
 
-def _pool(model: Any, output: Any, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
+def pool_output(model: Any, output: Any, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
     """`(n_windows, n_features)` float32 from the output of a body."""
     if pooling == "model":
         if output.pooler_output is None:
@@ -97,6 +97,72 @@ def _stack(inputs: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tens
     return joined
 
 
+def _numpy_rows(dataset: Any) -> Any:
+    """Rows of a `datasets.Dataset` would come as Python lists, which takes ten to forty times longer."""
+    if (getattr(dataset, "format", None) or {"type": "numpy"})["type"] is None:
+        return dataset.with_format("numpy")
+    return dataset
+
+
+def run_windows(
+    model: Any,
+    dataset: Any,
+    collator: ROISeriesCollator,
+    pick: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor],
+    *,
+    batch_size: int,
+    device: str | torch.device | None,
+    dtype: str,
+    progress: bool,
+    description: str,
+) -> tuple[np.ndarray, list[int], list[int]]:
+    """Run a model on the windows of all scans, in batches that span scans, without gradients.
+
+    The model is left on `device`, in the mode it came in.
+
+    Args:
+        model: a body or a model with a head.
+        dataset: rows of scans.
+        collator: cuts the windows; made with `return_windows=True`.
+        pick: from the model's output and inputs to the tensor to keep, `(n_windows, n_values)`.
+        batch_size: windows in a forward pass.
+        device: where to run; by default where the model is.
+        dtype: `"float32"`, or `"bfloat16"` for mixed precision.
+        progress: show a progress bar over scans.
+        description: what the bar says.
+
+    Returns:
+        float32 `(n_windows, n_values)`, and of each window the row of the dataset and the first timepoint.
+
+    Raises:
+        ValueError: for an unknown dtype, an empty dataset, or a scan that the extractor refuses.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"Expected dtype to be one of ['float32', 'bfloat16'], got {dtype!r}.")
+    if len(dataset) == 0:
+        raise ValueError("the dataset holds no scans, so there is nothing to embed.")
+    dataset = _numpy_rows(dataset)
+    device = torch.device(device) if device is not None else next(model.parameters()).device
+    model.to(device)
+    was_training = model.training
+    model.eval()
+    precision = torch.autocast(device.type, dtype=torch.bfloat16) if dtype == "bfloat16" else nullcontext()
+    values: list[np.ndarray] = []
+    rows: list[int] = []
+    starts: list[int] = []
+    bar = tqdm(total=len(dataset), desc=description, unit="scan", disable=not progress)
+    try:
+        with torch.inference_mode(), precision, bar:
+            for batch in _batches(_windows(dataset, collator, bar), batch_size):
+                inputs = {name: value.to(device) for name, value in _stack([item[1] for item in batch]).items()}
+                values.append(pick(model(**inputs), inputs).float().cpu().numpy())
+                rows += [item[0] for item in batch]
+                starts += [item[2] for item in batch]
+    finally:
+        model.train(was_training)
+    return np.concatenate(values), rows, starts
+
+
 def embed_dataset(
     model: Any,
     dataset: Any,
@@ -142,38 +208,24 @@ def embed_dataset(
         ("pooling", pooling, POOLINGS),
         ("level", level, LEVELS),
         ("window", window, ("all", "first", "center")),
-        ("dtype", dtype, ("float32", "bfloat16")),
     ):
         if value not in choices:
             raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
-    if len(dataset) == 0:
-        raise ValueError("the dataset holds no scans, so there is nothing to embed.")
+    dataset = _numpy_rows(dataset)
     inner = extractor.extractor if isinstance(extractor, ROISeriesCollator) else extractor
-    collator = ROISeriesCollator(inner, window=window, return_windows=True)
-    if getattr(dataset, "format", {"type": "numpy"})["type"] is None:
-        # Rows of a `datasets.Dataset` would come as Python lists, which takes ten to forty times longer.
-        dataset = dataset.with_format("numpy")
     body = getattr(model, model.base_model_prefix, model)
-    device = torch.device(device) if device is not None else next(body.parameters()).device
-    body.to(device)
-    was_training = body.training
-    body.eval()
-    precision = torch.autocast(device.type, dtype=torch.bfloat16) if dtype == "bfloat16" else nullcontext()
-    vectors: list[np.ndarray] = []
-    rows_of: list[int] = []
-    starts_of: list[int] = []
-    bar = tqdm(total=len(dataset), desc="Embedding", unit="scan", disable=not progress)
-    try:
-        with torch.inference_mode(), precision, bar:
-            for batch in _batches(_windows(dataset, collator, bar), batch_size):
-                inputs = {name: value.to(device) for name, value in _stack([item[1] for item in batch]).items()}
-                pooled = _pool(body, body(**inputs), inputs.get("attention_mask"), pooling)
-                vectors.append(pooled.cpu().numpy())
-                rows_of += [item[0] for item in batch]
-                starts_of += [item[2] for item in batch]
-    finally:
-        body.train(was_training)
-    values, owners = np.concatenate(vectors), np.array(rows_of)
+    values, rows_of, starts_of = run_windows(
+        body,
+        dataset,
+        ROISeriesCollator(inner, window=window, return_windows=True),
+        lambda output, inputs: pool_output(body, output, inputs.get("attention_mask"), pooling),
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        progress=progress,
+        description="Embedding",
+    )
+    owners = np.array(rows_of)
     if level == "scan":
         counts = np.bincount(owners, minlength=len(dataset))
         sums = np.zeros((len(dataset), values.shape[1]))

@@ -3,26 +3,35 @@
 Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, and the released fine-tuning configuration.
 """
 
+import copy
+import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.utils import logging
 
-from ..data.collators import ROISeriesCollator, unpack_row
+from ..data.collators import ROISeriesCollator
+from ..optional import require
 from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 from .arguments import FineTuningArguments
 from .distillation_groups import semantoks_parameter_groups
 from .distillation_schedules import FINETUNING_SCHEDULES, finetuning_lr
-from .distillation_views import FINETUNING_AUGMENTATION, check_levels, draw_augmentation, regular_starts
+from .distillation_views import FINETUNING_AUGMENTATION, check_levels, draw_augmentation
 from .schedules import scaled_learning_rate
 from .seeded_rows import EPOCH, RowRandomness
 from .seeded_trainer import SeededTrainer
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -30,7 +39,9 @@ class SemantoksFineTuningArguments(FineTuningArguments):
     """`FineTuningArguments` with the values of the Brain-Semantoks authors, for [`SemantoksFineTuner`].
 
     Batches of 16, 50 epochs, learning rate 1e-4 per 256 samples (6.25e-6 for 16), weight decay 0.05, a cosine by epoch
-    to 0, gradients clipped at norm 1.
+    to 0, gradients clipped at norm 1. With a validation set it is evaluated after each epoch, training stops when it
+    has not become better for 50 epochs, and the weights of the best epoch are the result. (The authors' code keeps the
+    best weights by reference and so tests those of the last epoch.)
 
     Args:
         base_learning_rate: for 256 samples an update.
@@ -41,6 +52,11 @@ class SemantoksFineTuningArguments(FineTuningArguments):
         layer_decay: factor between the learning rates of neighbouring layers.
         published_parameter_groups: groups as in the authors' code, where tokenizers have the full rate.
         augmentation: levels of parcels, time, noise and scale.
+        freeze_encoder_epochs: train the head alone for this many epochs.
+        encoder_learning_rate_factor: learning rate of the encoder over that of the head.
+        early_stopping_patience: evaluations without improvement after which training stops; `None` for no such stop.
+        metric_for_best_model: by default balanced accuracy, or the mean absolute error for regression.
+        load_best_model_at_end: `False`, or `save_strategy="no"`, keeps the weights of the last epoch.
     """
 
     base_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate for 256 samples an update."})
@@ -53,17 +69,52 @@ class SemantoksFineTuningArguments(FineTuningArguments):
         default_factory=lambda: list(FINETUNING_AUGMENTATION),
         metadata={"help": "Levels from 0 to 3: parcels set to 0, time set to 0, noise, scale."},
     )
+    freeze_encoder_epochs: int = field(default=0, metadata={"help": "Epochs in which only the head is trained."})
+    encoder_learning_rate_factor: float = field(
+        default=1.0, metadata={"help": "Learning rate of the encoder over that of the head."}
+    )
+    early_stopping_patience: int | None = field(
+        default=50, metadata={"help": "Evaluations without improvement after which training stops."}
+    )
 
     learning_rate: float | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Learning rate; by default base_learning_rate scaled with the batch."}
     )
     num_train_epochs: float = field(default=50.0, metadata={"help": "Passes over the training set."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Samples a device in evaluation."})
+    eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate."})
+    save_strategy: SaveStrategy | str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "Checkpoints to keep; the best one is kept in any case."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Whether the best epoch is the result, and not the last."}
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Whether a resumed run counts on towards an early stop."}
+    )
 
     def __post_init__(self) -> None:
         if self.schedule not in FINETUNING_SCHEDULES:
             raise ValueError(f"Expected schedule to be one of {list(FINETUNING_SCHEDULES)}, got {self.schedule!r}.")
         check_levels(self.augmentation)
+        if self.freeze_encoder_epochs < 0 or self.encoder_learning_rate_factor <= 0:
+            raise ValueError(
+                "Expected freeze_encoder_epochs of 0 or more and encoder_learning_rate_factor above 0, got "
+                f"{self.freeze_encoder_epochs} and {self.encoder_learning_rate_factor}. To leave the encoder as it "
+                "is, freeze it for all epochs."
+            )
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(
+                f"Expected early_stopping_patience of 1 or more, got {self.early_stopping_patience}. Use None for no "
+                "early stop."
+            )
+        if self.save_strategy == "no" or self.eval_strategy == "no":
+            self.load_best_model_at_end = False
+        metric, greater_is_better = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
+        # transformers would put in the loss; the metric of the task is known once there is a model.
+        self.metric_for_best_model, self.greater_is_better = metric, greater_is_better
         if self.learning_rate is None:
             samples = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
             self.learning_rate = scaled_learning_rate(self.base_learning_rate, samples)
@@ -108,15 +159,62 @@ class AugmentedCropCollator:
         return batch
 
 
+class _FreezeEncoder(TrainerCallback):
+    """Takes the encoder out of training for the first epochs.
+
+    What is frozen follows from the epoch alone, so a resumed run is where the other was. The optimizer holds these
+    parameters from the start; without gradients it passes over them.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], epochs: int):
+        self.parameters, self.epochs = [p for p in parameters if p.requires_grad], epochs
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.set_frozen(int(state.epoch or 0) < self.epochs)
+
+    def set_frozen(self, frozen: bool) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(not frozen)
+
+
+def _is_regression(config: Any) -> bool:
+    """Whether the head predicts numbers, by the rule of transformers."""
+    return config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1)
+
+
+def _protocol_scores(config: Any) -> tuple[Callable[[Any], dict[str, float]], str, bool]:
+    """Metrics of the protocol for the Trainer, the name of the one to choose by, and whether more of it is better."""
+    require("sklearn.metrics", extra="eval", purpose="the scores of a validation set")
+    # By name, since the layers of this package keep training and evaluation apart.
+    protocol_metrics = importlib.import_module("brain_transformers.evaluation.linear_probe").protocol_metrics
+    regression = _is_regression(config)
+
+    def scores(prediction: Any) -> dict[str, float]:
+        return protocol_metrics(prediction.predictions, prediction.label_ids.astype(float if regression else int))
+
+    return scores, "mae" if regression else "balanced_accuracy", not regression
+
+
 class SemantoksFineTuner(SeededTrainer):
-    """Fine-tunes `BrainSemantoksForSequenceClassification` with the authors' groups and schedule.
+    """Fine-tunes `BrainSemantoksForSequenceClassification` with the authors' groups, schedule and scores.
+
+    With an `eval_dataset`, the weights of the best epoch are in the model when `train` returns; without one, those of
+    the last.
 
     Args:
         model: the classifier.
-        args: training arguments.
+        args: training arguments; they are copied.
         label_column: column of the rows that holds the label.
         label2id: numbers of text labels.
+        compute_metrics: by default the metrics of the protocol (see
+            [`brain_transformers.evaluation.linear_probe.protocol_metrics`]); with a function of your own, name one of
+            its metrics in `metric_for_best_model`, or the loss decides.
         kwargs: everything else that [`SeededTrainer`] takes; `processing_class` is the model's extractor.
+
+    Raises:
+        ImportError: with an `eval_dataset` and without scikit-learn (extra `eval`).
     """
 
     args: SemantoksFineTuningArguments
@@ -128,15 +226,64 @@ class SemantoksFineTuner(SeededTrainer):
         label_column: str,
         *,
         label2id: Mapping[str, int] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
         processing_class: Any = None,
+        compute_metrics: Callable[[Any], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
+        args = copy.copy(args)
         seed = args.seed if args.data_seed is None else args.data_seed
         collator = AugmentedCropCollator(
             processing_class, label_column, seed=seed, augmentation=args.augmentation, label2id=label2id
         )
-        super().__init__(model, args, collator, processing_class=processing_class, **kwargs)
+        callbacks = list(kwargs.pop("callbacks", None) or [])
+        if eval_dataset is None:
+            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+            if args.save_strategy == SaveStrategy.BEST:
+                args.save_strategy = SaveStrategy.EPOCH
+            logger.warning("No validation set: training runs to the end, and the weights of the last epoch are kept.")
+        else:
+            chosen = args.metric_for_best_model or "loss"
+            more = not chosen.endswith("loss")
+            if compute_metrics is None and model.config.problem_type != "multi_label_classification":
+                compute_metrics, primary, primary_more = _protocol_scores(model.config)
+                if args.metric_for_best_model is None or args.metric_for_best_model.removeprefix("eval_") == primary:
+                    chosen, more = primary, primary_more
+            args.metric_for_best_model = chosen
+            args.greater_is_better = more if args.greater_is_better is None else args.greater_is_better
+            if args.early_stopping_patience is not None and args.eval_strategy != "no":
+                callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        if train_dataset is not None and len(train_dataset) % args.train_batch_size == 1:
+            # A batch norm has no spread over one row; another row is left out in the next epoch.
+            args.dataloader_drop_last |= any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+        in_head = {id(parameter) for parameter in self._head_parameters(model)}
+        encoder = [parameter for parameter in model.parameters() if id(parameter) not in in_head]
+        self._freezing = _FreezeEncoder(encoder, args.freeze_encoder_epochs)
+        super().__init__(
+            model,
+            args,
+            collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=[*callbacks, self._freezing],
+            **kwargs,
+        )
         self._batches_per_epoch = 1
+
+    @staticmethod
+    def _head_parameters(model: Any) -> list[nn.Parameter]:
+        head: Any = getattr(model, "classifier", None)
+        return [] if head is None else list(head.parameters())
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; see [`SeededTrainer.train`]. However it ends, the encoder is not left frozen."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._freezing.set_frozen(False)
 
     def get_train_dataloader(self) -> DataLoader:
         """Dataloader of the training set."""
@@ -151,15 +298,19 @@ class SemantoksFineTuner(SeededTrainer):
             assert network is not None
             assert args.learning_rate is not None
             kind, options = self.get_optimizer_cls_and_kwargs(args, network)  # type: ignore[arg-type]
-            head: Any = getattr(network, "classifier", None)
+            head = self._head_parameters(network)
             groups = semantoks_parameter_groups(
                 network,
                 learning_rate=args.learning_rate,
                 weight_decay=args.weight_decay,
                 layer_decay=args.layer_decay,
                 published=args.published_parameter_groups,
-                head=head.parameters() if head is not None else None,
+                head=head,
             )
+            in_head = {id(parameter) for parameter in head}
+            for group in groups:
+                if id(group["params"][0]) not in in_head:
+                    group["lr"] *= args.encoder_learning_rate_factor
             self.optimizer = kind(groups, **options)
         return self.optimizer
 
@@ -182,36 +333,3 @@ class SemantoksFineTuner(SeededTrainer):
                 optimizer, lambda step: finetuning_lr(min(step // per_epoch, epochs - 1), **options)
             )
         return self.lr_scheduler
-
-
-@torch.no_grad()
-def predict_crops(
-    model: Any, rows: Sequence[Mapping[str, Any]], extractor: ROISeriesFeatureExtractor, n_crops: int = 8
-) -> torch.Tensor:
-    """Logits of evenly spaced crops of each scan, `(n_scans, n_crops, num_labels)`; average them over the crops.
-
-    (The authors test on random crops, so that their results vary between runs.)
-
-    Args:
-        model: a classifier.
-        rows: rows of a scan dataset.
-        extractor: the model's feature extractor.
-        n_crops: crops a scan; they overlap where the scan is short, and are all the same where it is shorter than one.
-    """
-    model.eval()
-    device = next(model.parameters()).device
-    logits = []
-    for row in rows:
-        signals, roi_order, t_r = unpack_row(row)
-        whole = signals.shape[1]
-        if t_r is not None and extractor.t_r is not None:
-            whole = math.floor((whole - 1) * t_r / extractor.t_r + 1e-6) + 1
-            if abs(t_r - extractor.t_r) <= extractor.t_r_tolerance * extractor.t_r:
-                whole = signals.shape[1]
-        starts = regular_starts(max(whole - extractor.n_timepoints, 0), n_crops).tolist()
-        crops = [
-            extractor(signals, t_r=t_r, roi_order=roi_order, start=start, return_tensors="pt") for start in starts
-        ]
-        inputs = {name: torch.cat([crop[name] for crop in crops]).to(device) for name in crops[0]}
-        logits.append(model(**inputs).logits.float().cpu())
-    return torch.stack(logits)

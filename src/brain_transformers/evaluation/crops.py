@@ -1,0 +1,117 @@
+"""Evenly spaced crops of scans: frozen features for a probe, and logits to be averaged over the crops."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..data.collators import ROISeriesCollator
+from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from .embedding import POOLINGS, pool_output, run_windows
+
+
+def crop_features(
+    model: Any,
+    dataset: Any,
+    extractor: ROISeriesFeatureExtractor,
+    n_crops: int = 8,
+    *,
+    pooling: str = "model",
+    batch_size: int = 16,
+    device: str | torch.device | None = None,
+    dtype: str = "float32",
+    progress: bool = True,
+) -> torch.Tensor:
+    """Frozen features of evenly spaced crops of each scan, which is what [`linear_probe_protocol`] takes.
+
+    Crops are the same at every call, nothing is augmented, and the result depends on `batch_size` only by rounding.
+    The model is left on `device`, in the mode it came in. Source of the 8 crops: Gijsen et al., "Brain-Semantoks",
+    ICLR 2026, released evaluation code.
+
+    Args:
+        model: a body of any family, or a model with a head (its body is used).
+        dataset: rows of scans, such as [`brain_transformers.data.load_dataset`] gives, or a list of such.
+        extractor: the model's feature extractor.
+        n_crops: crops a scan, from its start to its end; they overlap where the scan is short, and are all the same
+            where it is not longer than one.
+        pooling: `"model"`: `pooler_output`, which for Brain-Semantoks is `cls_avg` (1,536 values) unless its
+            configuration says otherwise; or another of those that [`embed_dataset`] takes.
+        batch_size: crops in a forward pass, of as many scans as it takes.
+        device: where to run; by default where the model is.
+        dtype: `"float32"`, or `"bfloat16"` for mixed precision.
+        progress: show a progress bar over scans.
+
+    Returns:
+        float32 `(n_scans, n_crops, n_features)` on the CPU, in the order of `dataset`.
+
+    Raises:
+        ValueError: for an unknown option, an empty dataset, or a scan that the extractor refuses.
+    """
+    if pooling not in POOLINGS:
+        raise ValueError(f"Expected pooling to be one of {list(POOLINGS)}, got {pooling!r}.")
+    body = getattr(model, model.base_model_prefix, model)
+
+    def pooled(output: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return pool_output(body, output, inputs.get("attention_mask"), pooling)
+
+    return _run_crops(
+        body, dataset, extractor, n_crops, pooled, batch_size, device, dtype, progress, "Embedding crops"
+    )
+
+
+def predict_crops(
+    model: Any,
+    dataset: Any,
+    extractor: ROISeriesFeatureExtractor,
+    n_crops: int = 8,
+    *,
+    batch_size: int = 16,
+    device: str | torch.device | None = None,
+    dtype: str = "float32",
+    progress: bool = False,
+) -> torch.Tensor:
+    """Logits of evenly spaced crops of each scan; average them over the crops.
+
+    (The authors of Brain-Semantoks test on random crops, so that their results vary between runs.)
+
+    Args:
+        model: a classifier.
+        dataset, extractor, n_crops, batch_size, device, dtype, progress: as for [`crop_features`].
+
+    Returns:
+        float32 `(n_scans, n_crops, num_labels)` on the CPU.
+
+    Raises:
+        ValueError: for an empty dataset, or a scan that the extractor refuses.
+    """
+
+    def logits(output: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return output.logits
+
+    return _run_crops(model, dataset, extractor, n_crops, logits, batch_size, device, dtype, progress, "Predicting")
+
+
+def _run_crops(
+    model: Any,
+    dataset: Any,
+    extractor: ROISeriesFeatureExtractor,
+    n_crops: int,
+    pick: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor],
+    batch_size: int,
+    device: str | torch.device | None,
+    dtype: str,
+    progress: bool,
+    description: str,
+) -> torch.Tensor:
+    values, _, _ = run_windows(
+        model,
+        dataset,
+        ROISeriesCollator(extractor, n_windows=n_crops, return_windows=True),
+        pick,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        progress=progress,
+        description=description,
+    )
+    return torch.from_numpy(values).unflatten(0, (-1, n_crops))
