@@ -127,6 +127,17 @@ class BrainClassifierOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
+def classifier_output(
+    outputs: BrainModelOutput, logits: torch.Tensor, loss: torch.Tensor | None, **others: Any
+) -> BrainClassifierOutput:
+    """Output of a classification head over a body; `others` are fields to add or to set otherwise than the body."""
+    of_body = {
+        name: outputs.get(name)
+        for name in ("token_mask", "last_hidden_state", "pooler_output", "hidden_states", "attentions")
+    }
+    return BrainClassifierOutput(loss=loss, logits=logits, **{**of_body, **others})
+
+
 def describe_order(roi_order: str | list[str] | None) -> str:
     """A parcel order in a few words, for messages."""
     if isinstance(roi_order, list):

@@ -21,7 +21,7 @@ from ...layers.masking import check_attention_mask, pack_observed_tokens, paddin
 from ...layers.pooling import pool_all_tokens
 from ...layers.positions import TimeROIPositions
 from ...layers.transformer import PreNormLayer
-from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel
+from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel, classifier_output
 from ..parcel_tables import GRADIENT_SOURCE, parcel_gradients
 from .configuration_brain_jepa import BrainJEPAConfig
 from .masking_brain_jepa import draw_masks
@@ -604,14 +604,7 @@ class BrainJEPAForSequenceClassification(BrainJEPAPreTrainedModel):
         outputs = self.brain_jepa(signals, attention_mask, **kwargs)
         logits, pooled = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
-        return BrainClassifierOutput(
-            loss=loss,
-            logits=logits,
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=pooled,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        return classifier_output(outputs, logits, loss, pooler_output=pooled)
 
 
 __all__ = [

@@ -20,7 +20,7 @@ from ...layers.attention import SelfAttention
 from ...layers.derived import DerivedTensor, PackedLinear, pack_linear_layers
 from ...layers.pooling import pool_tokens
 from ...layers.transformer import FeedForward
-from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel
+from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel, classifier_output
 from .configuration_brain_semantoks import BrainSemantoksConfig
 
 logger = logging.get_logger(__name__)
@@ -970,15 +970,7 @@ class BrainSemantoksForSequenceClassification(BrainSemantoksPreTrainedModel):
         outputs = self.brain_semantoks(signals, attention_mask, bool_masked_pos, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self._loss(logits, labels)
-        return BrainClassifierOutput(
-            loss=loss,
-            logits=logits,
-            token_mask=outputs.token_mask,
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=outputs.pooler_output,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        return classifier_output(outputs, logits, loss)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         loss = self.loss_function(labels, logits, self.config)

@@ -32,6 +32,7 @@ from ..modeling_base import (
     BrainModelOutput,
     BrainPreTrainedModel,
     MaskedModelingOutput,
+    classifier_output,
     encoder_output,
 )
 from .configuration_brainlm import BrainLMConfig
@@ -542,15 +543,7 @@ class BrainLMForSequenceClassification(BrainLMPreTrainedModel):
         outputs = self.brainlm(signals, coordinates, attention_mask, noise, mask_ratio, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
-        return BrainClassifierOutput(
-            loss=loss,
-            logits=logits,
-            token_mask=outputs.token_mask,
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=outputs.pooler_output,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        return classifier_output(outputs, logits, loss)
 
 
 __all__ = [

@@ -31,6 +31,7 @@ from ..modeling_base import (
     MaskedModelingOutput,
     check_n_rois,
     check_series,
+    classifier_output,
     encoder_output,
 )
 from .configuration_brainlm_vit import BrainLMViTConfig
@@ -558,17 +559,13 @@ class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
                 reconstruction_loss = self._reconstruct(self.decoder, outputs, image, None, mask).loss
                 if reconstruction_loss is not None:
                     loss = classification_loss + config.reconstruction_weight * reconstruction_loss
-        return BrainClassifierOutput(
-            loss=loss,
-            logits=logits,
+        return classifier_output(
+            outputs,
+            logits,
+            loss,
             raw_logits=raw_logits if config.sigmoid_outputs else None,
             classification_loss=classification_loss if self.decoder is not None else None,
             reconstruction_loss=reconstruction_loss,
-            token_mask=outputs.token_mask,
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=outputs.pooler_output,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
         )
 
 
