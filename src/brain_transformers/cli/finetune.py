@@ -7,18 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from .training_inputs import (
-    add_training_parser,
-    load_splits,
-    make_config,
-    make_extractor,
-    resume_point,
-    store_coordinates,
-    write_results,
-)
+from .new_models import check_rows, make_config, make_extractor, refuse_foreign_tables, store_tables
+from .objectives import check_model_exists
+from .training_inputs import add_training_parser, column, load_splits, resume_point, write_results
 
 
-def _arguments_class() -> type:
+def _arguments_class(model: str | None) -> type:
     from ..training.arguments import FineTuningArguments
 
     return FineTuningArguments
@@ -66,7 +60,7 @@ def _with_label(rows: Any, label: str, name: str) -> Any:
     if label not in rows.column_names:
         others = sorted(set(rows.column_names) - {"signals", "n_rois", "n_timepoints", "roi_order"})
         raise ValueError(f"The {name} set has no column {label!r}; it has {', '.join(others)}.")
-    known = [number for number, value in enumerate(rows.data.column(label).to_pylist()) if not _is_missing(value)]
+    known = [number for number, value in enumerate(column(rows, label)) if not _is_missing(value)]
     if len(known) < len(rows):
         print(f"{len(rows) - len(known)} of {len(rows)} rows of the {name} set have no {label} and are left out")
         rows = rows.select(known)
@@ -115,9 +109,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     output: Path = args.output
     train_rows, eval_rows = load_splits(args.dataset, args.train_split, args.eval_split)
+    check_model_exists(args.model)
     train_rows = _with_label(train_rows, args.label, "training")
     eval_rows = _with_label(eval_rows, args.label, "evaluation")
-    values = train_rows.data.column(args.label).to_pylist()
+    values = column(train_rows, args.label)
     if not values:
         raise ValueError(f"No row of the training set has a {args.label}.")
     whole = all(isinstance(value, (str, bool, int)) for value in values)
@@ -140,30 +135,31 @@ def run(args: argparse.Namespace) -> int:
 
     from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, set_seed
 
-    import brain_transformers
-
     from ..data.collators import ROISeriesCollator
+    from ..hub.registry import list_models
     from ..hub.sharing import save_model_folder
     from ..training.arguments import FineTuningArguments
+    from ..training.finetuning_trainer import FineTuningTrainer
     from ..training.seeded_rows import RowRandomness
-    from ..training.seeded_trainer import SeededTrainer
 
     training = FineTuningArguments(output_dir=str(output), **args.training_flags)
     checkpoint = resume_point(output, args.resume, training.world_size)
     set_seed(training.seed)
-    if args.model in brain_transformers.list_models():
-        config = make_config(args.model, args.config, train_rows)
+    if args.model in list_models():
+        config = make_config(args.model, args.config, train_rows, args.networks)
         for name, value in options.items():
             setattr(config, name, value)
-        extractor = make_extractor(config, train_rows, args.coordinates)
+        extractor = make_extractor(config, train_rows, args.coordinates, args.normalization)
+        refuse_foreign_tables(args.model, extractor, config, args, new=True)
         model = AutoModelForSequenceClassification.from_config(config)
         print("the model starts from random weights: it was not pretrained")
-    elif args.config:
-        raise ValueError("--config is for new models; the configuration of saved weights is what it is.")
     else:
         extractor = AutoFeatureExtractor.from_pretrained(args.model)
         model = AutoModelForSequenceClassification.from_pretrained(args.model, **options)
-    store_coordinates(model, extractor, args.coordinates)
+        refuse_foreign_tables(args.model, extractor, model.config, args, new=False)
+        check_rows(extractor, train_rows, "training")
+    check_rows(extractor, eval_rows, "evaluation")
+    store_tables(model, extractor, train_rows, args)
     if task == "regression":
         _start_at_mean(model, values)
 
@@ -180,7 +176,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.label}: {what}, {len(train_rows)} scans to train on")
     if eval_rows is None:
         print(f"no split {args.eval_split!r} in {args.dataset}: nothing is evaluated")
-    trainer = SeededTrainer(
+    trainer = FineTuningTrainer(
         model,
         training,
         data_collator=_WindowsByUse(collator("random"), collator("center")),
@@ -197,4 +193,5 @@ def run(args: argparse.Namespace) -> int:
         trainer.state.save_to_json(str(output / "trainer_state.json"))
         write_results(output, metrics)
         print(f"model, feature extractor and metrics written to {output}")
+    trainer.accelerator.end_training()  # leaves the process group, if there is one
     return 0

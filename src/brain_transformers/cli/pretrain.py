@@ -1,26 +1,24 @@
-"""`brain-transformers pretrain`: masked pretraining of a new or an existing model on a dataset of scans."""
+"""`brain-transformers pretrain`: pretraining of a new or an existing model on a dataset of scans."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from .training_inputs import (
-    add_training_parser,
-    load_splits,
-    make_config,
-    make_extractor,
-    resume_point,
-    store_coordinates,
-    write_results,
-)
-
-_OTHER_TRAINERS = {"latent prediction": "JEPATrainer", "self-distillation": "SelfDistillationTrainer"}
+from .new_models import check_masks, check_rows, make_config, make_extractor, refuse_foreign_tables, store_tables
+from .objectives import objective_of, objectives_with_flag
+from .training_inputs import add_training_parser, load_splits, resume_point, write_results
 
 
-def _arguments_class() -> type:
-    from ..training.arguments import MAETrainingArguments
+def _arguments_class(model: str | None) -> Any:
+    return None if model is None else objective_of(model).arguments_class
 
-    return MAETrainingArguments
+
+def _explain_flag(flag: str, model: str) -> str | None:
+    own, others = objective_of(model), objectives_with_flag(flag)
+    if not others:
+        return f"there is no flag {flag} for {model}, which learns by {own.name} ({own.arguments_name})"
+    belongs_to = " and ".join(other.name for other in others)
+    return f"{flag} is a flag of {belongs_to}, and {model} learns by {own.name} ({own.arguments_name})"
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
@@ -29,16 +27,21 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         subparsers,
         "pretrain",
         _arguments_class,
+        explain_flag=_explain_flag,
         help="pretrain a model on a dataset of scans",
         description=(
-            "Pretrain by masked reconstruction, with the published recipe as defaults. A name such as brainlm-13m "
+            "Pretrain as the model's authors did: BrainLM by masked reconstruction, Brain-JEPA by latent prediction, "
+            "Brain-Semantoks by self-distillation, with the published recipe as defaults. A name such as brainlm-13m "
             "makes a new model that fits the dataset; a folder or Hub name goes on from its weights."
         ),
     )
     parser.add_argument(
-        "--model", required=True, help="name of a configuration (brainlm-13m, ...), or folder or Hub name of a model"
+        "--model",
+        required=True,
+        help="name of a configuration (brainlm-13m, brain-jepa-base, brain-semantoks-base, ...), or folder or Hub "
+        "name of a model",
     )
-    parser.add_argument("--plots", action="store_true", help="draw a reconstruction at every evaluation")
+    parser.add_argument("--plots", action="store_true", help="BrainLM: draw a reconstruction at every evaluation")
     parser.set_defaults(run=run)
     return parser
 
@@ -47,39 +50,56 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     output: Path = args.output
     train_rows, eval_rows = load_splits(args.dataset, args.train_split, args.eval_split)
+    objective = objective_of(args.model)
+    if args.plots and objective.name != "masked reconstruction":
+        raise ValueError(
+            f"--plots draws reconstructions, and {args.model} learns by {objective.name}: there is nothing to draw. "
+            "Leave it out."
+        )
+    if args.plots and eval_rows is None:
+        raise ValueError(f"--plots draws at evaluations, and {args.dataset} has no split {args.eval_split!r}.")
 
     from transformers import AutoFeatureExtractor, AutoModelForPreTraining, set_seed
 
-    import brain_transformers
-
+    from ..hub.registry import list_models
     from ..hub.sharing import save_model_folder
-    from ..training.arguments import MAETrainingArguments
-    from ..training.mae_trainer import MAETrainer
 
-    training = MAETrainingArguments(output_dir=str(output), **args.training_flags)
+    training = objective.arguments_class(output_dir=str(output), **args.training_flags)
     checkpoint = resume_point(output, args.resume, training.world_size)
+    rows_per_batch = training.train_batch_size * training.world_size
+    if training.dataloader_drop_last and len(train_rows) < rows_per_batch:
+        raise ValueError(
+            f"{len(train_rows)} scans do not fill a batch of {rows_per_batch}, and incomplete batches are left out. "
+            "Pass a smaller --per_device_train_batch_size, or --dataloader_drop_last False."
+        )
     set_seed(training.seed)
-    _refuse_other_objectives(args.model)
-    if args.model in brain_transformers.list_models():
-        config = make_config(args.model, args.config, train_rows)
-        extractor = make_extractor(config, train_rows, args.coordinates)
+    new = args.model in list_models()
+    if new:
+        config = make_config(args.model, args.config, train_rows, args.networks)
+        extractor = make_extractor(config, train_rows, args.coordinates, args.normalization)
+        refuse_foreign_tables(args.model, extractor, config, args, new=True)
         model = AutoModelForPreTraining.from_config(config)
-    elif args.config:
-        raise ValueError("--config is for new models; the configuration of saved weights is what it is.")
     else:
         extractor = AutoFeatureExtractor.from_pretrained(args.model)
         model = AutoModelForPreTraining.from_pretrained(args.model)
-    store_coordinates(model, extractor, args.coordinates)
+        refuse_foreign_tables(args.model, extractor, model.config, args, new=False)
+        check_rows(extractor, train_rows, "training")
+    check_rows(extractor, eval_rows, "evaluation")
+    check_masks(model.config, training.train_batch_size)
+    store_tables(model, extractor, train_rows, args)
 
     callbacks: list[Any] = []
     if args.plots:
         from ..training.reconstruction_callback import ReconstructionPlotCallback
 
         callbacks.append(ReconstructionPlotCallback())
-    print(f"{model.num_parameters(only_trainable=True):,} parameters, {len(train_rows)} scans to train on")
+    print(
+        f"{model.num_parameters(only_trainable=True):,} parameters learn by {objective.name}, {len(train_rows)} scans "
+        "to train on"
+    )
     if eval_rows is None:
         print(f"no split {args.eval_split!r} in {args.dataset}: nothing is evaluated")
-    trainer = MAETrainer(
+    trainer = objective.trainer_class(
         model,
         training,
         train_dataset=train_rows,
@@ -94,22 +114,6 @@ def run(args: argparse.Namespace) -> int:
         save_model_folder(trainer.accelerator.unwrap_model(trainer.model), output, extractor=extractor)
         trainer.state.save_to_json(str(output / "trainer_state.json"))
         write_results(output, metrics)
-        print(f"model, feature extractor and metrics written to {output}")
+        print(f"model, feature extractor and metrics written to {output}; AutoModel loads {objective.released}")
     trainer.accelerator.end_training()  # leaves the process group, if there is one
     return 0
-
-
-def _refuse_other_objectives(model: str) -> None:
-    """Raise ValueError for a model that does not learn by masked reconstruction, before any scan is read."""
-    from transformers import MODEL_FOR_PRETRAINING_MAPPING, AutoConfig
-
-    import brain_transformers
-
-    known = brain_transformers.list_models()
-    config = brain_transformers.load_config(model) if model in known else AutoConfig.from_pretrained(model)
-    objective = getattr(MODEL_FOR_PRETRAINING_MAPPING.get(type(config), None), "objective", None)
-    if objective in _OTHER_TRAINERS:
-        raise ValueError(
-            f"this command trains by masked reconstruction, and {model} learns by {objective}. Use "
-            f"{_OTHER_TRAINERS[objective]} in Python, as the scripts in examples/ of the repository do."
-        )

@@ -1,12 +1,12 @@
-"""What `pretrain` and `finetune` share: flags of training arguments, datasets, models that fit them, results."""
+"""What `pretrain` and `finetune` share: flags of training arguments, datasets, checkpoints, results."""
 
 import argparse
+import difflib
 import json
-import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _OWN_FIELDS = ("output_dir", "debug", "resume_from_checkpoint")
 
@@ -14,50 +14,99 @@ _OWN_FIELDS = ("output_dir", "debug", "resume_from_checkpoint")
 class TrainingCommandParser(argparse.ArgumentParser):
     """A parser that takes all flags of a class of training arguments too, and leaves them in `training_flags`.
 
-    The class takes seconds to import, so that happens only when this command is used or its help is shown.
+    The class may depend on the model, so `--model` is looked at first. It takes seconds to import, so that happens
+    only when this command is used or its help is shown. Errors are one line.
 
     Args:
-        load_arguments_class: imports and returns the class.
+        load_arguments_class: imports and returns the class for a model; `None`, for help without a model, if it
+            depends on it.
+        explain_flag: what to say about a flag that the class for the model does not have, if there is more to say.
         kwargs: for `argparse.ArgumentParser`.
     """
 
-    def __init__(self, *, load_arguments_class: Callable[[], Any], **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        load_arguments_class: Callable[[str | None], Any],
+        explain_flag: Callable[[str, str], str | None] = lambda flag, model: None,
+        **kwargs: Any,
+    ):
         # Shortened names could mean a flag of either set.
         super().__init__(allow_abbrev=False, **kwargs)
         self._load_arguments_class = load_arguments_class
+        self._explain_flag = explain_flag
+        self._model: str | None = None
 
-    def _training_parser(self) -> argparse.ArgumentParser:
+    def _training_parser(self, model: str | None) -> argparse.ArgumentParser | None:
+        try:
+            arguments_class = self._load_arguments_class(model)
+        except (ValueError, ImportError) as error:
+            self.error(str(error))
+        if arguments_class is None:
+            return None
         from transformers import HfArgumentParser
 
-        return HfArgumentParser(
-            self._load_arguments_class(), prog=self.prog, add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS
-        )
+        fail = self.error
+
+        class Flags(HfArgumentParser):
+            def error(self, message: str) -> NoReturn:
+                fail(message)
+
+        return Flags(arguments_class, prog=self.prog, add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the command's own arguments, then the training arguments among the rest."""
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--model", nargs="?")
+        self._model = first.parse_known_args(args)[0].model  # `--help` may stand before it
         parsed, rest = super().parse_known_args(args, namespace)
-        flags, unknown = self._training_parser().parse_known_args(rest)
+        training = self._training_parser(parsed.model)
+        assert training is not None  # there is a model
+        flags, unknown = training.parse_known_args(rest)
+        if unknown:
+            self._refuse(unknown, parsed.model, [*self._option_string_actions, *training._option_string_actions])
         parsed.training_flags = {name: value for name, value in vars(flags).items() if name not in _OWN_FIELDS}
-        return parsed, unknown
+        return parsed, []
+
+    def _refuse(self, unknown: Sequence[str], model: str, known: Sequence[str]) -> NoReturn:
+        flag = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
+        if not flag.startswith("-"):
+            self.error(f"unexpected {flag!r}")
+        reason = self._explain_flag(flag, model) or f"there is no flag {flag} for {model}"
+        similar = difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
+        self.error(reason + (f"; did you mean {similar[0]}?" if similar else ""))
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, and leave."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
     def format_help(self) -> str:
         """Help of the command, then that of the training arguments."""
-        training = self._training_parser().format_help().strip()
-        return f"{super().format_help()}\ntraining arguments:\n{training.partition(chr(10))[2]}\n"
+        training = self._training_parser(self._model)
+        if training is None:
+            return (
+                f"{super().format_help()}\ntraining arguments:\n  They depend on the model: "
+                f"{self.prog} --model NAME --help\n"
+            )
+        return (
+            f"{super().format_help()}\ntraining arguments:\n{training.format_help().strip().partition(chr(10))[2]}\n"
+        )
 
 
 def add_training_parser(
     subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
-    load_arguments_class: Callable[[], Any],
+    load_arguments_class: Callable[[str | None], Any],
     *,
     help: str,
     description: str,
+    explain_flag: Callable[[str, str], str | None] = lambda flag, model: None,
 ) -> argparse.ArgumentParser:
     """Add a command that takes training arguments, with the flags that every such command has."""
     listed = subparsers.add_parser(name, help=help)
     parser = TrainingCommandParser(
         load_arguments_class=load_arguments_class,
+        explain_flag=explain_flag,
         prog=listed.prog,
         description=f"{description} Every flag of transformers' TrainingArguments works here too.",
     )
@@ -70,13 +119,33 @@ def add_training_parser(
     parser.add_argument(
         "--eval-split", default="validation", help="split to evaluate on, where there are several (default validation)"
     )
-    parser.add_argument("--coordinates", type=Path, help="table of parcel centres (index, X, Y, Z in mm MNI)")
     parser.add_argument(
         "--config",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
         help="fields of the configuration of a new model, such as hidden_size=128",
+    )
+    parser.add_argument(
+        "--normalization",
+        help="scale of the inputs of a new model; by default that of its family (BrainLM robust, Brain-JEPA "
+        "zscore-scan, Brain-Semantoks zscore). Brain-JEPA's authors pretrained with robust-means, for scans whose "
+        "parcels keep their own level",
+    )
+    parser.add_argument(
+        "--coordinates", type=Path, help="BrainLM: table of parcel centres (index, X, Y, Z in mm MNI), where unknown"
+    )
+    parser.add_argument(
+        "--gradients",
+        type=Path,
+        help="a new Brain-JEPA: table of functional gradients (.npy or text, a row a parcel); by default ours for "
+        "Schaefer-400 and Tian S3 parcels, and computed from the training scans for others",
+    )
+    parser.add_argument(
+        "--networks",
+        type=Path,
+        help="a new Brain-Semantoks: text file with the network of each parcel, a name or number a line, where the "
+        "names of the parcels do not tell",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint, if any")
     return parser
@@ -112,98 +181,9 @@ def load_splits(folder: Path, train_split: str, eval_split: str) -> tuple[Any, A
     return train, evaluation
 
 
-def _parse_overrides(pairs: list[str]) -> dict[str, Any]:
-    overrides = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise ValueError(f"Expected --config NAME=VALUE, got {pair!r}.")
-        try:
-            overrides[name] = json.loads(value)
-        except json.JSONDecodeError:
-            overrides[name] = value
-    return overrides
-
-
-def make_config(name: str, pairs: list[str], rows: Any) -> Any:
-    """Configuration of a new model that fits the rows of a dataset.
-
-    Parcels and repetition time are those of the rows, unless `pairs` say otherwise; what differs from the named
-    configuration is printed.
-    """
-    from ..hub.registry import load_config
-    from ..processing.roi_orders import resolve_roi_order
-
-    chosen = _parse_overrides(pairs)
-    config, row = load_config(name, **chosen), rows[0]
-    found: dict[str, Any] = {"n_rois": int(row["n_rois"])}
-    if row["roi_order"] and config.roi_order is not None:
-        order = resolve_roi_order(str(row["roi_order"]))
-        sorted_rows = isinstance(config.roi_order, str) and config.roi_order.endswith("@y")
-        found["roi_order"] = list(order.labels) if order.name is None else order.name
-        if sorted_rows and isinstance(found["roi_order"], str) and not found["roi_order"].endswith("@y"):
-            found["roi_order"] += "@y"
-    if row["t_r"] is not None and math.isfinite(row["t_r"]):
-        found["t_r"] = float(row["t_r"])
-    changed = {key: value for key, value in found.items() if key not in chosen and getattr(config, key) != value}
-    for key, value in changed.items():
-        shown = f"a list of {len(value)} labels" if isinstance(value, list) else value
-        print(f"{key}: {shown}, as in the dataset ({name} has {getattr(config, key)})")
-    return load_config(name, **{**chosen, **changed})
-
-
-def make_extractor(config: Any, rows: Any, coordinates: Path | None) -> Any:
-    """Feature extractor for a new model, with its scale fitted on the training rows where it needs that.
-
-    Raises:
-        ValueError: if rows have to be sorted by centres that nobody knows.
-    """
-    from ..data.readers import read_coordinates
-    from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
-
-    table = None if coordinates is None else read_coordinates(coordinates, n_rois=config.n_rois)
-    extractor = ROISeriesFeatureExtractor.from_model_config(config, coordinates=table)
-    sorted_already = str(rows[0]["roi_order"]).endswith("@y")
-    if extractor.sort_rows == "y" and not sorted_already and known_coordinates(extractor) is None:
-        raise ValueError(
-            f"{config.model_type} takes parcels sorted from back to front, and no centres are known for this order. "
-            "Pass --coordinates TABLE with columns index, X, Y, Z in mm MNI."
-        )
-    if not extractor.is_fitted:
-        extractor.fit(rows)
-        print(f"scale fitted on the {len(rows)} scans of the training set")
-    return extractor
-
-
-def known_coordinates(extractor: Any) -> Any:
-    """Parcel centres `(n_rois, 3)` in mm that the extractor holds or that belong to its order, or `None`."""
-    from ..processing.roi_orders import roi_coordinates
-
-    if extractor.coordinates is not None or extractor.roi_order is None:
-        return extractor.coordinates
-    return roi_coordinates(extractor.roi_order)
-
-
-def store_coordinates(model: Any, extractor: Any, coordinates: Path | None) -> None:
-    """Keep the parcel centres of the training data in a model that needs them, so that it is complete when saved.
-
-    Raises:
-        ValueError: if the model needs them and nobody knows them.
-    """
-    body = model.base_model
-    if not hasattr(body, "set_coordinates") or model.config.coordinates_source is not None:
-        return
-    table = known_coordinates(extractor)
-    if table is None:
-        raise ValueError(
-            f"{type(model).__name__} needs the centre of every parcel, and none are known for this order. Pass "
-            "--coordinates TABLE with columns index, X, Y, Z in mm MNI."
-        )
-    import numpy as np
-    import torch
-
-    source = "centres of the feature extractor" if coordinates is None else coordinates.name
-    body.set_coordinates(torch.from_numpy(np.asarray(table, dtype=np.float32)), source=source)
+def column(rows: Any, name: str) -> list[Any]:
+    """A column as Python values, of exactly these rows."""
+    return list(rows.with_format(None).select_columns([name])[name])
 
 
 def resume_point(output: Path, resume: bool, world_size: int) -> str | None:

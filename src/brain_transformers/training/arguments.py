@@ -117,11 +117,23 @@ class MAETrainingArguments(TrainingArguments):
 
 @dataclass
 class FineTuningArguments(TrainingArguments):
-    """`TrainingArguments` with defaults for fine-tuning on scans, for [`SeededTrainer`].
+    """`TrainingArguments` with defaults for fine-tuning on scans, for [`FineTuningTrainer`].
 
     Learning rate 1e-4, weight decay 0.05, 20 epochs, warmup over 10 % of the steps, cosine to 0, batches of 16:
     choices of this package, since the papers' fine-tuning settings differ by task.
+
+    Args:
+        layer_decay: factor between the learning rates of neighbouring layers, in (0, 1]; 1 for one rate.
+
+    Raises:
+        ImportError: without accelerate (extra `train`).
+        ValueError: for a layer decay outside (0, 1].
     """
+
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "Factor between the learning rates of neighbouring layers, towards the input; 1 for one."},
+    )
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
@@ -140,4 +152,6 @@ class FineTuningArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         require("accelerate", extra="train", purpose="training with the Trainer")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"Expected layer_decay above 0 and at most 1, got {self.layer_decay}.")
         super().__post_init__()

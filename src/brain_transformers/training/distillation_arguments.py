@@ -85,7 +85,7 @@ class SelfDistillationTrainingArguments(TrainingArguments):
     num_train_epochs: float = field(default=100.0, metadata={"help": "Passes over the training set."})
     per_device_train_batch_size: int = field(default=512, metadata={"help": "Samples a device and forward pass."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Samples a device in evaluation."})
-    dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave incomplete batches out."})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave incomplete batches of training out."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
     seed: int = field(default=21, metadata={"help": "Seed of weights, order, crops, masks and dropout."})
     remove_unused_columns: bool = field(

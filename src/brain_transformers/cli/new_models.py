@@ -1,0 +1,368 @@
+"""Models that fit a dataset: configuration, feature extractor, and the tables of parcels that a family needs."""
+
+import copy
+import difflib
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .training_inputs import column
+
+# Their windows span minutes because fast scans are brought to a slow repetition time: 0.735 s became 2.2 s and 2.0 s.
+_SLOW_FAMILIES = ("brain_jepa", "brain_semantoks")
+
+
+# --- configuration ---
+
+
+def _parse_overrides(pairs: list[str], named: Any, name: str) -> dict[str, Any]:
+    overrides = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"Expected --config NAME=VALUE, got {pair!r}.")
+        fields = [field for field in named.to_dict() if not field.startswith("_")]
+        if not hasattr(named, key):
+            similar = difflib.get_close_matches(key, fields, n=1)
+            hint = f" Did you mean {similar[0]}?" if similar else ""
+            raise ValueError(f"The configuration of {name} has no field {key!r}.{hint}")
+        try:
+            overrides[key] = json.loads(value)
+        except json.JSONDecodeError:
+            overrides[key] = value
+    return overrides
+
+
+def _load_config(name: str, values: dict[str, Any]) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+
+    from ..hub.registry import load_config
+
+    try:
+        return load_config(name, **values)
+    except StrictDataclassError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"--config: {reason.partition('Error: ')[2] or reason}") from error
+
+
+def _t_r_of_new_model(named: Any, t_r: float) -> float:
+    """Repetition time of a new model for scans with `t_r`: theirs, unless the family slows fast scans down."""
+    if named.model_type not in _SLOW_FAMILIES or named.t_r is None:
+        return t_r
+    # Brain-JEPA takes every n-th frame, so scans that are not twice as fast stay as they are.
+    stays = round(named.t_r / t_r) <= 1 if named.model_type == "brain_jepa" else t_r >= named.t_r
+    return t_r if stays else named.t_r
+
+
+def make_config(name: str, pairs: list[str], rows: Any, networks: Path | None = None) -> Any:
+    """Configuration of a new model that fits the rows of a dataset.
+
+    Parcels are those of the rows, unless `pairs` say otherwise. So is the repetition time, except for families that
+    take every n-th frame of fast scans. What differs from the named configuration is printed.
+
+    Args:
+        name: of a configuration.
+        pairs: `NAME=VALUE` from the command line.
+        rows: training rows.
+        networks: table with the network of each parcel, for Brain-Semantoks.
+
+    Raises:
+        ValueError: if the fields do not fit each other, or a network is not known for every parcel.
+    """
+    from ..hub.registry import MODELS, load_config
+    from ..processing.roi_orders import resolve_roi_order
+
+    named, row = load_config(name), rows[0]
+    chosen = _parse_overrides(pairs, named, name)
+    found: dict[str, Any] = {"n_rois": int(row["n_rois"])}
+    named_order = chosen.get("roi_order", named.roi_order)
+    if row["roi_order"] and named_order is not None:
+        order = resolve_roi_order(str(row["roi_order"]))
+        sorted_rows = isinstance(named_order, str) and named_order.endswith("@y")
+        found["roi_order"] = list(order.labels) if order.name is None else order.name
+        if sorted_rows and isinstance(found["roi_order"], str) and not found["roi_order"].endswith("@y"):
+            found["roi_order"] += "@y"
+    if row["t_r"] is not None and math.isfinite(row["t_r"]):
+        found["t_r"] = _t_r_of_new_model(named, float(row["t_r"]))
+    if networks is not None:
+        if not hasattr(named, "networks"):
+            raise ValueError(f"--networks is for Brain-Semantoks; {name} has no networks. Leave it out.")
+        chosen["networks"], chosen["network_names"] = _read_networks(networks, chosen.get("n_rois", found["n_rois"]))
+    values = {**found, **chosen}
+    if hasattr(named, "networks") and not {**MODELS[name].values, **chosen}.get("networks"):
+        _check_networks(named, values)
+    for key, value in found.items():
+        if key not in chosen and getattr(named, key) != value:
+            shown = f"a list of {len(value)} labels" if isinstance(value, list) else value
+            print(f"{key}: {shown}, as in the dataset ({name} has {getattr(named, key)})")
+    config = _load_config(name, values)
+    if row["t_r"] is not None and config.t_r is not None and config.t_r > 1.025 * row["t_r"]:
+        print(f"t_r: scans of {row['t_r']:g} s are brought to {config.t_r:g} s, as {name} has it (--config t_r=...)")
+    return config
+
+
+def _check_networks(named: Any, values: dict[str, Any]) -> None:
+    from ..models.brain_semantoks.networks_brain_semantoks import networks_of_parcels
+
+    if values.get("spatial_mode", named.spatial_mode) != "networks":
+        return
+    order = values.get("roi_order", named.roi_order)
+    known = networks_of_parcels(order, values.get("n_cortical_networks", named.n_cortical_networks))
+    if known is None or len(known[0]) != values["n_rois"]:
+        raise ValueError(
+            f"Brain-Semantoks needs the network of each of the {values['n_rois']} parcels, and their names do not "
+            "tell (they do for Schaefer-400, Tian S3 and Buckner-7). Pass --networks FILE with a name or number a "
+            "line, --config networks=[0,0,1,...], or --config spatial_mode=rois to have every parcel on its own."
+        )
+
+
+def _read_networks(path: Path, n_rois: int) -> tuple[list[int], list[str]]:
+    """Network id of each parcel and the name of each id, in the order in which they first appear."""
+    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if len(names) != n_rois:
+        raise ValueError(f"{path}: expected {n_rois} lines, the network of each parcel, got {len(names)}.")
+    order = list(dict.fromkeys(names))
+    return [order.index(name) for name in names], order
+
+
+def check_masks(config: Any, batch: int) -> None:
+    """Draw some masks, so that a grid of tokens that is too small for them is said before training and not in it.
+
+    Raises:
+        ValueError: what drawing says.
+    """
+    import numpy as np
+
+    if config.model_type == "brain_semantoks" and config.use_mask_embedding and config.masking_frequency > 0:
+        from ..models.brain_semantoks.masking_brain_semantoks import NumpyDraws, draw_mask
+
+        sizes = config.mask_kind, config.n_networks, config.n_windows
+        for seed in range(32):
+            draws = NumpyDraws(np.random.default_rng(seed))
+            try:
+                draw_mask(*sizes, draws, config.mask_range, config.mask_rule)
+            except ValueError as error:
+                raise ValueError(f"{error} For a new model: --config mask_rule=nominal.") from error
+    if config.model_type == "brain_jepa":
+        from ..models.brain_jepa.masking_brain_jepa import draw_masks
+
+        for seed in range(8):
+            draw_masks(config, min(batch, 64), config.n_windows, call_index=seed, seed=seed)
+
+
+# --- feature extractor ---
+
+
+def make_extractor(config: Any, rows: Any, coordinates: Path | None, normalization: str | None = None) -> Any:
+    """Feature extractor for a new model, with its scale fitted on the training rows where it needs that.
+
+    Raises:
+        ValueError: if rows have to be sorted by centres that nobody knows, or do not fit the model.
+    """
+    from ..data.readers import read_coordinates
+    from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+
+    table = None if coordinates is None else read_coordinates(coordinates, n_rois=config.n_rois)
+    options = {} if normalization is None else {"normalization": normalization}
+    extractor = ROISeriesFeatureExtractor.from_model_config(config, coordinates=table, **options)
+    sorted_already = str(rows[0]["roi_order"]).endswith("@y")
+    if extractor.sort_rows == "y" and not sorted_already and known_coordinates(extractor) is None:
+        raise ValueError(
+            f"{config.model_type} takes parcels sorted from back to front, and no centres are known for this order. "
+            "Pass --coordinates TABLE with columns index, X, Y, Z in mm MNI."
+        )
+    check_rows(extractor, rows, "training")
+    if extractor.is_fitted:
+        print(f"scale: {extractor.normalization}")
+    else:
+        extractor.fit(rows)
+        print(f"scale: {extractor.normalization}, fitted on the {len(rows)} scans of the training set")
+    return extractor
+
+
+def check_rows(extractor: Any, rows: Any, name: str) -> None:
+    """Try the shortest scan of each kind, so that what the model cannot take is said before training and not in it.
+
+    A kind is an order, a number of parcels and a repetition time. Says when scans are shorter than a window.
+
+    Raises:
+        ValueError: what the extractor says about such a scan.
+    """
+    if rows is None:
+        return
+    # Scaling needs no trial, and may not be fitted yet.
+    trial = copy.deepcopy(extractor)
+    trial.normalization, trial.expected_std = "none", None
+    shortest: dict[Any, tuple[int, int]] = {}
+    columns = (column(rows, key) for key in ("n_timepoints", "roi_order", "n_rois", "t_r"))
+    for number, (length, *values) in enumerate(zip(*columns)):
+        kind = tuple(None if value != value else value for value in values)
+        shortest[kind] = min(shortest.get(kind, (length, number)), (length, number))
+    from ..processing.feature_extraction_roi_series import unpack_row
+
+    for length, number in shortest.values():
+        signals, roi_order, t_r = unpack_row(rows[number])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the real extractor says it again
+                batch = trial(signals, t_r=t_r, roi_order=roi_order, window="first", return_windows=True)
+        except ValueError as error:
+            raise ValueError(f"Row {number} of the {name} set does not fit: {error}") from error
+        mask = batch.get("attention_mask")
+        if mask is not None and not mask.reshape(extractor.n_rois, -1)[:, -1].any():
+            print(
+                f"the shortest scans of the {name} set ({length} timepoints{'' if t_r is None else f' of {t_r:g} s'}) "
+                f"are shorter than a window ({extractor.n_timepoints} timepoints"
+                f"{'' if extractor.t_r is None else f' of {extractor.t_r:g} s'}) and are padded"
+            )
+
+
+# --- tables of parcels ---
+
+
+def refuse_foreign_tables(model: str, extractor: Any, config: Any, args: Any, *, new: bool) -> None:
+    """Raise ValueError for tables on the command line that the model has no use for.
+
+    Args:
+        model: its name.
+        extractor: its feature extractor.
+        config: its configuration.
+        args: the command line, with `coordinates`, `gradients`, `networks` and `normalization`.
+        new: whether the model is new.
+    """
+    if args.coordinates is not None and not extractor.return_coordinates:
+        raise ValueError(f"--coordinates is for BrainLM; {model} does not use them. Leave it out.")
+    if args.gradients is not None and getattr(config, "position_type", None) != "gradient":
+        raise ValueError(f"--gradients is for Brain-JEPA with positions by gradient; {model} does not use them.")
+    if not new:
+        for name in ("config", "normalization", "gradients", "networks"):
+            if getattr(args, name):
+                raise ValueError(f"--{name} is for new models; what {model} was trained with belongs to its weights.")
+
+
+def known_coordinates(extractor: Any) -> Any:
+    """Parcel centres `(n_rois, 3)` in mm that the extractor holds or that belong to its order, or `None`."""
+    from ..processing.roi_orders import roi_coordinates
+
+    if extractor.coordinates is not None or extractor.roi_order is None:
+        return extractor.coordinates
+    return roi_coordinates(extractor.roi_order)
+
+
+def store_tables(model: Any, extractor: Any, rows: Any, args: Any) -> None:
+    """Keep what the model must know of the parcels in it, so that it is complete when saved: centres or gradients.
+
+    Args:
+        model: the model.
+        extractor: its feature extractor.
+        rows: training rows.
+        args: the command line, with `coordinates` and `gradients`.
+
+    Raises:
+        ValueError: if the model needs them and nobody knows them.
+    """
+    if hasattr(model.base_model, "set_coordinates"):
+        _store_coordinates(model, extractor, args.coordinates)
+    elif hasattr(model.base_model, "set_gradients"):
+        _store_gradients(model, extractor, rows, args.gradients)
+
+
+def _store_coordinates(model: Any, extractor: Any, coordinates: Path | None) -> None:
+    if model.config.coordinates_source is not None:
+        return
+    table = known_coordinates(extractor)
+    if table is None:
+        raise ValueError(
+            f"{type(model).__name__} needs the centre of every parcel, and none are known for this order. Pass "
+            "--coordinates TABLE with columns index, X, Y, Z in mm MNI."
+        )
+    import numpy as np
+    import torch
+
+    source = "centres of the feature extractor" if coordinates is None else coordinates.name
+    model.base_model.set_coordinates(torch.from_numpy(np.asarray(table, dtype=np.float32)), source=source)
+
+
+def _store_gradients(model: Any, extractor: Any, rows: Any, path: Path | None) -> None:
+    config = model.config
+    if config.position_type != "gradient":
+        return
+    if path is not None:
+        table, source = _read_gradients(path, config), path.name
+    elif config.gradient_source is not None:
+        print(f"gradients: {config.gradient_source}")
+        return
+    else:
+        table, source = _gradients_of_rows(rows, extractor, config)
+    import torch
+
+    holder = model if hasattr(model, "set_gradients") else model.base_model
+    holder.set_gradients(torch.from_numpy(table), source)
+    print(f"gradients: {source}")
+
+
+def _read_gradients(path: Path, config: Any) -> Any:
+    """Leading columns of a table as float32 `(n_rois, gradient_size)`."""
+    import numpy as np
+
+    if path.suffix == ".npy":
+        table = np.load(path, allow_pickle=False)
+    else:
+        rows = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        try:
+            table = np.array([row for row in rows if row], dtype=np.float64)
+        except ValueError as error:
+            raise ValueError(f"{path}: expected a table of numbers, a row a parcel, without a header.") from error
+    if table.ndim != 2 or len(table) != config.n_rois or table.shape[1] < config.gradient_size:
+        raise ValueError(
+            f"{path}: expected {config.n_rois} rows (parcels in the order of the dataset) and at least "
+            f"{config.gradient_size} columns, got shape {table.shape}. Fewer gradients: --config gradient_size=..."
+        )
+    return np.ascontiguousarray(table[:, : config.gradient_size], dtype=np.float32)
+
+
+def _gradients_of_rows(rows: Any, extractor: Any, config: Any) -> tuple[Any, str]:
+    """Gradients of the connectivity of the training scans, and what to call them."""
+    from ..processing.parcel_gradients import compute_gradients
+
+    if config.gradient_size >= config.n_rois:
+        raise ValueError(
+            f"{config.n_rois} parcels have at most {config.n_rois - 1} gradients, and gradient_size is "
+            f"{config.gradient_size}. Pass --config gradient_size={min(config.n_rois - 1, 30)} or less."
+        )
+    used = 0
+
+    def scans() -> Iterator[Any]:
+        nonlocal used
+        for signals in _series_in_order(rows, extractor.roi_order):
+            used += 1
+            yield signals
+
+    table = compute_gradients(scans=scans(), n_components=config.gradient_size)
+    if used < len(rows):
+        print(f"{len(rows) - used} scans with constant or missing parcels are left out of the gradients")
+    return table, f"diffusion map of the connectivity of {used} training scans"
+
+
+def _series_in_order(rows: Any, roi_order: Any) -> Iterator[Any]:
+    """Series of each scan whose parcels all vary, rows in the order of the model."""
+    import numpy as np
+    from tqdm.auto import tqdm
+
+    from ..processing.feature_extraction_roi_series import unpack_row
+    from ..processing.roi_orders import permutation, roi_order_text
+
+    wanted = None if roi_order is None else roi_order_text(roi_order)
+    progress = tqdm(range(len(rows)), desc="Connectivity for the gradients", unit="scan", disable=len(rows) < 32)
+    for number in progress:
+        signals, order, _ = unpack_row(rows[number])
+        if wanted is not None and order is not None and order != wanted:
+            index = permutation(order, roi_order).index
+            if (index < 0).any():
+                continue
+            signals = signals[index]
+        if np.isfinite(signals).all() and (np.ptp(signals, axis=1) > 0).all():
+            yield signals

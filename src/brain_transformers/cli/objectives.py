@@ -1,0 +1,103 @@
+"""How each model learns in pretraining: the arguments and the Trainer that belong to its objective."""
+
+import dataclasses
+import functools
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One way to pretrain; its classes are imported when they are asked for.
+
+    Attributes:
+        name: `objective` of the pretraining classes that learn this way.
+        arguments_name, trainer_name: classes in `brain_transformers.training`.
+        released: the network that `AutoModel` takes from the saved folder.
+    """
+
+    name: str
+    arguments_name: str
+    trainer_name: str
+    released: str
+
+    @property
+    def arguments_class(self) -> Any:
+        """The subclass of `TrainingArguments` with the published recipe as defaults."""
+        return getattr(importlib.import_module("brain_transformers.training"), self.arguments_name)
+
+    @property
+    def trainer_class(self) -> Any:
+        """The Trainer."""
+        return getattr(importlib.import_module("brain_transformers.training"), self.trainer_name)
+
+
+OBJECTIVES = {
+    objective.name: objective
+    for objective in (
+        Objective("masked reconstruction", "MAETrainingArguments", "MAETrainer", "the encoder"),
+        Objective(
+            "latent prediction",
+            "JEPATrainingArguments",
+            "JEPATrainer",
+            "the target encoder (the moving average of the context encoder)",
+        ),
+        Objective(
+            "self-distillation",
+            "SelfDistillationTrainingArguments",
+            "SelfDistillationTrainer",
+            "the teacher (the moving average of the student)",
+        ),
+    )
+}
+
+
+def check_model_exists(model: str) -> None:
+    """Raise ValueError for what can be neither a configuration nor a folder nor a Hub name; asks no server."""
+    from ..hub.registry import list_models
+
+    if model in list_models() or Path(model).is_dir():
+        return
+    if "/" not in model or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise ValueError(
+            f"{model} is no folder, no Hub name (organisation/name) and no configuration. Configurations: "
+            f"{', '.join(list_models())}."
+        )
+
+
+@functools.cache
+def objective_of(model: str) -> Objective:
+    """The objective of a named configuration, or of a folder or Hub name of a model.
+
+    Raises:
+        ValueError: if there is no such model, or it is none of this package.
+    """
+    from transformers import MODEL_FOR_PRETRAINING_MAPPING, AutoConfig
+
+    from ..hub.registry import list_models, load_config
+
+    check_model_exists(model)
+    if model in list_models():
+        config: Any = load_config(model)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{model} cannot be loaded: {str(error).splitlines()[0]}") from error
+    name = getattr(MODEL_FOR_PRETRAINING_MAPPING.get(type(config), None), "objective", None)
+    if name not in OBJECTIVES:
+        raise ValueError(f"{model} holds a {config.model_type!r} model, which this package cannot pretrain.")
+    return OBJECTIVES[name]
+
+
+def objectives_with_flag(flag: str) -> list[Objective]:
+    """The objectives whose arguments have a flag such as `--mask_ratio`."""
+    field = flag.lstrip("-").partition("=")[0].replace("-", "_")
+    names = {field, field.removeprefix("no_")}
+    return [
+        objective
+        for objective in OBJECTIVES.values()
+        if names & {entry.name for entry in dataclasses.fields(objective.arguments_class)}
+    ]
