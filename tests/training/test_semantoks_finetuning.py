@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_self_distillation import logged, make_scans
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 import brain_transformers as bt
 from brain_transformers.evaluation import predict_crops
@@ -26,11 +26,30 @@ def labelled(n_scans: int, seed: int = 0):
     return rows
 
 
-def make_tuner(tmp_path, **values):
+class Record(TrainerCallback):
+    """Weights at the end of each epoch, by its number."""
+
+    def __init__(self):
+        self.weights = {}
+
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        self.weights[round(state.epoch)] = {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def scores_in_turn(*values):
+    """A metric that takes these values, one at each evaluation."""
+    rest = list(values)
+    return lambda prediction: {"score": rest.pop(0)}
+
+
+def same(first, second, only=""):
+    return all(torch.equal(first[name], second[name]) for name in first if name.startswith(only))
+
+
+def make_tuner(tmp_path, *, config=None, label="sex", train=None, options=None, **values):
     set_seed(0)
-    model = bt.BrainSemantoksForSequenceClassification(
-        bt.load_config("brain-semantoks-tiny", num_labels=2, classifier_head="batch_norm_linear")
-    )
+    config = {"num_labels": 2, "classifier_head": "batch_norm_linear", **(config or {})}
+    model = bt.BrainSemantoksForSequenceClassification(bt.load_config("brain-semantoks-tiny", **config))
     arguments = SemantoksFineTuningArguments(
         output_dir=str(tmp_path),
         **{
@@ -47,10 +66,13 @@ def make_tuner(tmp_path, **values):
     return SemantoksFineTuner(
         model,
         arguments,
-        "sex",
-        train_dataset=labelled(16),
-        eval_dataset=labelled(8, seed=5),
+        label,
         processing_class=bt.ROISeriesFeatureExtractor.from_model_config(model.config),
+        **{
+            "train_dataset": labelled(16) if train is None else train,
+            "eval_dataset": labelled(8, seed=5),
+            **(options or {}),
+        },
     )
 
 
@@ -103,3 +125,114 @@ def test_crops_are_augmented_in_training_only():
     assert changed(trained)["labels"].tolist() == [0, 1, 0, 1]
     with pytest.raises(ValueError, match="schedule"):
         SemantoksFineTuningArguments(output_dir="unused", schedule="sine", use_cpu=True)
+
+
+def test_encoder_is_frozen_for_the_first_epochs_and_a_resumed_run_agrees(tmp_path):
+    record = Record()
+    values = {"freeze_encoder_epochs": 2, "learning_rate": 1e-3, "save_strategy": "epoch", "save_total_limit": None}
+    values["load_best_model_at_end"] = False
+    tuner = make_tuner(tmp_path, options={"callbacks": [record]}, **values)
+    start = {name: value.clone() for name, value in tuner.model.state_dict().items()}
+    tuner.train()
+    encoder = "brain_semantoks."
+    assert same(start, record.weights[1], encoder)
+    assert same(start, record.weights[2], encoder)
+    assert not same(start, record.weights[1], "classifier.output")
+    weights = {name for name, _ in tuner.model.named_parameters()} - {f"{encoder}embeddings.mask_embedding"}  # no gaps
+    assert not [name for name in weights if torch.equal(record.weights[3][name], start[name])]
+    assert all(parameter.requires_grad for parameter in tuner.model.parameters())
+    for epoch in (1, 2, 3):
+        resumed = make_tuner(tmp_path, **values)
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{2 * epoch}"))
+        assert same(record.weights[4], resumed.model.state_dict())
+
+
+def test_encoder_is_not_left_frozen_by_an_interrupted_run(tmp_path):
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    tuner = make_tuner(tmp_path, freeze_encoder_epochs=4, options={"callbacks": [Interrupt()]})
+    with pytest.raises(KeyboardInterrupt):
+        tuner.train()
+    assert all(parameter.requires_grad for parameter in tuner.model.parameters())
+    with pytest.raises(ValueError, match="freeze_encoder_epochs"):
+        SemantoksFineTuningArguments(output_dir="unused", freeze_encoder_epochs=-1, use_cpu=True)
+
+
+def test_encoder_has_its_own_learning_rate(tmp_path):
+    tuner = make_tuner(tmp_path, learning_rate=1.0, encoder_learning_rate_factor=0.1)
+    tuner.create_optimizer()
+    names = {id(p): name for name, p in tuner.model.named_parameters()}
+    for group in tuner.optimizer.param_groups:
+        for parameter in group["params"]:
+            assert group["lr"] == (1.0 if names[id(parameter)].startswith("classifier.") else 0.1)
+
+
+def test_best_epoch_is_the_result(tmp_path):
+    """The authors' code keeps the best weights by reference and ends with the last epoch's."""
+    for metric, values in (("score", (1, 3, 2, 3)), ("eval_score_loss", (3, 1, 2, 1))):
+        record, name = Record(), metric.removeprefix("eval_")
+        turn = scores_in_turn(*values)
+        options = {"callbacks": [record], "compute_metrics": lambda p, turn=turn, name=name: {name: turn(p)["score"]}}
+        tuner = make_tuner(
+            tmp_path / name,
+            learning_rate=1e-3,
+            save_strategy="best",
+            metric_for_best_model=metric,
+            options=options,
+        )
+        tuner.train()
+        assert same(record.weights[2], tuner.model.state_dict())
+        assert not same(record.weights[4], tuner.model.state_dict())
+
+
+def test_validation_scores_are_those_of_the_protocol(tmp_path):
+    pytest.importorskip("sklearn")
+    tuner = make_tuner(tmp_path, learning_rate=1e-2, save_strategy="epoch")
+    tuner.train()
+    history = logged(tuner, "eval_balanced_accuracy")
+    assert len(history) == 4
+    assert tuner.evaluate()["eval_balanced_accuracy"] == tuner.state.best_metric == max(history)
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 1
+
+    rows, held = labelled(16), labelled(8, seed=5)
+    for row in rows + held:
+        row["age"] = 20 + row["sex"]  # whole numbers are regressed when the head says so
+    regression = make_tuner(
+        tmp_path / "age",
+        config={"num_labels": 1, "problem_type": "regression"},
+        label="age",
+        train=rows,
+        save_strategy="best",
+        options={"eval_dataset": held},
+    )
+    regression.train()
+    assert regression.args.greater_is_better is False
+    assert regression.state.best_metric == min(logged(regression, "eval_mae")) == regression.evaluate()["eval_mae"]
+
+
+def test_training_stops_when_validation_does_not_become_better(tmp_path):
+    values = {"num_train_epochs": 10, "early_stopping_patience": 2, "save_strategy": "epoch", "save_total_limit": None}
+    options = {"compute_metrics": scores_in_turn(1, 3, 2, 2)}
+    tuner = make_tuner(tmp_path, metric_for_best_model="score", options=options, **values)
+    tuner.train()
+    assert tuner.state.epoch == 4
+    # A resumed run counts on: it has one bad epoch behind it.
+    resumed = make_tuner(
+        tmp_path, metric_for_best_model="score", options={"compute_metrics": scores_in_turn(3)}, **values
+    )
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert resumed.state.epoch == 4
+    with pytest.raises(ValueError, match="early_stopping_patience"):
+        SemantoksFineTuningArguments(output_dir="unused", early_stopping_patience=0, use_cpu=True)
+
+
+def test_without_validation_the_last_epoch_is_kept_and_that_is_said(tmp_path, caplog):
+    record, rows = Record(), labelled(17)  # 8 + 8 + 1, and a batch norm needs two
+    options = {"eval_dataset": None, "callbacks": [record]}
+    tuner = make_tuner(tmp_path, train=rows, num_train_epochs=2, options=options)
+    assert any("last epoch" in entry.message for entry in caplog.records)
+    tuner.train()
+    assert same(record.weights[2], tuner.model.state_dict())
+    assert tuner.state.global_step == 4

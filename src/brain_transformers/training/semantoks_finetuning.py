@@ -129,6 +129,7 @@ class AugmentedCropCollator:
         seed: of the run.
         augmentation: levels of parcels, time, noise and scale.
         label2id: numbers of text labels.
+        regression: labels are numbers to predict, whole or not.
     """
 
     def __init__(
@@ -139,7 +140,9 @@ class AugmentedCropCollator:
         seed: int,
         augmentation: int | Sequence[int] = FINETUNING_AUGMENTATION,
         label2id: Mapping[str, int] | None = None,
+        regression: bool = False,
     ):
+        self.regression = regression
         self.levels = check_levels(augmentation)
         self._views = RowRandomness(seed, "view")
         self._collator = ROISeriesCollator(
@@ -149,6 +152,8 @@ class AugmentedCropCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate rows of `SeededRows`."""
         batch = self._collator(rows)
+        if self.regression:
+            batch["labels"] = batch["labels"].float()
         if int(rows[0][EPOCH]) >= 0 and any(self.levels):
             n_rois, n_timepoints = batch["signals"].shape[1:]
             changed = [
@@ -235,7 +240,12 @@ class SemantoksFineTuner(SeededTrainer):
         args = copy.copy(args)
         seed = args.seed if args.data_seed is None else args.data_seed
         collator = AugmentedCropCollator(
-            processing_class, label_column, seed=seed, augmentation=args.augmentation, label2id=label2id
+            processing_class,
+            label_column,
+            seed=seed,
+            augmentation=args.augmentation,
+            label2id=label2id,
+            regression=_is_regression(model.config),
         )
         callbacks = list(kwargs.pop("callbacks", None) or [])
         if eval_dataset is None:

@@ -1,0 +1,424 @@
+"""Fine-tuning on repeated splits of the subjects, as the Brain-Semantoks authors evaluate.
+
+Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, and the released evaluation code. Different on purpose: every run
+starts from the same weights (in the authors' grid later learning rates start from weights that earlier ones tuned),
+the tested weights are those of the best epoch (theirs are the last epoch's), and crops for validation and test are
+fixed (theirs are random).
+"""
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Subset
+from tqdm.auto import tqdm
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForSequenceClassification,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.utils import logging
+
+from ..evaluation.crops import predict_crops
+from ..evaluation.linear_probe import ProtocolResult, protocol_metrics, subject_splits
+from ..hub.sharing import save_model_folder
+from ..plotting.report import write_atomically
+from ..training.semantoks_finetuning import SemantoksFineTuner, SemantoksFineTuningArguments
+
+FINETUNING_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
+"""The authors' grid, for 256 samples an update."""
+
+_GRID_TRAINING = {"num_train_epochs": 30, "schedule": "cosine", "lr_warmup_epochs": 0}
+_QUIET = {"disable_tqdm": True, "report_to": "none", "logging_strategy": "no"}
+# Weights of the best epoch only: a repetition that was interrupted starts anew.
+_KEEP_BEST = {"save_strategy": "best", "save_only_model": True, "save_total_limit": 1, "load_best_model_at_end": True}
+
+
+def fine_tuning_protocol(
+    model: Any,
+    dataset: Any,
+    label_column: str,
+    output_dir: str | Path,
+    *,
+    extractor: Any = None,
+    task: str | None = None,
+    subject_column: str | None = "subject",
+    ratios: Sequence[float] = (0.6, 0.2, 0.2),
+    n_repetitions: int = 10,
+    stratify: bool = False,
+    learning_rates: Sequence[float] | None = None,
+    n_crops: int = 8,
+    seed: int = 21,
+    save_models: bool = False,
+    progress: bool = True,
+    **training: Any,
+) -> ProtocolResult:
+    """Fine-tune and test a model on repeated random splits of the subjects.
+
+        result = fine_tuning_protocol("my-semantoks", dataset, "sex", "runs/sex", learning_rates=(1e-3, 1e-4, 1e-5))
+        result.summary()["balanced_accuracy"]  # mean and standard deviation over 10 repetitions, in percent
+
+    Repetition i splits and trains with `seed + i`, from the same starting weights each time. The weights of the epoch
+    that is best on the validation subjects, and with a grid those of the best learning rate, are tested: logits of
+    evenly spaced crops of a scan are averaged. Each finished repetition is written to
+    `output_dir/repetition-NN.json`; a second call reads those and goes on with the rest, so an interrupted call can be
+    repeated, and a finished one extended by a larger `n_repetitions`. `output_dir/results.json` holds all of it.
+
+    Args:
+        model: folder or Hub name of a pretrained model, which gets the authors' head (batch norm and linear), or a
+            `...ForSequenceClassification` model, which is left as it is.
+        dataset: rows of scans, such as [`brain_transformers.data.load_dataset`] gives, or a list of such. Scans
+            without a label are left out.
+        label_column: column to predict.
+        output_dir: folder for results.
+        extractor: the model's feature extractor; by default the one in the folder `model`.
+        task: `"classification"` or `"regression"`; by default numbers with fractions are regressed, and whole numbers
+            and words are classes. Regression is by absolute error in the label's own units.
+        subject_column: scans of one subject stay on one side of every split; `None`: every scan is its own subject.
+        ratios, stratify: shares of training, validation and test, and whether to keep the shares of the labels; see
+            [`brain_transformers.evaluation.linear_probe.subject_splits`].
+        n_repetitions: number of splits.
+        learning_rates: grid, for 256 samples an update, such as [`FINETUNING_LEARNING_RATES`]; 30 epochs each by
+            default. `None`: one run with the values of [`SemantoksFineTuningArguments`].
+        n_crops: crops of a test scan.
+        seed: of the first repetition; 21 in the authors' configuration.
+        save_models: also write the tested model of each repetition to `output_dir/repetition-NN-model`.
+        progress: show a progress bar over epochs, and say where results went.
+        training: any field of [`SemantoksFineTuningArguments`], such as `num_train_epochs=20` or `layer_decay=0.9`.
+
+    Returns:
+        One entry a repetition: the learning rate (of the grid, or the actual one), metrics of averaged logits, and
+        metrics of single crops. Every scan counts once.
+
+    Raises:
+        ValueError: if labels, columns and model do not fit together, or `output_dir` holds repetitions that were made
+            with other settings.
+        ImportError: without scikit-learn (extra `eval`) or accelerate (extra `train`).
+    """
+    managed = {"eval_strategy", *_KEEP_BEST, *(("learning_rate", "base_learning_rate") if learning_rates else ())}
+    if refused := sorted(managed & set(training)):
+        raise ValueError(f"The protocol sets {', '.join(refused)} itself. Leave it out of the training arguments.")
+    output = Path(output_dir)
+    labels = _Labels.read(dataset, label_column, task)
+    start, extractor = _starting_model(model, extractor, labels, seed)
+    new_head = start is not model
+    owners = _subjects(dataset, subject_column, labels)
+    splits = list(subject_splits(_labels_of_subjects(labels, owners, stratify), ratios, n_repetitions, seed, stratify))
+    _check_settings(
+        output,
+        {
+            "label": label_column,
+            "task": labels.task,
+            "classes": list(labels.label2id or ()),
+            "scans": _digest(json.dumps([owners.tolist(), labels.targets.tolist(), labels.rows]).encode()),
+            "starting weights": _digest(*(_bytes(value) for value in start.state_dict().values())),
+            "ratios": list(ratios),
+            "stratify": stratify,
+            "learning rates": None if learning_rates is None else list(learning_rates),
+            "crops": n_crops,
+            "seed": seed,
+            "training": {name: str(value) for name, value in sorted(training.items())},
+        },
+    )
+    # Read once, before anything is written, so that several processes agree on what is left to do.
+    files = [output / f"repetition-{number:02d}.json" for number in range(n_repetitions)]
+    records: list[Any] = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None for file in files]
+    defaults: dict[str, Any] = {**_QUIET, **(_GRID_TRAINING if learning_rates else {}), **training, **_KEEP_BEST}
+    runs: list[dict[str, Any]] = [{"base_learning_rate": rate} for rate in learning_rates or ()] or [{}]
+    epochs = len(runs) * int(defaults.get("num_train_epochs", SemantoksFineTuningArguments.num_train_epochs))
+    bar = tqdm(total=n_repetitions * epochs, desc="Fine-tuning", unit="epoch", disable=not progress)
+    with bar, _one_progress_bar():
+        for number, (file, split) in enumerate(zip(files, splits, strict=True)):
+            if records[number] is None:
+                bar.set_postfix_str(f"repetition {number + 1} of {n_repetitions}")
+                rows = [np.flatnonzero(np.isin(owners, part)) for part in split]
+                scratch = output / f".{file.stem}"
+                arguments = [
+                    SemantoksFineTuningArguments(output_dir=str(scratch), seed=seed + number, **defaults, **run)
+                    for run in runs
+                ]
+                best, record = _repetition(start, new_head, dataset, extractor, labels, rows, arguments, n_crops, bar)
+                records[number] = {"repetition": number, "seed": seed + number, **record}
+                if arguments[0].process_index == 0:
+                    if save_models:
+                        save_model_folder(best, output / f"{file.stem}-model", extractor=extractor)
+                    write_atomically(file, json.dumps(records[number], indent=1) + "\n")
+                    shutil.rmtree(scratch, ignore_errors=True)
+            bar.n = (number + 1) * epochs
+            bar.refresh()
+    result = ProtocolResult(
+        learning_rates=[
+            learning_rates[record["chosen"]] if learning_rates else record["tried"][0]["learning_rate"]
+            for record in records
+        ],
+        ensembled=[record["ensembled"] for record in records],
+        single_crop=[record["single_crop"] for record in records],
+    )
+    summary = {name: {"mean": mean, "std": std} for name, (mean, std) in result.summary().items()}
+    write_atomically(
+        output / "results.json", json.dumps({"summary": summary, "repetitions": records}, indent=1) + "\n"
+    )
+    if progress:
+        print(f"results of {n_repetitions} repetitions written to {output}")
+    return result
+
+
+@dataclass
+class _Labels:
+    """Labels of the scans that have one.
+
+    Attributes:
+        column, task: where they come from, and `"classification"` or `"regression"`.
+        rows: rows of the dataset.
+        values: as they are there.
+        targets: `(n,)` int64 classes or float64 numbers.
+        label2id: numbers of the classes, `None` for regression.
+    """
+
+    column: str
+    task: str
+    rows: list[int]
+    values: list[Any]
+    label2id: dict[str, int] | None = None
+    targets: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.number(self.label2id)
+
+    def number(self, label2id: Mapping[str, int] | None) -> None:
+        """Give the classes these numbers."""
+        self.label2id = None if label2id is None else dict(label2id)
+        if label2id is None:
+            self.targets = np.array(self.values, dtype=np.float64)
+        else:
+            self.targets = np.array([label2id[str(value)] for value in self.values], dtype=np.int64)
+
+    @classmethod
+    def read(cls, dataset: Any, column: str, task: str | None) -> "_Labels":
+        everything = _column(dataset, column)
+        rows = [number for number, value in enumerate(everything) if not _is_missing(value)]
+        values = [everything[number] for number in rows]
+        if len(rows) < len(everything):
+            print(f"{len(everything) - len(rows)} of {len(everything)} scans have no {column} and are left out")
+        whole = all(isinstance(value, (str, bool, int)) for value in values)
+        task = task or ("classification" if whole else "regression")
+        if task not in ("classification", "regression"):
+            raise ValueError(f"Expected task to be 'classification' or 'regression', got {task!r}.")
+        if task == "regression":
+            if any(isinstance(value, str) for value in values):
+                raise ValueError(f"{column!r} holds text, which cannot be regressed. Leave task out.")
+            return cls(column, task, rows, values)
+        classes = sorted(set(values))
+        if len(classes) < 2:
+            raise ValueError(f"Expected at least two classes in {column!r}, got {classes}.")
+        return cls(column, task, rows, values, {str(value): number for number, value in enumerate(classes)})
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value in ("", "n/a", "nan")) or value != value
+
+
+def _column(dataset: Any, name: str) -> list[Any]:
+    """A column as plain Python values."""
+    names = getattr(dataset, "column_names", None) or list(dataset[0])
+    if name not in names:
+        raise ValueError(f"The dataset has no column {name!r}; it has {', '.join(sorted(set(names) - {'signals'}))}.")
+    if hasattr(dataset, "column_names"):
+        return list(dataset.with_format(None)[name])
+    values = [dataset[number][name] for number in range(len(dataset))]
+    return [value.item() if isinstance(value, (np.generic, np.ndarray)) else value for value in values]
+
+
+def _subjects(dataset: Any, column: str | None, labels: _Labels) -> np.ndarray:
+    """Number of the subject of each labelled scan, in the order in which subjects first appear."""
+    if column is None:
+        return np.arange(len(labels.rows))
+    names = _column(dataset, column)
+    numbers: dict[str, int] = {}
+    for row in labels.rows:
+        if _is_missing(names[row]):
+            raise ValueError(
+                f"Row {row} has no {column}, so its subject is not known and could be on both sides of a split. Fill "
+                "the column in, or pass subject_column=None if every scan is of another subject."
+            )
+    return np.array([numbers.setdefault(str(names[row]), len(numbers)) for row in labels.rows])
+
+
+def _labels_of_subjects(labels: _Labels, owners: np.ndarray, stratify: bool) -> list[Any]:
+    """The label of each subject's first scan, for splits that keep the shares of the labels."""
+    first: dict[int, Any] = {}
+    for owner, target in zip(owners.tolist(), labels.targets.tolist(), strict=True):
+        if first.setdefault(owner, target) != target and stratify:
+            raise ValueError(
+                f"stratify=True needs one {labels.column} a subject, but scans of one subject differ ({first[owner]} "
+                f"and {target}). Set stratify=False."
+            )
+    return list(first.values())
+
+
+def _starting_model(model: Any, extractor: Any, labels: _Labels, seed: int) -> tuple[Any, Any]:
+    """The classifier that every run starts from, and its extractor."""
+    if isinstance(model, (str, Path)):
+        extractor = AutoFeatureExtractor.from_pretrained(model) if extractor is None else extractor
+        options: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
+        if labels.label2id is not None:
+            options = {
+                "problem_type": "single_label_classification",
+                "label2id": labels.label2id,
+                "id2label": {number: name for name, number in labels.label2id.items()},
+            }
+        if AutoConfig.from_pretrained(model).model_type == "brain_semantoks":
+            options.update({"classifier_head": "batch_norm_linear", "classifier_loss": "mae"})
+        set_seed(seed)  # the new head is the same when the call is repeated
+        model = AutoModelForSequenceClassification.from_pretrained(model, **options)
+    if extractor is None:
+        raise ValueError("Expected the extractor of the model, got none. Pass extractor=.")
+    known = model.config.label2id or {}
+    if labels.label2id is not None and set(labels.label2id) <= set(known):
+        labels.number(known)
+    expected = 1 if labels.label2id is None else max(labels.label2id.values()) + 1
+    if model.config.num_labels != expected:
+        raise ValueError(
+            f"Expected a model with num_labels={expected} for {labels.task} of {labels.column!r}, got "
+            f"{model.config.num_labels}. Set num_labels (and problem_type) when you load it."
+        )
+    return model, extractor
+
+
+def _start_at_median(model: Any, targets: np.ndarray) -> None:
+    """Let a new head begin in the middle of the labels, from where numbers such as ages are reached in few steps."""
+    last = [module for module in model.classifier.modules() if isinstance(module, nn.Linear)][-1]
+    nn.init.constant_(last.bias, float(np.median(targets)))
+
+
+@contextmanager
+def _one_progress_bar() -> Iterator[None]:
+    """Without the bars that transformers draws whenever it saves weights."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+class _EpochBar(TrainerCallback):
+    def __init__(self, bar: tqdm):
+        self.bar = bar
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.bar.update(1)
+
+
+def _repetition(
+    start: Any,
+    new_head: bool,
+    dataset: Any,
+    extractor: Any,
+    labels: _Labels,
+    split: Sequence[np.ndarray],
+    runs: Sequence[SemantoksFineTuningArguments],
+    n_crops: int,
+    bar: tqdm,
+) -> tuple[Any, dict[str, Any]]:
+    """Train each run from the start, test the one that is best in validation: (its model, what to write down)."""
+    train, validation, test = (_select(dataset, [labels.rows[number] for number in part]) for part in split)
+    best: Any = None
+    best_score = -np.inf
+    tried: list[dict[str, Any]] = []
+    chosen = 0
+    for arguments in runs:
+        if arguments.process_index == 0:
+            shutil.rmtree(str(arguments.output_dir), ignore_errors=True)
+        model = copy.deepcopy(start)
+        if new_head and labels.label2id is None:
+            _start_at_median(model, labels.targets[split[0]])
+        tuner = SemantoksFineTuner(
+            model,
+            arguments,
+            labels.column,
+            label2id=labels.label2id,
+            train_dataset=train,
+            eval_dataset=validation,
+            processing_class=extractor,
+            callbacks=[_EpochBar(bar)],
+        )
+        tuner.remove_callback(PrinterCallback)
+        tuner.train()
+        tuner.accelerator.wait_for_everyone()  # all have read the best weights before their files go
+        name = str(tuner.args.metric_for_best_model)
+        evaluated = [line for line in tuner.state.log_history if f"eval_{name}" in line]
+        value: Any = tuner.state.best_metric
+        tried.append(
+            {
+                "learning_rate": arguments.learning_rate,
+                "epochs": evaluated[-1]["epoch"],
+                # There is no best epoch when the model has diverged.
+                "best_epoch": next((line["epoch"] for line in evaluated if line[f"eval_{name}"] == value), None),
+                f"validation_{name}": value,
+            }
+        )
+        score = value if tuner.args.greater_is_better else -value
+        if best is None or score > best_score:  # the first of the best
+            best, best_score, chosen = tuner.model, score, len(tried) - 1
+        del tuner
+    logits = predict_crops(best, test, extractor, n_crops, batch_size=runs[0].per_device_eval_batch_size)
+    targets = labels.targets[split[2]]
+    single = [protocol_metrics(logits[:, crop], targets) for crop in range(n_crops)]
+    record = {
+        "chosen": chosen,
+        "tried": tried,
+        "ensembled": protocol_metrics(logits.mean(1), targets),
+        "single_crop": {name: float(np.mean([scores[name] for scores in single])) for name in single[0]},
+        "scans": {"train": len(train), "validation": len(validation), "test": len(test)},
+    }
+    return best, record
+
+
+def _select(dataset: Any, rows: list[int]) -> Any:
+    return dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, rows)
+
+
+def _bytes(value: torch.Tensor) -> bytes:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _check_settings(output: Path, settings: Mapping[str, Any]) -> None:
+    """Write what the repetitions in a folder have in common, or see that it is the same as before."""
+    path = output / "settings.json"
+    if not path.is_file():
+        write_atomically(path, json.dumps(settings, indent=1) + "\n")
+        return
+    before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
+    changed = [name for name in now if now[name] != before.get(name)]
+    if changed:
+        what = "; ".join(f"{name}: {before.get(name)} then, {now[name]} now" for name in changed)
+        raise ValueError(
+            f"{output} holds repetitions made with other settings ({what}). Choose another output_dir, or delete it "
+            "to start anew."
+        )

@@ -1,0 +1,191 @@
+"""The whole fine-tuning protocol on a tiny model: splits, grid, what is tested, and going on after an interruption."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, set_seed
+
+import brain_transformers as bt
+from brain_transformers.evaluation import predict_crops
+from brain_transformers.protocols import fine_tuning
+
+pytest.importorskip("sklearn")
+N_SUBJECTS, QUICK = 12, {"num_train_epochs": 2, "per_device_train_batch_size": 8, "use_cpu": True}
+
+
+def make_rows(**columns):
+    """Two scans of each subject."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(2 * N_SUBJECTS):
+        row = {
+            "signals": rng.standard_normal(20 * 70).astype(np.float32),
+            "n_rois": 20,
+            "n_timepoints": 70,
+            "t_r": 2.0,
+        }
+        row.update({"subject": f"sub-{number // 2}", "sex": "FM"[number // 2 % 2], "age": 30 + number})
+        rows.append({**row, **{name: values[number] for name, values in columns.items()}})
+    return rows
+
+
+def make_model(**overrides):
+    set_seed(0)
+    options = {"num_labels": 2, "problem_type": "single_label_classification", "classifier_head": "batch_norm_linear"}
+    model = AutoModelForSequenceClassification.from_config(
+        bt.load_config("brain-semantoks-tiny", **{**options, **overrides})
+    )
+    return model, bt.ROISeriesFeatureExtractor.from_model_config(model.config)
+
+
+@pytest.fixture
+def tuners(monkeypatch):
+    """What every run of the protocol was given, and the weights it began with."""
+    seen = []
+
+    class Spy(fine_tuning.SemantoksFineTuner):
+        def __init__(self, model, args, *arguments, **options):
+            start = {name: value.clone() for name, value in model.state_dict().items()}
+            subjects = [
+                {row["subject"] for row in (part[n] for n in range(len(part)))}
+                for part in (options["train_dataset"], options["eval_dataset"])
+            ]
+            seen.append({"start": start, "seed": args.seed, "rate": args.learning_rate, "subjects": subjects})
+            super().__init__(model, args, *arguments, **options)
+
+    monkeypatch.setattr(fine_tuning, "SemantoksFineTuner", Spy)
+    return seen
+
+
+def run(tmp_path, model=None, rows=None, label="sex", **options):
+    made, extractor = make_model()
+    return fine_tuning.fine_tuning_protocol(
+        made if model is None else model,
+        make_rows() if rows is None else rows,
+        label,
+        tmp_path / "run",
+        **{"extractor": extractor, "n_repetitions": 2, "n_crops": 2, "progress": False, **QUICK, **options},
+    )
+
+
+def test_every_run_of_a_grid_starts_from_the_same_weights(tmp_path, tuners):
+    model, _ = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = run(tmp_path, model, learning_rates=(1.0, 0.1))
+    assert [(run["seed"], run["rate"]) for run in tuners] == [
+        (21, pytest.approx(8 / 256)),
+        (21, pytest.approx(0.8 / 256)),
+        (22, pytest.approx(8 / 256)),
+        (22, pytest.approx(0.8 / 256)),
+    ]
+    for name, value in model.state_dict().items():  # the given model is not trained either
+        assert all(torch.equal(value, weights[name]) for weights in (before, *(run["start"] for run in tuners)))
+    records = [json.loads((tmp_path / "run" / f"repetition-0{n}.json").read_text()) for n in range(2)]
+    for record, rate in zip(records, result.learning_rates, strict=True):
+        scores = [entry["validation_balanced_accuracy"] for entry in record["tried"]]
+        assert rate == (1.0, 0.1)[int(np.argmax(scores))]
+
+
+def test_scans_of_a_subject_stay_on_one_side(tmp_path, tuners):
+    result = run(tmp_path, stratify=True)
+    assert len(result.ensembled) == 2
+    assert "balanced_accuracy" in result.summary()
+    everyone = {row["subject"] for row in make_rows()}
+    for entry in tuners:
+        train, validation = entry["subjects"]
+        assert not train & validation
+        assert (len(train), len(validation)) == (7, 2)
+        assert len(everyone - train - validation) == 3
+    assert tuners[0]["subjects"] != tuners[1]["subjects"]
+
+
+def test_saved_model_is_the_tested_one(tmp_path):
+    result = run(tmp_path, n_repetitions=1, learning_rates=(1.0, 0.01), save_models=True, num_train_epochs=3)
+    folder = tmp_path / "run" / "repetition-00-model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    rows = make_rows()
+    owners = np.array([int(row["subject"][4:]) for row in rows])
+    (split,) = fine_tuning.subject_splits([0] * N_SUBJECTS, n_repetitions=1, seed=21)
+    held = [rows[number] for number in np.flatnonzero(np.isin(owners, split[2]))]
+    logits = predict_crops(model, held, bt.ROISeriesFeatureExtractor.from_pretrained(folder), n_crops=2)
+    expected = fine_tuning.protocol_metrics(logits.mean(1), [int(row["sex"] == "M") for row in held])
+    assert result.ensembled[0] == pytest.approx(expected)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "repetition-00-model",
+        "repetition-00.json",
+        "results.json",
+        "settings.json",
+    ]
+
+
+def test_finished_repetitions_are_not_run_again(tmp_path, tuners, monkeypatch):
+    predict = fine_tuning.predict_crops
+
+    def interrupted(*args, **kwargs):
+        if len(tuners) == 2:
+            raise KeyboardInterrupt
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(fine_tuning, "predict_crops", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    monkeypatch.setattr(fine_tuning, "predict_crops", predict)
+    first = (tmp_path / "run" / "repetition-00.json").read_bytes()
+    resumed = run(tmp_path)
+    assert [entry["seed"] for entry in tuners] == [21, 22, 22]
+    assert (tmp_path / "run" / "repetition-00.json").read_bytes() == first
+    assert run(tmp_path / "again") == resumed
+    assert run(tmp_path) == resumed
+    assert len(tuners) == 5
+    with pytest.raises(ValueError, match="crops: 2 then, 3 now"):
+        run(tmp_path, n_crops=3)
+    other, _ = make_model()
+    torch.nn.init.zeros_(other.classifier.output.bias)
+    with pytest.raises(ValueError, match="starting weights"):
+        run(tmp_path, other)
+
+
+def test_a_pretrained_folder_gets_a_head_for_the_label(tmp_path, capsys):
+    set_seed(1)
+    body = bt.BrainSemantoksModel(bt.load_config("brain-semantoks-tiny"))
+    _, extractor = make_model()
+    bt.save_model_folder(body, tmp_path / "body", extractor=extractor)
+    rows = make_rows()
+    rows[3]["sex"] = None
+    options = {"extractor": None, "n_repetitions": 1, "progress": True}
+    run(tmp_path, tmp_path / "body", rows, **options)
+    told = capsys.readouterr().out
+    assert "1 of 24 scans have no sex" in told
+    assert f"written to {tmp_path / 'run'}" in told
+    ages = run(tmp_path / "ages", tmp_path / "body", label="age", task="regression", **options)
+    assert ages.ensembled[0]["mae"] < 15  # ages from 30 to 53: the head begins at their median, not at 0
+
+
+def test_rows_of_arrow_datasets(tmp_path, tuners):
+    datasets = pytest.importorskip("datasets")
+    listed = run(tmp_path / "list", n_repetitions=1)
+    rows = [{**row, "signals": row["signals"].tolist()} for row in make_rows()]
+    assert run(tmp_path / "arrow", rows=datasets.Dataset.from_list(rows), n_repetitions=1) == listed
+    assert tuners[0]["subjects"] == tuners[1]["subjects"]
+
+
+def test_refusals(tmp_path):
+    sites = ["A", "B"] * N_SUBJECTS  # differs between the scans of a subject
+    for options, message in (
+        ({"label": "height"}, "no column 'height'"),
+        ({"label": "age"}, "num_labels=24"),
+        ({"label": "age", "task": "regression"}, "num_labels=1"),
+        ({"label": "sex", "task": "regression"}, "text"),
+        ({"label": "sex", "task": "ranking"}, "task"),
+        ({"rows": make_rows(sex=["F"] * 24)}, "two classes"),
+        ({"rows": make_rows(subject=[None] * 24)}, "subject"),
+        ({"rows": make_rows(site=sites), "label": "site", "stratify": True}, "stratify"),
+        ({"extractor": None}, "extractor"),
+        ({"save_strategy": "steps"}, "save_strategy"),
+        ({"learning_rates": [1e-3], "learning_rate": 1e-3}, "learning_rate"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, **options)
+    assert not (tmp_path / "run").exists()
