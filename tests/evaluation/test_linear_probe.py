@@ -13,6 +13,7 @@ from brain_transformers.evaluation.linear_probe import (
     primary_metric,
     primary_score,
     protocol_metrics,
+    scan_splits,
     subject_splits,
     train_probe_heads,
 )
@@ -149,6 +150,27 @@ def test_splits_keep_subjects_apart_and_can_keep_the_shares() -> None:
         assert sum(number >= 60 for number in test) == 4
         seen.add(tuple(test.tolist()))
     assert len(seen) == 3
+
+
+def test_scans_of_one_subject_stay_together() -> None:
+    rng = np.random.default_rng(0)
+    subjects = [f"sub-{number}" for number in range(30) for _ in range(1 + number % 3)]
+    labels = np.array([int(name[4:]) % 2 for name in subjects])
+    for split in scan_splits(labels, subjects, n_repetitions=3, stratify=True):
+        names = [{subjects[scan] for scan in part} for part in split]
+        assert not names[0] & names[1] | names[0] & names[2] | names[1] & names[2]
+        assert sorted(np.concatenate(split)) == list(range(len(subjects)))
+    # Features say who it is and nothing about the label: only scans of known subjects could be told.
+    identity = {name: rng.standard_normal(40) for name in subjects}
+    features = np.stack([identity[name] + 0.1 * rng.standard_normal((4, 40)) for name in subjects])
+    options = {"n_repetitions": 6, "epochs": 20}
+    apart = linear_probe_protocol(features, labels, subjects=subjects, **options).summary()["balanced_accuracy"][0]
+    mixed = linear_probe_protocol(features, labels, **options).summary()["balanced_accuracy"][0]
+    assert apart < mixed - 10
+    with pytest.raises(ValueError, match="one label a subject"):
+        list(scan_splits(np.arange(len(subjects)), subjects, stratify=True))
+    with pytest.raises(ValueError, match="for each of"):
+        list(scan_splits(labels, subjects[1:]))
 
 
 def test_metrics_of_perfect_and_undefined_predictions() -> None:

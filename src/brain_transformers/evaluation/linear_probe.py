@@ -336,14 +336,58 @@ def subject_splits(
         yield first, second, third
 
 
+def scan_splits(
+    labels: Sequence[Any],
+    subjects: Sequence[Any] | None = None,
+    ratios: Sequence[float] = (0.6, 0.2, 0.2),
+    n_repetitions: int = 10,
+    seed: int = 0,
+    stratify: bool = False,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Random splits of scans in which all scans of a subject stay together.
+
+    Args:
+        labels: one a scan.
+        subjects: whose scan it is; `None`: every scan is of another subject.
+        ratios, n_repetitions, seed, stratify: see [`subject_splits`], which splits the subjects in the order in which
+            they first appear.
+
+    Yields:
+        Three int64 arrays of scan numbers, in the order in which the subjects were drawn.
+
+    Raises:
+        ValueError: if lengths differ, or `stratify` meets a subject with several labels.
+    """
+    if subjects is None:
+        yield from subject_splits(labels, ratios, n_repetitions, seed, stratify)
+        return
+    if len(subjects) != len(labels):
+        raise ValueError(f"Expected a subject for each of {len(labels)} labels, got {len(subjects)}.")
+    scans: dict[str, list[int]] = {}
+    for number, subject in enumerate(subjects):
+        scans.setdefault(str(subject), []).append(number)
+    if stratify:
+        for subject, numbers in scans.items():
+            if len(found := {str(labels[number]) for number in numbers}) > 1:
+                raise ValueError(
+                    f"stratify=True needs one label a subject, but scans of {subject} have "
+                    f"{', '.join(sorted(found))}. Set stratify=False."
+                )
+    of_subject = list(scans.values())
+    first = [labels[numbers[0]] for numbers in of_subject]
+    for split in subject_splits(first, ratios, n_repetitions, seed, stratify):
+        train, validation, test = (np.concatenate([of_subject[n] for n in part]).astype(np.int64) for part in split)
+        yield train, validation, test
+
+
 @dataclass(frozen=True)
 class ProtocolResult:
     """What [`linear_probe_protocol`] found: one entry a repetition.
 
     Attributes:
         learning_rates: the rate that was chosen on the validation subjects.
-        ensembled: metrics of the test subjects, logits averaged over crops.
-        single_crop: metrics of single crops of the test subjects, averaged over the crops.
+        ensembled: metrics of the test scans, logits averaged over the crops of each.
+        single_crop: metrics of single crops of the test scans, averaged over the crops.
     """
 
     learning_rates: list[float]
@@ -393,6 +437,7 @@ def linear_probe_protocol(
     features: Any,
     labels: Any,
     *,
+    subjects: Sequence[Any] | None = None,
     ratios: Sequence[float] = (0.6, 0.2, 0.2),
     n_repetitions: int = 10,
     stratify: bool = False,
@@ -404,13 +449,16 @@ def linear_probe_protocol(
 ) -> ProtocolResult:
     """Linear probe as the authors run it, with all repetitions and learning rates trained at once.
 
-    Every crop of a training subject is a sample; the rate with the best primary metric on single crops of the
-    validation subjects is tested without training again.
+    Every crop of a training scan is a sample; the rate with the best primary metric on single crops of the
+    validation scans is tested without training again.
 
     Args:
-        features: `(n_subjects, n_crops, n_features)`, such as `cls_avg` features of 8 evenly spaced crops.
-        labels: `(n_subjects,)`, whole numbers for classes, floats for regression.
-        ratios, n_repetitions, stratify: see [`subject_splits`].
+        features: `(n_scans, n_crops, n_features)`, such as [`crop_features`] gives.
+        labels: `(n_scans,)`, whole numbers for classes, floats for regression.
+        subjects: `(n_scans,)`, whose scan it is, so that no subject is on both sides of a split; `None`: every scan is
+            of another subject. Where subjects have different numbers of scans, the training sets are cut at random to
+            the size of the smallest.
+        ratios, n_repetitions, stratify: see [`scan_splits`].
         max_train_crops_per_label: train on this many crops of each class at most, and on the same number of each;
             for curves over the size of the training set.
         learning_rates, epochs: see [`train_probe_heads`].
@@ -424,22 +472,28 @@ def linear_probe_protocol(
     values, targets = torch.as_tensor(np.asarray(features)).float(), torch.as_tensor(np.asarray(labels))
     if values.dim() != 3 or tuple(targets.shape) != (len(values),):
         raise ValueError(
-            f"Expected features (n_subjects, n_crops, n_features) and one label a subject, got {tuple(values.shape)} "
-            f"and {tuple(targets.shape)}."
+            f"Expected features (n_scans, n_crops, n_features) and one label a scan, got {tuple(values.shape)} and "
+            f"{tuple(targets.shape)}."
         )
     n_crops = values.shape[1]
     regression = targets.is_floating_point()
     splits = [
-        tuple(torch.as_tensor(subjects) for subjects in split)
-        for split in subject_splits(targets.tolist(), ratios, n_repetitions, seed, stratify)
+        tuple(torch.as_tensor(scans) for scans in split)
+        for split in scan_splits(targets.tolist(), subjects, ratios, n_repetitions, seed, stratify)
     ]
     crops, of_crops = values.flatten(0, 1), targets.repeat_interleave(n_crops)
 
-    def crops_of(subjects: torch.Tensor) -> torch.Tensor:
-        return (subjects[:, None] * n_crops + torch.arange(n_crops)).flatten()
+    def crops_of(scans: torch.Tensor) -> torch.Tensor:
+        return (scans[:, None] * n_crops + torch.arange(n_crops)).flatten()
 
     if max_train_crops_per_label is None:
-        train_rows = torch.stack([crops_of(train) for train, _, _ in splits])
+        generator = torch.Generator().manual_seed(seed)
+        size = min(len(train) for train, _, _ in splits)
+        kept = [
+            train if len(train) == size else train[torch.randperm(len(train), generator=generator)[:size]]
+            for train, _, _ in splits
+        ]
+        train_rows = torch.stack([crops_of(train) for train in kept])
     elif regression:
         raise ValueError("max_train_crops_per_label is for classes; these labels are floats. Pass whole numbers.")
     else:
