@@ -163,6 +163,24 @@ def test_a_pretrained_folder_gets_a_head_for_the_label(tmp_path, capsys):
     assert ages.ensembled[0]["mae"] < 15  # ages from 30 to 53: the head begins at their median, not at 0
 
 
+def test_other_families(tmp_path):
+    set_seed(0)
+    config = bt.load_config("brain-jepa-tiny", num_labels=2, problem_type="single_label_classification")
+    model = AutoModelForSequenceClassification.from_config(config)
+    extractor = bt.ROISeriesFeatureExtractor.from_model_config(config, roi_order=None, normalization="zscore")
+    n_timepoints = extractor.n_timepoints + 10
+    rng = np.random.default_rng(0)
+    rows = [
+        {**row, "signals": rng.standard_normal(config.n_rois * n_timepoints).astype(np.float32), "t_r": config.t_r}
+        | {"n_rois": config.n_rois, "n_timepoints": n_timepoints}
+        for row in make_rows()
+    ]
+    result = run(tmp_path, model, rows, extractor=extractor, n_repetitions=1, freeze_encoder_epochs=1)
+    assert 0 <= result.ensembled[0]["accuracy"] <= 100
+    with pytest.raises(ValueError, match="layer_decay"):
+        run(tmp_path / "decayed", model, rows, extractor=extractor, n_repetitions=1, layer_decay=0.9)
+
+
 def test_rows_of_arrow_datasets(tmp_path, tuners):
     datasets = pytest.importorskip("datasets")
     listed = run(tmp_path / "list", n_repetitions=1)

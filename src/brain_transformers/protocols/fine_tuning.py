@@ -81,7 +81,7 @@ def fine_tuning_protocol(
 
     Args:
         model: folder or Hub name of a pretrained model, which gets the authors' head (batch norm and linear), or a
-            `...ForSequenceClassification` model, which is left as it is.
+            `...ForSequenceClassification` model of any family, which is left as it is.
         dataset: rows of scans, such as [`brain_transformers.data.load_dataset`] gives, or a list of such. Scans
             without a label are left out.
         label_column: column to predict.

@@ -209,7 +209,7 @@ class SemantoksFineTuner(SeededTrainer):
     the last.
 
     Args:
-        model: the classifier.
+        model: the classifier; those of other families work too, without layer-wise decay.
         args: training arguments; they are copied.
         label_column: column of the rows that holds the label.
         label2id: numbers of text labels.
@@ -219,6 +219,7 @@ class SemantoksFineTuner(SeededTrainer):
         kwargs: everything else that [`SeededTrainer`] takes; `processing_class` is the model's extractor.
 
     Raises:
+        ValueError: with layer-wise decay for another family.
         ImportError: with an `eval_dataset` and without scikit-learn (extra `eval`).
     """
 
@@ -237,6 +238,11 @@ class SemantoksFineTuner(SeededTrainer):
         compute_metrics: Callable[[Any], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
+        if args.layer_decay != 1 and model.config.model_type != "brain_semantoks":
+            raise ValueError(
+                f"Expected layer_decay=1 for {type(model).__name__}, got {args.layer_decay}: the rule of this Trainer "
+                "is for the parts of Brain-Semantoks. Use FineTuningTrainer, or layer_decay=1."
+            )
         args = copy.copy(args)
         seed = args.seed if args.data_seed is None else args.data_seed
         collator = AugmentedCropCollator(
