@@ -30,6 +30,21 @@ def _checkpoint_path(case: GoldenCase) -> Path:
     return next(path for path in sorted(case.folder.glob("checkpoint*")) if path.suffix in (".pth", ".pt", ".bin"))
 
 
+def _authors_weights(case: GoldenCase) -> dict[str, torch.Tensor]:
+    """The checkpoint under the authors' names, without wrappers; an encoder alone is the teacher."""
+    stored = torch.load(_checkpoint_path(case), weights_only=True)
+    return convert_brain_semantoks.clean_keys(stored.get("model_state_dict", stored))
+
+
+def _network_map(case: GoldenCase, name: str | None = None) -> Path | None:
+    """The authors' map of networks: in the folder of the case, or once for all cases beside it."""
+    names = [Path(name).name] if name else []
+    places = [
+        folder / file for folder in (case.folder, case.folder.parent) for file in (*names, "network_mapping.npz")
+    ]
+    return next((place for place in places if place.is_file()), None)
+
+
 def converted_folder(case: GoldenCase, work: Path, *arguments: str, name: str = "converted") -> Path:
     """The case's checkpoint after the conversion script, by the way that its files leave open.
 
@@ -50,6 +65,8 @@ def converted_folder(case: GoldenCase, work: Path, *arguments: str, name: str = 
         extra = ["--config", str(path)]
     elif case.kind != "container_from_training":
         extra = ["--num-attention-heads", str(constructor["heads"])]
+    if (network_map := _network_map(case, constructor.get("network_data_path"))) is not None:
+        extra += ["--network-map", str(network_map)]
     code = convert_brain_semantoks.main(
         ["--checkpoint", str(_checkpoint_path(case)), "--output", str(output), *extra, *arguments]
     )
@@ -63,7 +80,7 @@ class _Encoders:
     def __init__(self, case: GoldenCase, work: Path):
         self.case, self.work = case, work
         self.loaded: dict[str, Any] = {}
-        self.has_heads = case.json("config.json")["class"] != "CNN_TF"
+        self.has_heads = any(name.endswith("predictor_out") for name in case.tensors)
         self.has_classifier = any(re.fullmatch(r"(?:.+\.)?logits", name) for name in case.tensors)
 
     def _load(self, key: str, loader: Any, *arguments: str) -> Any:
@@ -87,9 +104,8 @@ class _Encoders:
 
 def _authors_mapping(case: GoldenCase) -> Any:
     constructor = case.json("config.json")["constructor"]
-    first = constructor["atlas_names"][0] if constructor.get("atlas_names") else "schaefer400"
     return convert_brain_semantoks.key_map(
-        first,
+        convert_brain_semantoks.first_atlas(constructor, _authors_weights(case)),
         shared_mask_head=not constructor.get("use_separate_mask_predictor", False),
         tokenizers=not constructor.get("max_spatial", False),
     )
@@ -142,15 +158,17 @@ _OUTPUT = re.compile(
     r"(?:(?P<prefix>.+?)\.)?(?P<output>tokenizer_out|hidden_states\.\d+|last_hidden_state|features\.\w+|cls|"
     r"predictor_out|logits|net\d+\.branch\d+_out|kernel_norm_after\.\d+)"
 )
+_HIDDEN = ("masked", "with_mask")
 _INPUT = re.compile(r"(?:.+\.)?(?:x|x_float16|x_long|mask(?:_\w+)?)")
 
 
 def _input_of(case: GoldenCase, scenario: str | None, encoders: _Encoders) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Signals of a scenario, and its own mask if it has one."""
+    """Signals of a scenario, and its own mask if it has one (that is for `masked` alone where there are both)."""
     prefix = "" if scenario is None else f"{scenario}."
     names = [f"{prefix}x", f"{prefix}x_float16", *([scenario] if scenario else []), "x", "x_float16"]
     x = next(case.tensors[name].float() for name in names if case.has(name))
-    mask = case.tensors.get(f"{prefix}mask") if scenario else None
+    has_both = any(set(_HIDDEN) & set(name.removeprefix(prefix).split(".")) for name in case.names(prefix))
+    mask = case.tensors.get(f"{prefix}mask") if scenario and not has_both else None
     if scenario is not None and scenario.startswith("keep_only_network"):
         config = encoders.encoder().config
         mask = torch.ones(len(x), config.n_networks, config.n_windows, dtype=torch.bool)
@@ -169,16 +187,18 @@ def encoder(case: GoldenCase, work: Path) -> None:
         if match := re.fullmatch(r"temporal_pos_embedding_(\d+)x(\d+)", name):
             case.compare(name, window_positions(int(match[1]), int(match[2])))
         elif name == "roi_network_index":
-            case.compare(name, torch.tensor(encoders.encoder().config.networks))
+            rows = encoders.encoder().config.rois_of_networks()
+            networks = {roi: network for network, rois in enumerate(rows) for roi in rois}
+            case.compare(name, torch.tensor([networks[roi] for roi in sorted(networks)]))
         elif match := _OUTPUT.fullmatch(name):
             parts = (match["prefix"] or "").split(".") if match["prefix"] else []
-            masked = bool(parts) and parts[-1] in ("masked", "with_mask") and bool(parts.pop())
+            masked = bool(parts) and parts[-1] in _HIDDEN and bool(parts.pop())
             which = parts.pop() if parts and parts[-1] in ("teacher", "student") else "teacher"
             scenario = ".".join(parts) or None
             key = (scenario, which, masked)
             if key not in cache:
                 pooling = scenario if scenario in _SCENARIO_POOLINGS else None
-                x, mask = _input_of(case, scenario if pooling is None else None, encoders)
+                x, mask = _input_of(case, scenario, encoders)
                 if masked:
                     own = f"{scenario}.mask"
                     mask = case.tensors[own if case.has(own) else mask_names[0]]
@@ -190,7 +210,9 @@ def encoder(case: GoldenCase, work: Path) -> None:
 def container_from_training(case: GoldenCase, work: Path) -> None:
     encoder(case, work)
     stored = torch.load(_checkpoint_path(case), weights_only=True)
-    config = AutoModel.from_pretrained(converted_folder(case, work, name="teacher-None")).config
+    config = AutoModel.from_pretrained(
+        converted_folder(case, work, "--encoder", "teacher", name="teacher-None")
+    ).config
     # The stored configuration has no number of heads, so that the authors' rule is what decides.
     assert config.num_attention_heads == stored["config"]["model"]["embedding_dim"] // 64
 
@@ -899,7 +921,7 @@ def _check_probe(case: GoldenCase, facts: dict[str, Any]) -> None:
 
 
 def data_pipeline(case: GoldenCase, work: Path) -> None:
-    from brain_transformers.training import distillation_views as views
+    from brain_transformers.processing.frame_sampling import regular_starts
 
     facts = case.json("info.json")
     for tag in [tag for tag, entry in facts.items() if isinstance(entry, dict) and "modality_config" in entry]:
@@ -907,7 +929,7 @@ def data_pipeline(case: GoldenCase, work: Path) -> None:
     for number, entry in facts.pop("aug", {}).items():
         _check_augmentation(case, number, entry)
     for last, expected in facts.pop("regular_crop_starts", {}).items():
-        case.check(f"regular {last}", views.regular_starts(int(last), len(expected)), np.array(expected))
+        case.check(f"regular {last}", regular_starts(int(last), len(expected)), np.array(expected))
     for name in [name for name in facts if name.startswith("random_crop_starts_max")]:
         _check_random_starts(case, int(name.removeprefix("random_crop_starts_max")), facts.pop(name))
     assert not facts, f"unknown facts: {sorted(facts)}"
@@ -975,7 +997,7 @@ def _check_dataset(case: GoldenCase, work: Path, tag: str, entry: dict[str, Any]
     same."""
     from brain_transformers.data import semantoks_recordings as recordings
     from brain_transformers.data.semantoks_builder import SemantoksHDF5Builder
-    from brain_transformers.training.distillation_views import regular_starts
+    from brain_transformers.processing.frame_sampling import regular_starts
 
     config, options = entry["modality_config"], entry.get("dataset_args", {})
     atlases = [config[f"{name}_atlas"] for name in ("schaefer", "tian", "buckner") if config.get(f"{name}_atlas")]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import brain_transformers as bt
-from brain_transformers.processing.frame_sampling import sampled_frames
+from brain_transformers.processing.frame_sampling import regular_starts, sampled_frames
 
 # Scans whose values are frame numbers are not on any model's scale.
 pytestmark = pytest.mark.filterwarnings("ignore:The input looks like raw scanner units")
@@ -107,3 +107,7 @@ def test_frame_sampling_survives_saving(tmp_path) -> None:
 def test_unknown_resampling_is_refused() -> None:
     with pytest.raises(ValueError, match="resampling"):
         extractor(resampling="nearest")
+
+
+def test_regular_starts_are_evenly_spaced():
+    assert regular_starts(80, 8).tolist() == [0, 11, 22, 34, 45, 57, 68, 80]

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 
 import brain_transformers as bt
 from brain_transformers.evaluation import predict_crops
+from brain_transformers.evaluation.linear_probe import scan_splits
 from brain_transformers.protocols import fine_tuning
 
 pytest.importorskip("sklearn")
@@ -106,9 +107,8 @@ def test_saved_model_is_the_tested_one(tmp_path):
     folder = tmp_path / "run" / "repetition-00-model"
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     rows = make_rows()
-    owners = np.array([int(row["subject"][4:]) for row in rows])
-    (split,) = fine_tuning.subject_splits([0] * N_SUBJECTS, n_repetitions=1, seed=21)
-    held = [rows[number] for number in np.flatnonzero(np.isin(owners, split[2]))]
+    (split,) = scan_splits([0] * len(rows), [row["subject"] for row in rows], n_repetitions=1, seed=21)
+    held = [rows[number] for number in np.sort(split[2])]
     logits = predict_crops(model, held, bt.ROISeriesFeatureExtractor.from_pretrained(folder), n_crops=2)
     expected = fine_tuning.protocol_metrics(logits.mean(1), [int(row["sex"] == "M") for row in held])
     assert result.ensembled[0] == pytest.approx(expected)

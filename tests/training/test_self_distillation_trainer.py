@@ -16,7 +16,6 @@ from brain_transformers.training import MAETrainingArguments, TwoViewCollator, s
 from brain_transformers.training.distillation_views import (
     AUGMENTATION_LEVELS,
     draw_augmentation,
-    regular_starts,
 )
 from brain_transformers.training.seeded_rows import EPOCH, ROW_INDEX, SeededRows
 
@@ -302,7 +301,3 @@ def test_canonical_masks_cover_the_networks_of_a_finer_map():
     assert {int(count) for count in masks[..., 0].sum(2).flatten()} - {5, 6}  # more networks than were drawn
     with pytest.raises(ValueError, match="roi_order"):
         TwoViewCollator(bt.load_config("brain-semantoks-tiny"), seed=0, canonical_masks=True)
-
-
-def test_regular_starts_are_evenly_spaced():
-    assert regular_starts(80, 8).tolist() == [0, 11, 22, 34, 45, 57, 68, 80]

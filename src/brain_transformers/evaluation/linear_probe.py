@@ -258,7 +258,7 @@ def protocol_metrics(logits: Any, labels: Any) -> dict[str, float]:
     guesses = outputs.argmax(1).numpy()
     values = {
         "accuracy": scores.accuracy_score(targets, guesses),
-        "balanced_accuracy": scores.balanced_accuracy_score(targets, guesses),
+        "balanced_accuracy": _balanced_accuracy(guesses, targets),
     }
     averages = {"": "binary"} if shares.shape[1] == 2 else {"_macro": "macro", "_weighted": "weighted"}
     for suffix, average in averages.items():
@@ -291,8 +291,13 @@ def primary_score(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """
     if labels.is_floating_point():
         return -float((logits[:, 0].double() - labels.double()).abs().mean())
-    right = (logits.argmax(1) == labels).double()
-    return 100 * float(np.mean([float(right[labels == number].mean()) for number in torch.unique(labels)]))
+    return 100 * _balanced_accuracy(logits.argmax(1).numpy(), labels.numpy())
+
+
+def _balanced_accuracy(guesses: np.ndarray, labels: np.ndarray) -> float:
+    """Share of right guesses in each class that occurs, averaged over classes."""
+    right = guesses == labels
+    return float(np.mean([right[labels == number].mean() for number in np.unique(labels)]))
 
 
 def subject_splits(

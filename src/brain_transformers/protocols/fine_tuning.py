@@ -35,7 +35,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ..evaluation.crops import predict_crops
-from ..evaluation.linear_probe import ProtocolResult, protocol_metrics, subject_splits
+from ..evaluation.linear_probe import ProtocolResult, protocol_metrics, scan_splits
 from ..hub.sharing import save_model_folder
 from ..plotting.report import write_atomically
 from ..training.semantoks_finetuning import SemantoksFineTuner, SemantoksFineTuningArguments
@@ -91,7 +91,7 @@ def fine_tuning_protocol(
             and words are classes. Regression is by absolute error in the label's own units.
         subject_column: scans of one subject stay on one side of every split; `None`: every scan is its own subject.
         ratios, stratify: shares of training, validation and test, and whether to keep the shares of the labels; see
-            [`brain_transformers.evaluation.linear_probe.subject_splits`].
+            [`brain_transformers.evaluation.linear_probe.scan_splits`].
         n_repetitions: number of splits.
         learning_rates: grid, for 256 samples an update, such as [`FINETUNING_LEARNING_RATES`]; 30 epochs each by
             default. `None`: one run with the values of [`SemantoksFineTuningArguments`].
@@ -117,15 +117,15 @@ def fine_tuning_protocol(
     labels = _Labels.read(dataset, label_column, task)
     start, extractor = _starting_model(model, extractor, labels, seed)
     new_head = start is not model
-    owners = _subjects(dataset, subject_column, labels)
-    splits = list(subject_splits(_labels_of_subjects(labels, owners, stratify), ratios, n_repetitions, seed, stratify))
+    subjects = _subjects(dataset, subject_column, labels)
+    splits = list(scan_splits(labels.targets.tolist(), subjects, ratios, n_repetitions, seed, stratify))
     _check_settings(
         output,
         {
             "label": label_column,
             "task": labels.task,
             "classes": list(labels.label2id or ()),
-            "scans": _digest(json.dumps([owners.tolist(), labels.targets.tolist(), labels.rows]).encode()),
+            "scans": _digest(json.dumps([subjects, labels.targets.tolist(), labels.rows]).encode()),
             "starting weights": _digest(*(_bytes(value) for value in start.state_dict().values())),
             "ratios": list(ratios),
             "stratify": stratify,
@@ -146,7 +146,7 @@ def fine_tuning_protocol(
         for number, (file, split) in enumerate(zip(files, splits, strict=True)):
             if records[number] is None:
                 bar.set_postfix_str(f"repetition {number + 1} of {n_repetitions}")
-                rows = [np.flatnonzero(np.isin(owners, part)) for part in split]
+                rows = [np.sort(part) for part in split]
                 scratch = output / f".{file.stem}"
                 arguments = [
                     SemantoksFineTuningArguments(output_dir=str(scratch), seed=seed + number, **defaults, **run)
@@ -244,31 +244,18 @@ def _column(dataset: Any, name: str) -> list[Any]:
     return [value.item() if isinstance(value, (np.generic, np.ndarray)) else value for value in values]
 
 
-def _subjects(dataset: Any, column: str | None, labels: _Labels) -> np.ndarray:
-    """Number of the subject of each labelled scan, in the order in which subjects first appear."""
+def _subjects(dataset: Any, column: str | None, labels: _Labels) -> list[str] | None:
+    """Subject of each labelled scan."""
     if column is None:
-        return np.arange(len(labels.rows))
+        return None
     names = _column(dataset, column)
-    numbers: dict[str, int] = {}
     for row in labels.rows:
         if _is_missing(names[row]):
             raise ValueError(
                 f"Row {row} has no {column}, so its subject is not known and could be on both sides of a split. Fill "
                 "the column in, or pass subject_column=None if every scan is of another subject."
             )
-    return np.array([numbers.setdefault(str(names[row]), len(numbers)) for row in labels.rows])
-
-
-def _labels_of_subjects(labels: _Labels, owners: np.ndarray, stratify: bool) -> list[Any]:
-    """The label of each subject's first scan, for splits that keep the shares of the labels."""
-    first: dict[int, Any] = {}
-    for owner, target in zip(owners.tolist(), labels.targets.tolist(), strict=True):
-        if first.setdefault(owner, target) != target and stratify:
-            raise ValueError(
-                f"stratify=True needs one {labels.column} a subject, but scans of one subject differ ({first[owner]} "
-                f"and {target}). Set stratify=False."
-            )
-    return list(first.values())
+    return [str(names[row]) for row in labels.rows]
 
 
 def _starting_model(model: Any, extractor: Any, labels: _Labels, seed: int) -> tuple[Any, Any]:

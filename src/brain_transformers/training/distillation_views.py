@@ -20,7 +20,6 @@ from ..models.brain_semantoks.masking_brain_semantoks import (
 )
 from ..models.brain_semantoks.networks_brain_semantoks import networks_of_parcels
 from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
-from ..processing.frame_sampling import regular_starts as regular_starts  # crops of the same data recipe
 from .seeded_rows import EPOCH, ROW_INDEX, Collator, row_generator, without_row_keys
 
 Range = tuple[float, float]
