@@ -238,8 +238,12 @@ def network_ids(values: dict[str, Any], network_map: Path | None) -> tuple[list[
     return concatenate_network_ids(parts), order
 
 
-def _clean_keys(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Keys without the wrappers of parallel training; a bare encoder counts as the teacher."""
+def clean_keys(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Keys without the wrappers of parallel training; a bare encoder counts as the teacher.
+
+    Raises:
+        ConversionError: if the keys are not those of Brain-Semantoks.
+    """
     cleaned = {}
     for key, value in state_dict.items():
         key = key.removeprefix("module.").replace(".module.", ".")
@@ -250,6 +254,14 @@ def _clean_keys(state_dict: dict[str, Any]) -> dict[str, Any]:
         shown = ", ".join(list(state_dict)[:4])
         raise ConversionError(f"These are not weights of Brain-Semantoks; the keys are {shown}, ...")
     return cleaned
+
+
+def first_atlas(values: dict[str, Any], state_dict: dict[str, Any]) -> str:
+    """Name of the atlas whose tokenizers are live: the first of the configuration, or of the weights."""
+    if values.get("atlas_names"):
+        return str(values["atlas_names"][0])
+    found = (re.search(r"_encoder\.network_tokenizers\.([^.]+)\.", key) for key in state_dict)
+    return next((match[1] for match in found if match), "schaefer400")
 
 
 def _settle_kernel_norms(state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -316,7 +328,7 @@ def build_config(
     Raises:
         ConversionError: if values are missing or do not fit the weights.
     """
-    values = {"atlas_names": [], "atlas_network_counts": [], **values}
+    values = {**values, **{name: values.get(name) or [] for name in ("atlas_names", "atlas_network_counts")}}
     encoder = "teacher_encoder" if any(key.startswith("teacher_encoder.") for key in state_dict) else "student_encoder"
     transformer = f"{encoder}.inter_network_transformer"
     heads = num_attention_heads or values.get("heads") or values["embedding_dim"] // 64
@@ -343,6 +355,7 @@ def build_config(
             raise ConversionError("The configuration has no tokenizer_config, so the tokenizers are not known.")
         options["tokenizer_branches"] = _branches(values["tokenizer_config"])
     width = state_dict.get(f"{transformer}.transformer_blocks.0.mlp.0.weight")
+    norm = re.compile(r"\.network_tokenizers\.[^.]+\.\d+\.norm\.weight$")
     if any(key.endswith(".ls1.gamma") for key in state_dict):
         scale = values.get("layer_scale_init_value") or 0.1
     else:
@@ -376,7 +389,7 @@ def build_config(
             num_attention_heads=heads,
             intermediate_size=values["mlp_dim"] if width is None else int(width.shape[0]),
             tokenizer_pooling=tokenizer_pooling or values.get("tokenizer_pooling_type") or "mean",
-            tokenizer_norm=values.get("tokenizer_final_norm", "layer") == "layer",
+            tokenizer_norm=bool(values.get("max_spatial")) or any(norm.search(key) for key in state_dict),
             layer_scale_init_value=scale,
             use_mask_embedding=f"{transformer}.mask_embedding" in state_dict,
             separate_mask_head=bool(values.get("use_separate_mask_predictor", False)),
@@ -423,13 +436,15 @@ def convert_state_dict(
         ConversionError: if anything is unknown, missing, or of a shape that the configuration does not imply.
     """
     values = constructor_values(authors)
-    state_dict = _settle_kernel_norms(_clean_keys(state_dict))
+    state_dict = _settle_kernel_norms(clean_keys(state_dict))
     config = build_config(values, state_dict, network_map, num_attention_heads, tokenizer_pooling)
     if not config.separate_mask_head:
         _check_aliases(state_dict)
-    first = values["atlas_names"][0] if values.get("atlas_names") else "schaefer400"
     mapping = key_map(
-        first, config.tokenizer_pooling, not config.separate_mask_head, tokenizers=config.spatial_mode != "rois"
+        first_atlas(values, state_dict),
+        config.tokenizer_pooling,
+        not config.separate_mask_head,
+        tokenizers=config.spatial_mode != "rois",
     )
     renamed, report = mapping.convert(state_dict)
     has_classifier = any(name.startswith("classifier.") for name in renamed)

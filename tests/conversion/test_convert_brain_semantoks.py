@@ -208,6 +208,23 @@ def test_an_encoder_alone_with_its_head(prefix: str, tmp_path: Path) -> None:
         torch.testing.assert_close(model.eval()(signals).logits, expected, rtol=1e-4, atol=2e-5)
 
 
+def test_what_the_weights_tell_need_not_be_told(tmp_path: Path) -> None:
+    """The atlas of the live tokenizers in a spatial mode, and whether tokens are normed."""
+    values = constructor(
+        min_spatial=True, atlas_names=["other"], atlas_network_counts=[1], tokenizer_final_norm="none"
+    )
+    holder = torch.nn.Module()
+    holder.teacher_encoder = randomised(PlainEncoder(values, networks_of(values)))
+    told = {name: value for name, value in values.items() if name != "tokenizer_final_norm"}
+    arguments = write_case(tmp_path, holder, {**told, "atlas_names": None, "atlas_network_counts": None})
+    assert convert_brain_semantoks.main(arguments) == 0
+    body = AutoModel.from_pretrained(tmp_path / "converted").eval()
+    signals = torch.randn(2, 20, 60)
+    with torch.no_grad():
+        expected = holder.teacher_encoder(signals)
+        torch.testing.assert_close(body(signals).last_hidden_state, expected, rtol=1e-4, atol=2e-5)
+
+
 def training_config(**changes: Any) -> dict[str, Any]:
     """The YAML dictionary of a model with 64 columns, so that the authors' rule gives one head."""
     return {

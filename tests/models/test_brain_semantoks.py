@@ -278,6 +278,15 @@ def test_tokenizers_of_hidden_networks_do_not_run() -> None:
         torch.testing.assert_close(model(signals(), bool_masked_pos=mask).last_hidden_state, fast)
 
 
+def test_a_mask_that_hides_nothing_gives_the_mask_embedding_a_gradient_of_zero() -> None:
+    model = tiny()
+    mask = torch.zeros(2, model.config.n_tokens, dtype=torch.bool)
+    model(signals(), bool_masked_pos=mask).last_hidden_state.sum().backward()
+    gradient = model.embeddings.mask_embedding.grad
+    assert gradient is not None
+    assert not gradient.any()
+
+
 def test_masks_without_a_mask_embedding_have_no_effect_and_are_reported() -> None:
     model = tiny(use_mask_embedding=False)
     mask = torch.ones(2, 20, dtype=torch.bool)

@@ -329,10 +329,13 @@ class BrainSemantoksEmbeddings(nn.Module):
             return self._hide(tokens, token_mask)
         seen_of_network = (~token_mask).transpose(0, 1).flatten(1)
         parts_of_tokens: list[torch.Tensor] = []
+        # With nothing hidden the mask embedding still takes part, so that its gradient is zero and not missing.
+        takes_part = torch.is_grad_enabled() and not bool(token_mask.any())
         for tokenizer, part, seen in zip(self.tokenizers, parts, seen_of_network):
             rows = seen.nonzero()[:, 0]
             if len(rows) == len(seen):
-                parts_of_tokens.append(tokenizer(part))
+                tokens = tokenizer(part)
+                parts_of_tokens.append(tokens + 0 * self.mask_embedding if takes_part else tokens)
                 continue
             hidden = self.mask_embedding.expand(len(seen), -1)
             if len(rows) or torch.is_grad_enabled():  # with no rows it still takes part, so that gradients are zeros
