@@ -27,11 +27,12 @@ import brain_transformers as bt
 from brain_transformers.cli.demo import find_scans
 from brain_transformers.data.builders import load_dataset
 from brain_transformers.evaluation import functional_connectivity, train_probe_heads
-from brain_transformers.evaluation.linear_probe import LEARNING_RATES, protocol_metrics
+from brain_transformers.evaluation.linear_probe import LEARNING_RATES
 from brain_transformers.hub.sharing import save_model_folder
 from brain_transformers.plotting.report import figure_to_png, write_atomically
 from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILION, new_figure, styled
 from brain_transformers.processing.roi_orders import roi_labels
+from brain_transformers.scores import protocol_metrics
 
 T_R = 0.72
 N_TIMEPOINTS = 200

@@ -875,10 +875,9 @@ def _check_probe(case: GoldenCase, facts: dict[str, Any]) -> None:
     from brain_transformers.evaluation.linear_probe import (
         ProbeHeads,
         average_crops,
-        primary_metric,
-        protocol_metrics,
         train_probe_heads,
     )
+    from brain_transformers.scores import primary_metric, protocol_metrics
 
     take = {name.removeprefix("probe."): case.take(name) for name in case.names("probe.") if ".init." in name}
     heads = ProbeHeads(

@@ -175,10 +175,10 @@ def test_other_families(tmp_path):
         | {"n_rois": config.n_rois, "n_timepoints": n_timepoints}
         for row in make_rows()
     ]
-    result = run(tmp_path, model, rows, extractor=extractor, n_repetitions=1, freeze_encoder_epochs=1)
+    result = run(tmp_path, model, rows, extractor=extractor, n_repetitions=1, freeze_encoder_epochs=1, layer_decay=0.9)
     assert 0 <= result.ensembled[0]["accuracy"] <= 100
-    with pytest.raises(ValueError, match="layer_decay"):
-        run(tmp_path / "decayed", model, rows, extractor=extractor, n_repetitions=1, layer_decay=0.9)
+    with pytest.raises(ValueError, match="published_parameter_groups"):
+        run(tmp_path / "published", model, rows, extractor=extractor, n_repetitions=1, published_parameter_groups=True)
 
 
 def test_rows_of_arrow_datasets(tmp_path, tuners):

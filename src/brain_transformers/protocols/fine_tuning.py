@@ -35,9 +35,10 @@ from transformers import (
 from transformers.utils import logging
 
 from ..evaluation.crops import predict_crops
-from ..evaluation.linear_probe import ProtocolResult, protocol_metrics, scan_splits
+from ..evaluation.linear_probe import ProtocolResult, scan_splits
 from ..hub.sharing import save_model_folder
 from ..plotting.report import write_atomically
+from ..scores import protocol_metrics
 from ..training.semantoks_finetuning import SemantoksFineTuner, SemantoksFineTuningArguments
 
 FINETUNING_LEARNING_RATES = (1e-3, 1e-4, 1e-5)

@@ -4,7 +4,6 @@ Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, and the released fine-tunin
 """
 
 import copy
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +22,11 @@ from transformers.utils import logging
 from ..data.collators import ROISeriesCollator
 from ..optional import require
 from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from ..scores import protocol_metrics
 from .arguments import FineTuningArguments
-from .distillation_groups import semantoks_parameter_groups
 from .distillation_schedules import FINETUNING_SCHEDULES, finetuning_lr
 from .distillation_views import FINETUNING_AUGMENTATION, check_levels, draw_augmentation
+from .finetuning_trainer import fine_tuning_groups
 from .schedules import scaled_learning_rate
 from .seeded_rows import EPOCH, RowRandomness
 from .seeded_trainer import SeededTrainer
@@ -49,7 +49,6 @@ class SemantoksFineTuningArguments(FineTuningArguments):
         schedule: `"cosine"`, `"linear"` or `"constant"`, by epoch.
         lr_warmup_epochs: epochs of warm-up, from a tenth of the rate.
         min_learning_rate: where the schedule ends.
-        layer_decay: factor between the learning rates of neighbouring layers.
         published_parameter_groups: groups as in the authors' code, where tokenizers have the full rate.
         augmentation: levels of parcels, time, noise and scale.
         freeze_encoder_epochs: train the head alone for this many epochs.
@@ -63,7 +62,6 @@ class SemantoksFineTuningArguments(FineTuningArguments):
     schedule: str = field(default="cosine", metadata={"help": "cosine, linear or constant, by epoch."})
     lr_warmup_epochs: int = field(default=0, metadata={"help": "Epochs of warm-up, from a tenth of the rate."})
     min_learning_rate: float = field(default=0.0, metadata={"help": "Where the schedule ends."})
-    layer_decay: float = field(default=1.0, metadata={"help": "Factor between rates of neighbouring layers."})
     published_parameter_groups: bool = field(default=False, metadata={"help": "Groups as in the authors' code."})
     augmentation: list[int] = field(
         default_factory=lambda: list(FINETUNING_AUGMENTATION),
@@ -192,8 +190,6 @@ def _is_regression(config: Any) -> bool:
 def _protocol_scores(config: Any) -> tuple[Callable[[Any], dict[str, float]], str, bool]:
     """Metrics of the protocol for the Trainer, the name of the one to choose by, and whether more of it is better."""
     require("sklearn.metrics", extra="eval", purpose="the scores of a validation set")
-    # By name, since the layers of this package keep training and evaluation apart.
-    protocol_metrics = importlib.import_module("brain_transformers.evaluation.linear_probe").protocol_metrics
     regression = _is_regression(config)
 
     def scores(prediction: Any) -> dict[str, float]:
@@ -209,17 +205,17 @@ class SemantoksFineTuner(SeededTrainer):
     the last.
 
     Args:
-        model: the classifier; those of other families work too, without layer-wise decay.
+        model: the classifier; those of other families work too.
         args: training arguments; they are copied.
         label_column: column of the rows that holds the label.
         label2id: numbers of text labels.
         compute_metrics: by default the metrics of the protocol (see
-            [`brain_transformers.evaluation.linear_probe.protocol_metrics`]); with a function of your own, name one of
+            [`brain_transformers.scores.protocol_metrics`]); with a function of your own, name one of
             its metrics in `metric_for_best_model`, or the loss decides.
         kwargs: everything else that [`SeededTrainer`] takes; `processing_class` is the model's extractor.
 
     Raises:
-        ValueError: with layer-wise decay for another family.
+        ValueError: with `published_parameter_groups` for another family, when training starts.
         ImportError: with an `eval_dataset` and without scikit-learn (extra `eval`).
     """
 
@@ -238,11 +234,6 @@ class SemantoksFineTuner(SeededTrainer):
         compute_metrics: Callable[[Any], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
-        if args.layer_decay != 1 and model.config.model_type != "brain_semantoks":
-            raise ValueError(
-                f"Expected layer_decay=1 for {type(model).__name__}, got {args.layer_decay}: the rule of this Trainer "
-                "is for the parts of Brain-Semantoks. Use FineTuningTrainer, or layer_decay=1."
-            )
         args = copy.copy(args)
         seed = args.seed if args.data_seed is None else args.data_seed
         collator = AugmentedCropCollator(
@@ -314,16 +305,14 @@ class SemantoksFineTuner(SeededTrainer):
             assert network is not None
             assert args.learning_rate is not None
             kind, options = self.get_optimizer_cls_and_kwargs(args, network)  # type: ignore[arg-type]
-            head = self._head_parameters(network)
-            groups = semantoks_parameter_groups(
+            groups = fine_tuning_groups(
                 network,
                 learning_rate=args.learning_rate,
                 weight_decay=args.weight_decay,
                 layer_decay=args.layer_decay,
                 published=args.published_parameter_groups,
-                head=head,
             )
-            in_head = {id(parameter) for parameter in head}
+            in_head = {id(parameter) for parameter in self._head_parameters(network)}
             for group in groups:
                 if id(group["params"][0]) not in in_head:
                     group["lr"] *= args.encoder_learning_rate_factor
