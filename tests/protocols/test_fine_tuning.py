@@ -157,7 +157,7 @@ def test_a_pretrained_folder_gets_a_head_for_the_label(tmp_path, capsys):
     options = {"extractor": None, "n_repetitions": 1, "progress": True}
     run(tmp_path, tmp_path / "body", rows, **options)
     told = capsys.readouterr().out
-    assert "1 of 24 scans have no sex" in told
+    assert "1 of 24 scans of the dataset have no sex" in told
     assert f"written to {tmp_path / 'run'}" in told
     ages = run(tmp_path / "ages", tmp_path / "body", label="age", task="regression", **options)
     assert ages.ensembled[0]["mae"] < 15  # ages from 30 to 53: the head begins at their median, not at 0

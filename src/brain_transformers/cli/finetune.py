@@ -9,7 +9,7 @@ import numpy as np
 
 from .new_models import check_rows, make_config, make_extractor, refuse_foreign_tables, store_tables
 from .objectives import check_model_exists
-from .training_inputs import add_training_parser, column, load_splits, resume_point, write_results
+from .training_inputs import add_training_parser, load_splits, resume_point, write_results
 
 
 def _arguments_class(model: str | None) -> type:
@@ -49,24 +49,6 @@ class _WindowsByUse:
         return (self.evaluation if rows[0][EPOCH] == EVALUATION_EPOCH else self.training)(rows)
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and value in ("", "n/a")) or value != value
-
-
-def _with_label(rows: Any, label: str, name: str) -> Any:
-    """Rows whose label is known."""
-    if rows is None:
-        return None
-    if label not in rows.column_names:
-        others = sorted(set(rows.column_names) - {"signals", "n_rois", "n_timepoints", "roi_order"})
-        raise ValueError(f"The {name} set has no column {label!r}; it has {', '.join(others)}.")
-    known = [number for number, value in enumerate(column(rows, label)) if not _is_missing(value)]
-    if len(known) < len(rows):
-        print(f"{len(rows) - len(known)} of {len(rows)} rows of the {name} set have no {label} and are left out")
-        rows = rows.select(known)
-    return rows
-
-
 def _classification_metrics(prediction: Any) -> dict[str, float]:
     logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     guess, truth = logits.argmax(1), prediction.label_ids
@@ -95,43 +77,19 @@ def _regression_metrics(prediction: Any) -> dict[str, float]:
     return scores
 
 
-def _start_at_mean(model: Any, values: Sequence[float]) -> None:
-    """Let the new head begin with the mean label, from which training reaches labels such as ages in few steps."""
-    import torch
-    from torch import nn
-
-    last = [module for module in model.classifier.modules() if isinstance(module, nn.Linear)][-1]
-    with torch.no_grad():
-        last.bias.fill_(float(np.mean(values)))
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     output: Path = args.output
     train_rows, eval_rows = load_splits(args.dataset, args.train_split, args.eval_split)
     check_model_exists(args.model)
-    train_rows = _with_label(train_rows, args.label, "training")
-    eval_rows = _with_label(eval_rows, args.label, "evaluation")
-    values = column(train_rows, args.label)
-    if not values:
-        raise ValueError(f"No row of the training set has a {args.label}.")
-    whole = all(isinstance(value, (str, bool, int)) for value in values)
-    task = args.task or ("classification" if whole else "regression")
-    if task == "regression" and any(isinstance(value, str) for value in values):
-        raise ValueError(f"{args.label!r} holds text, which cannot be regressed. Leave --task out.")
 
-    label2id: dict[str, int] | None = None
-    options: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
-    if task == "classification":
-        classes = sorted(set(values))
-        label2id = {str(value): number for number, value in enumerate(classes)}
-        if len(classes) < 2:
-            raise ValueError(f"{args.label!r} has the single value {classes[0]!r}: there is nothing to tell apart.")
-        options = {
-            "problem_type": "single_label_classification",
-            "label2id": label2id,
-            "id2label": {number: name for name, number in label2id.items()},
-        }
+    from ..training.labels import Labels, labelled_rows, start_head_at
+
+    labels = Labels.read(train_rows, args.label, args.task, "training set")
+    train_rows = train_rows.select(labels.rows)
+    if eval_rows is not None:
+        eval_rows = eval_rows.select(labelled_rows(eval_rows, args.label, "evaluation set")[0])
+    options = labels.head_options()
 
     from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, set_seed
 
@@ -160,19 +118,19 @@ def run(args: argparse.Namespace) -> int:
         check_rows(extractor, train_rows, "training")
     check_rows(extractor, eval_rows, "evaluation")
     store_tables(model, extractor, train_rows, args)
-    if task == "regression":
-        _start_at_mean(model, values)
+    if labels.label2id is None:
+        start_head_at(model, float(np.mean(labels.targets)))  # learns by its squared error
 
     def collator(window: str) -> ROISeriesCollator:
         return ROISeriesCollator(
             extractor,
             args.label,
-            label2id=label2id,
+            label2id=labels.label2id,
             window=window,
             rng_for_row=RowRandomness(training.seed if training.data_seed is None else training.data_seed, "window"),
         )
 
-    what = f"{len(label2id)} classes" if label2id else "regression"
+    what = f"{len(labels.label2id)} classes" if labels.label2id else "regression"
     print(f"{args.label}: {what}, {len(train_rows)} scans to train on")
     if eval_rows is None:
         print(f"no split {args.eval_split!r} in {args.dataset}: nothing is evaluated")
@@ -183,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=extractor,
-        compute_metrics=_classification_metrics if task == "classification" else _regression_metrics,
+        compute_metrics=_regression_metrics if labels.label2id is None else _classification_metrics,
     )
     metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
     if eval_rows is not None:

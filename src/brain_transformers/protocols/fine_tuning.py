@@ -12,13 +12,11 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
 from transformers import (
@@ -39,6 +37,7 @@ from ..evaluation.linear_probe import ProtocolResult, scan_splits
 from ..hub.sharing import save_model_folder
 from ..plotting.report import write_atomically
 from ..scores import protocol_metrics
+from ..training.labels import Labels, column_values, is_missing, start_head_at
 from ..training.semantoks_finetuning import SemantoksFineTuner, SemantoksFineTuningArguments
 
 FINETUNING_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
@@ -115,7 +114,7 @@ def fine_tuning_protocol(
     if refused := sorted(managed & set(training)):
         raise ValueError(f"The protocol sets {', '.join(refused)} itself. Leave it out of the training arguments.")
     output = Path(output_dir)
-    labels = _Labels.read(dataset, label_column, task)
+    labels = Labels.read(dataset, label_column, task)
     start, extractor = _starting_model(model, extractor, labels, seed)
     new_head = start is not model
     subjects = _subjects(dataset, subject_column, labels)
@@ -179,79 +178,13 @@ def fine_tuning_protocol(
     return result
 
 
-@dataclass
-class _Labels:
-    """Labels of the scans that have one.
-
-    Attributes:
-        column, task: where they come from, and `"classification"` or `"regression"`.
-        rows: rows of the dataset.
-        values: as they are there.
-        targets: `(n,)` int64 classes or float64 numbers.
-        label2id: numbers of the classes, `None` for regression.
-    """
-
-    column: str
-    task: str
-    rows: list[int]
-    values: list[Any]
-    label2id: dict[str, int] | None = None
-    targets: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.number(self.label2id)
-
-    def number(self, label2id: Mapping[str, int] | None) -> None:
-        """Give the classes these numbers."""
-        self.label2id = None if label2id is None else dict(label2id)
-        if label2id is None:
-            self.targets = np.array(self.values, dtype=np.float64)
-        else:
-            self.targets = np.array([label2id[str(value)] for value in self.values], dtype=np.int64)
-
-    @classmethod
-    def read(cls, dataset: Any, column: str, task: str | None) -> "_Labels":
-        everything = _column(dataset, column)
-        rows = [number for number, value in enumerate(everything) if not _is_missing(value)]
-        values = [everything[number] for number in rows]
-        if len(rows) < len(everything):
-            print(f"{len(everything) - len(rows)} of {len(everything)} scans have no {column} and are left out")
-        whole = all(isinstance(value, (str, bool, int)) for value in values)
-        task = task or ("classification" if whole else "regression")
-        if task not in ("classification", "regression"):
-            raise ValueError(f"Expected task to be 'classification' or 'regression', got {task!r}.")
-        if task == "regression":
-            if any(isinstance(value, str) for value in values):
-                raise ValueError(f"{column!r} holds text, which cannot be regressed. Leave task out.")
-            return cls(column, task, rows, values)
-        classes = sorted(set(values))
-        if len(classes) < 2:
-            raise ValueError(f"Expected at least two classes in {column!r}, got {classes}.")
-        return cls(column, task, rows, values, {str(value): number for number, value in enumerate(classes)})
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and value in ("", "n/a", "nan")) or value != value
-
-
-def _column(dataset: Any, name: str) -> list[Any]:
-    """A column as plain Python values."""
-    names = getattr(dataset, "column_names", None) or list(dataset[0])
-    if name not in names:
-        raise ValueError(f"The dataset has no column {name!r}; it has {', '.join(sorted(set(names) - {'signals'}))}.")
-    if hasattr(dataset, "column_names"):
-        return list(dataset.with_format(None)[name])
-    values = [dataset[number][name] for number in range(len(dataset))]
-    return [value.item() if isinstance(value, (np.generic, np.ndarray)) else value for value in values]
-
-
-def _subjects(dataset: Any, column: str | None, labels: _Labels) -> list[str] | None:
+def _subjects(dataset: Any, column: str | None, labels: Labels) -> list[str] | None:
     """Subject of each labelled scan."""
     if column is None:
         return None
-    names = _column(dataset, column)
+    names = column_values(dataset, column)
     for row in labels.rows:
-        if _is_missing(names[row]):
+        if is_missing(names[row]):
             raise ValueError(
                 f"Row {row} has no {column}, so its subject is not known and could be on both sides of a split. Fill "
                 "the column in, or pass subject_column=None if every scan is of another subject."
@@ -259,17 +192,11 @@ def _subjects(dataset: Any, column: str | None, labels: _Labels) -> list[str] | 
     return [str(names[row]) for row in labels.rows]
 
 
-def _starting_model(model: Any, extractor: Any, labels: _Labels, seed: int) -> tuple[Any, Any]:
+def _starting_model(model: Any, extractor: Any, labels: Labels, seed: int) -> tuple[Any, Any]:
     """The classifier that every run starts from, and its extractor."""
     if isinstance(model, (str, Path)):
         extractor = AutoFeatureExtractor.from_pretrained(model) if extractor is None else extractor
-        options: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
-        if labels.label2id is not None:
-            options = {
-                "problem_type": "single_label_classification",
-                "label2id": labels.label2id,
-                "id2label": {number: name for name, number in labels.label2id.items()},
-            }
+        options = labels.head_options()
         if AutoConfig.from_pretrained(model).model_type == "brain_semantoks":
             options.update({"classifier_head": "batch_norm_linear", "classifier_loss": "mae"})
         set_seed(seed)  # the new head is the same when the call is repeated
@@ -286,12 +213,6 @@ def _starting_model(model: Any, extractor: Any, labels: _Labels, seed: int) -> t
             f"{model.config.num_labels}. Set num_labels (and problem_type) when you load it."
         )
     return model, extractor
-
-
-def _start_at_median(model: Any, targets: np.ndarray) -> None:
-    """Let a new head begin in the middle of the labels, from where numbers such as ages are reached in few steps."""
-    last = [module for module in model.classifier.modules() if isinstance(module, nn.Linear)][-1]
-    nn.init.constant_(last.bias, float(np.median(targets)))
 
 
 @contextmanager
@@ -321,7 +242,7 @@ def _repetition(
     new_head: bool,
     dataset: Any,
     extractor: Any,
-    labels: _Labels,
+    labels: Labels,
     split: Sequence[np.ndarray],
     runs: Sequence[SemantoksFineTuningArguments],
     n_crops: int,
@@ -338,7 +259,7 @@ def _repetition(
             shutil.rmtree(str(arguments.output_dir), ignore_errors=True)
         model = copy.deepcopy(start)
         if new_head and labels.label2id is None:
-            _start_at_median(model, labels.targets[split[0]])
+            start_head_at(model, float(np.median(labels.targets[split[0]])))  # chosen by its absolute error
         tuner = SemantoksFineTuner(
             model,
             arguments,
