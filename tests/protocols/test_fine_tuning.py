@@ -147,6 +147,16 @@ def test_finished_repetitions_are_not_run_again(tmp_path, tuners, monkeypatch):
         run(tmp_path, other)
 
 
+def test_settings_of_a_call_that_finished_nothing_do_not_bind(tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tuning, "predict_crops", lambda *args, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, num_train_epochs=1)
+    monkeypatch.undo()
+    run(tmp_path, n_repetitions=1)
+    with pytest.raises(ValueError, match="other settings.*num_train_epochs"):
+        run(tmp_path, n_repetitions=1, num_train_epochs=1)
+
+
 def test_a_pretrained_folder_gets_a_head_for_the_label(tmp_path, capsys):
     set_seed(1)
     body = bt.BrainSemantoksModel(bt.load_config("brain-semantoks-tiny"))
@@ -203,6 +213,12 @@ def test_refusals(tmp_path):
         ({"extractor": None}, "extractor"),
         ({"save_strategy": "steps"}, "save_strategy"),
         ({"learning_rates": [1e-3], "learning_rate": 1e-3}, "learning_rate"),
+        ({"learning_rates": [0.0]}, "above 0"),
+        ({"schedule": "cosin"}, "schedule"),
+        ({"n_repetitions": 0}, "got 0 repetitions"),
+        ({"n_crops": 0}, "0 crops"),
+        ({"ratios": (0.8, 0.2, 0.0)}, "three ratios above 0"),
+        ({"rows": make_rows(sex=[None] * 24)}, "No row of the dataset has a sex"),
     ):
         with pytest.raises(ValueError, match=message):
             run(tmp_path, **options)

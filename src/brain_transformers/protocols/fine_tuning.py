@@ -106,14 +106,23 @@ def fine_tuning_protocol(
         metrics of single crops. Every scan counts once.
 
     Raises:
-        ValueError: if labels, columns and model do not fit together, or `output_dir` holds repetitions that were made
-            with other settings.
+        ValueError: if labels, columns and model do not fit together, an argument cannot be meant, or `output_dir`
+            holds repetitions that were made with other settings.
         ImportError: without scikit-learn (extra `eval`) or accelerate (extra `train`).
     """
-    managed = {"eval_strategy", *_KEEP_BEST, *(("learning_rate", "base_learning_rate") if learning_rates else ())}
-    if refused := sorted(managed & set(training)):
-        raise ValueError(f"The protocol sets {', '.join(refused)} itself. Leave it out of the training arguments.")
     output = Path(output_dir)
+    _check_arguments(ratios, n_repetitions, learning_rates, n_crops, training)
+    files = [output / f"repetition-{number:02d}.json" for number in range(n_repetitions)]
+    defaults: dict[str, Any] = {**_QUIET, **(_GRID_TRAINING if learning_rates else {}), **training, **_KEEP_BEST}
+    grid: list[dict[str, Any]] = [{"base_learning_rate": rate} for rate in learning_rates or ()] or [{}]
+    # All are made before anything is written, since they refuse what they cannot mean.
+    runs = [
+        [
+            SemantoksFineTuningArguments(output_dir=str(output / f".{file.stem}"), seed=seed + n, **defaults, **rate)
+            for rate in grid
+        ]
+        for n, file in enumerate(files)
+    ]
     labels = Labels.read(dataset, label_column, task)
     start, extractor = _starting_model(model, extractor, labels, seed)
     new_head = start is not model
@@ -136,29 +145,23 @@ def fine_tuning_protocol(
         },
     )
     # Read once, before anything is written, so that several processes agree on what is left to do.
-    files = [output / f"repetition-{number:02d}.json" for number in range(n_repetitions)]
     records: list[Any] = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None for file in files]
-    defaults: dict[str, Any] = {**_QUIET, **(_GRID_TRAINING if learning_rates else {}), **training, **_KEEP_BEST}
-    runs: list[dict[str, Any]] = [{"base_learning_rate": rate} for rate in learning_rates or ()] or [{}]
-    epochs = len(runs) * int(defaults.get("num_train_epochs", SemantoksFineTuningArguments.num_train_epochs))
+    epochs = len(grid) * int(runs[0][0].num_train_epochs)
     bar = tqdm(total=n_repetitions * epochs, desc="Fine-tuning", unit="epoch", disable=not progress)
     with bar, _one_progress_bar():
         for number, (file, split) in enumerate(zip(files, splits, strict=True)):
             if records[number] is None:
                 bar.set_postfix_str(f"repetition {number + 1} of {n_repetitions}")
                 rows = [np.sort(part) for part in split]
-                scratch = output / f".{file.stem}"
-                arguments = [
-                    SemantoksFineTuningArguments(output_dir=str(scratch), seed=seed + number, **defaults, **run)
-                    for run in runs
-                ]
-                best, record = _repetition(start, new_head, dataset, extractor, labels, rows, arguments, n_crops, bar)
+                best, record = _repetition(
+                    start, new_head, dataset, extractor, labels, rows, runs[number], n_crops, bar
+                )
                 records[number] = {"repetition": number, "seed": seed + number, **record}
-                if arguments[0].process_index == 0:
+                if runs[number][0].process_index == 0:
                     if save_models:
                         save_model_folder(best, output / f"{file.stem}-model", extractor=extractor)
                     write_atomically(file, json.dumps(records[number], indent=1) + "\n")
-                    shutil.rmtree(scratch, ignore_errors=True)
+                    shutil.rmtree(str(runs[number][0].output_dir), ignore_errors=True)
             bar.n = (number + 1) * epochs
             bar.refresh()
     result = ProtocolResult(
@@ -176,6 +179,31 @@ def fine_tuning_protocol(
     if progress:
         print(f"results of {n_repetitions} repetitions written to {output}")
     return result
+
+
+def _check_arguments(
+    ratios: Sequence[float],
+    n_repetitions: int,
+    learning_rates: Sequence[float] | None,
+    n_crops: int,
+    training: Mapping[str, Any],
+) -> None:
+    """Raise ValueError for what the protocol cannot do."""
+    managed = {"eval_strategy", *_KEEP_BEST, *(("learning_rate", "base_learning_rate") if learning_rates else ())}
+    if refused := sorted(managed & set(training)):
+        grid = " (rates come from the grid)" if learning_rates and any("rate" in name for name in refused) else ""
+        raise ValueError(f"The protocol sets {', '.join(refused)} itself{grid}. Leave it out.")
+    if n_repetitions < 1 or n_crops < 1:
+        raise ValueError(
+            f"Expected at least one repetition and one crop, got {n_repetitions} repetitions and {n_crops} crops."
+        )
+    if len(ratios) != 3 or min(ratios) <= 0:
+        raise ValueError(
+            f"Expected three ratios above 0, of training, validation and test, got {list(ratios)}. Use 0.6 0.2 0.2, "
+            "for example."
+        )
+    if learning_rates is not None and (not learning_rates or min(learning_rates) <= 0):
+        raise ValueError(f"Expected learning rates above 0, got {list(learning_rates)}. Use 1e-3 1e-4 1e-5, or none.")
 
 
 def _subjects(dataset: Any, column: str | None, labels: Labels) -> list[str] | None:
@@ -320,10 +348,11 @@ def _digest(*parts: bytes) -> str:
 def _check_settings(output: Path, settings: Mapping[str, Any]) -> None:
     """Write what the repetitions in a folder have in common, or see that it is the same as before."""
     path = output / "settings.json"
-    if not path.is_file():
+    if not any(output.glob("repetition-*.json")):  # none was finished, so nothing binds this call
         write_atomically(path, json.dumps(settings, indent=1) + "\n")
         return
-    before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    now = json.loads(json.dumps(settings))
     changed = [name for name in now if now[name] != before.get(name)]
     if changed:
         what = "; ".join(f"{name}: {before.get(name)} then, {now[name]} now" for name in changed)
