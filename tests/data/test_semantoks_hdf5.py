@@ -130,3 +130,13 @@ def test_published_crop_of_a_short_scan_has_zeros_behind_it() -> None:
     crop = published_crop(np.ones((2, 7), np.float32), 7, 3, 10)
     assert crop.shape == (2, 10)
     assert crop[0].tolist() == [1] * 7 + [0] * 3
+
+
+def test_published_resampling_keeps_the_last_sample_before_a_gap() -> None:
+    signals = np.stack([np.arange(10.0), np.sin(np.arange(10.0))])
+    signals[:, 7:] = np.nan
+    scaled, length = published_recording(signals, 10, source_t_r=1.0, target_t_r=0.5)
+    assert length == 13  # places 0, 0.5, ..., 6
+    known = signals[:, :7]
+    expected = (known - known.mean(1, keepdims=True)) / known.std(1, keepdims=True)
+    np.testing.assert_allclose(scaled[:, ::2], expected, atol=1e-5)

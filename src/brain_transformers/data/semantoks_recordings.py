@@ -153,8 +153,10 @@ def published_recording(
         ratio = source_t_r / target_t_r
         n_old, n_new = scaled.shape[1], int(scaled.shape[1] * ratio)
         places = np.arange(n_new) / ratio
-        left = np.clip(np.floor(places).astype(np.int64), 0, max(n_old - 2, 0))
-        fraction = places - left  # beyond the last sample the last slope goes on
+        # A place on a sample belongs to the interval before it, so that the last sample before a gap is kept; beyond
+        # the last sample the last slope goes on.
+        left = np.clip(np.ceil(places).astype(np.int64) - 1, 0, max(n_old - 2, 0))
+        fraction = places - left
         right = np.minimum(left + 1, n_old - 1)
         scaled = (scaled[:, left] + (scaled[:, right] - scaled[:, left]) * fraction).astype(np.float32)
         length = int(length * ratio)
