@@ -89,6 +89,12 @@ def test_every_run_of_a_grid_starts_from_the_same_weights(tmp_path, tuners):
         assert rate == (1.0, 0.1)[int(np.argmax(scores))]
 
 
+def test_chance_that_leaves_out_a_class_is_said(tmp_path):
+    rows = make_rows(sex=["M", "M"] + ["F"] * 22)
+    with pytest.warns(UserWarning, match=r"In 2 of 2 splits the validation scans lack a class of 'sex'.*--stratify"):
+        run(tmp_path, rows=rows, num_train_epochs=1)
+
+
 def test_scans_of_a_subject_stay_on_one_side(tmp_path, tuners):
     result = run(tmp_path, stratify=True)
     assert len(result.ensembled) == 2
@@ -153,7 +159,7 @@ def test_settings_of_a_call_that_finished_nothing_do_not_bind(tmp_path, monkeypa
         run(tmp_path, num_train_epochs=1)
     monkeypatch.undo()
     run(tmp_path, n_repetitions=1)
-    with pytest.raises(ValueError, match="other settings.*num_train_epochs"):
+    with pytest.raises(ValueError, match=r"other settings.*num_train_epochs"):
         run(tmp_path, n_repetitions=1, num_train_epochs=1)
 
 

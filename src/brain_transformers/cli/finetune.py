@@ -1,6 +1,8 @@
 """`brain-transformers finetune`: train a model to predict a column of a dataset of scans."""
 
 import argparse
+import dataclasses
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,42 @@ import numpy as np
 
 from .new_models import check_rows, make_config, make_extractor, refuse_foreign_tables, store_tables
 from .objectives import check_model_exists
-from .training_inputs import add_training_parser, load_splits, resume_point, write_results
+from .training_inputs import (
+    EVAL_SPLIT,
+    TRAIN_SPLIT,
+    add_training_parser,
+    load_joined,
+    load_splits,
+    resume_point,
+    write_results,
+)
+
+# Options for repeated splits and what they are in `fine_tuning_protocol`; `None` unless on the command line.
+_REPETITION_OPTIONS = {
+    "--learning-rate-grid": "learning_rates",
+    "--ratios": "ratios",
+    "--stratify": "stratify",
+    "--crops": "n_crops",
+    "--subject-column": "subject_column",
+    "--save-models": "save_models",
+}
 
 
-def _arguments_class(model: str | None) -> type:
-    from ..training.arguments import FineTuningArguments
+def _arguments_class(model: str | None, repetitions: str | None) -> type:
+    if repetitions is None:
+        from ..training.arguments import FineTuningArguments
 
-    return FineTuningArguments
+        return FineTuningArguments
+    from ..training.semantoks_finetuning import SemantoksFineTuningArguments
+
+    return SemantoksFineTuningArguments
+
+
+def _explain_flag(flag: str, model: str, repetitions: str | None) -> str | None:
+    names = {field.name for field in dataclasses.fields(_arguments_class(model, "1"))}
+    if repetitions is None and flag.lstrip("-").replace("-", "_").removeprefix("no_") in names:
+        return f"{flag} is a flag of repeated splits: add --repetitions N, or leave it out"
+    return None
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
@@ -24,6 +55,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         subparsers,
         "finetune",
         _arguments_class,
+        explain_flag=_explain_flag,
+        selectors=("--model", "--repetitions"),
         help="fine-tune a model to predict a label",
         description=(
             "Fine-tune all weights of a pretrained model with a new head. Numbers with fractions are regressed, in "
@@ -33,7 +66,47 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--model", required=True, help="folder or Hub name of a model, or a configuration's name")
     parser.add_argument("--label", required=True, help="column to predict")
     parser.add_argument("--task", choices=("classification", "regression"), help="by default from the label's type")
-    parser.set_defaults(run=run)
+    repeated = parser.add_argument_group(
+        "repeated splits",
+        "With --repetitions N the scans of the whole dataset are split N times at random by subject, and the model is "
+        "trained, chosen and tested on each, always from the same weights, as the Brain-Semantoks authors evaluate. "
+        "Training arguments and their defaults are then theirs: finetune --repetitions N --help. The same command "
+        "again goes on with what is missing.",
+    )
+    repeated.add_argument("--repetitions", type=int, metavar="N", help="number of splits")
+    repeated.add_argument(
+        "--learning-rate-grid",
+        dest="learning_rates",
+        nargs="+",
+        type=float,
+        metavar="RATE",
+        help="learning rates for 256 samples an update, of which the best in validation is tested (the authors' grid: "
+        "1e-3 1e-4 1e-5), 30 epochs each; by default --base_learning_rate alone",
+    )
+    repeated.add_argument(
+        "--ratios",
+        nargs=3,
+        type=float,
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="shares of the subjects (default 0.6 0.2 0.2)",
+    )
+    repeated.add_argument(
+        "--stratify", action="store_true", default=None, help="keep the shares of the labels in every part"
+    )
+    repeated.add_argument(
+        "--crops", dest="n_crops", type=int, metavar="N", help="evenly spaced crops of a test scan (default 8)"
+    )
+    repeated.add_argument(
+        "--subject-column",
+        metavar="COLUMN",
+        help="scans with the same value stay on one side of a split (default subject); none: every scan is of another "
+        "subject",
+    )
+    repeated.add_argument(
+        "--save-models", action="store_true", default=None, help="also save the tested model of each repetition"
+    )
+    # Those that are on the command line can be told from those that are not.
+    parser.set_defaults(run=run, train_split=None, eval_split=None)
     return parser
 
 
@@ -77,9 +150,103 @@ def _regression_metrics(prediction: Any) -> dict[str, float]:
     return scores
 
 
+def _repetition_values(args: argparse.Namespace) -> dict[str, Any]:
+    """The options for repeated splits on the command line, by their names in `fine_tuning_protocol`.
+
+    Raises:
+        ValueError: if they come without `--repetitions`, or it comes with what a single split needs.
+    """
+    given = [option for option, name in _REPETITION_OPTIONS.items() if getattr(args, name) is not None]
+    if args.repetitions is None:
+        if given:
+            raise ValueError(f"{', '.join(given)}: for repeated splits only. Add --repetitions N, or leave it out.")
+        return {}
+    if args.repetitions < 1:
+        raise ValueError(f"--repetitions must be at least 1, got {args.repetitions}.")
+    if args.resume:
+        raise ValueError(
+            "--resume is for a single split. With --repetitions, call the same command again without it: what is "
+            "missing is done."
+        )
+    for name, value in (("--eval-split", args.eval_split), ("--train-split", args.train_split)):
+        if value is not None:
+            raise ValueError(f"{name}: --repetitions draws its own splits of all scans. Leave it out (see --ratios).")
+    values = {name: getattr(args, name) for name in map(_REPETITION_OPTIONS.__getitem__, given)}
+    if args.subject_column == "none":
+        values["subject_column"] = None
+    return values
+
+
+def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
+    rows = load_joined(args.dataset)
+    check_model_exists(args.model)
+
+    from ..protocols.fine_tuning import fine_tuning_protocol
+    from ..training.labels import Labels
+
+    labels = Labels.read(rows, args.label, args.task)
+    rows = rows.select(labels.rows)
+    what = "regression" if labels.label2id is None else f"{len(labels.label2id)} classes"
+    print(f"{args.label}: {what}, {len(rows)} scans, {args.repetitions} random splits")
+    training = dict(args.training_flags)
+    quiet = training.pop("disable_tqdm", False)
+    with tempfile.TemporaryDirectory() as folder:
+        result = fine_tuning_protocol(
+            _starting_model(args, rows, Path(folder)),
+            rows,
+            args.label,
+            args.output,
+            task=args.task,
+            n_repetitions=args.repetitions,
+            progress=not quiet,
+            **training,
+            **values,
+        )
+    if quiet:
+        print(f"results of {args.repetitions} repetitions written to {args.output}")
+    scores = result.summary()
+    width = max(map(len, scores))
+    unit, digits = ("", 3) if labels.label2id is None else (" (percent)", 1)
+    print(f"{'':{width}}  mean +- std of the test scans over {args.repetitions} splits{unit}")
+    for name, (mean, std) in scores.items():
+        print(f"{name:{width}}  {mean:.{digits}f} +- {std:.{digits}f}")
+    return 0
+
+
+def _starting_model(args: argparse.Namespace, rows: Any, folder: Path) -> str:
+    """What every repetition starts from: the given model, or one that is made for these rows and put into a folder."""
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, set_seed
+
+    from ..hub.registry import list_models
+    from ..hub.sharing import save_model_folder
+
+    if args.model in list_models():
+        set_seed(args.training_flags.get("seed", 0))  # the same weights when the command is repeated
+        config = make_config(args.model, args.config, rows, args.networks)
+        extractor = make_extractor(config, rows, args.coordinates, args.normalization, "labelled")
+        refuse_foreign_tables(args.model, extractor, config, args, new=True)
+        model = AutoModel.from_config(config)
+        print("the model starts from random weights: it was not pretrained")
+    else:
+        extractor = AutoFeatureExtractor.from_pretrained(args.model)
+        config = AutoConfig.from_pretrained(args.model)
+        refuse_foreign_tables(args.model, extractor, config, args, new=False)
+        check_rows(extractor, rows, "labelled")
+        if None not in (getattr(config, name, "") for name in ("coordinates_source", "gradient_source")):
+            return str(args.model)
+        model = AutoModel.from_pretrained(args.model)
+    store_tables(model, extractor, rows, args, "labelled")
+    save_model_folder(model, folder, extractor=extractor)
+    return str(folder)
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    values = _repetition_values(args)
+    if args.repetitions is not None:
+        return _run_repetitions(args, values)
     output: Path = args.output
+    args.train_split, args.eval_split = args.train_split or TRAIN_SPLIT, args.eval_split or EVAL_SPLIT
     train_rows, eval_rows = load_splits(args.dataset, args.train_split, args.eval_split)
     check_model_exists(args.model)
 

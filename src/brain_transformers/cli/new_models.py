@@ -156,8 +156,10 @@ def check_masks(config: Any, batch: int) -> None:
 # --- feature extractor ---
 
 
-def make_extractor(config: Any, rows: Any, coordinates: Path | None, normalization: str | None = None) -> Any:
-    """Feature extractor for a new model, with its scale fitted on the training rows where it needs that.
+def make_extractor(
+    config: Any, rows: Any, coordinates: Path | None, normalization: str | None = None, name: str = "training"
+) -> Any:
+    """Feature extractor for a new model, with its scale fitted on the rows of the set `name` where it needs that.
 
     Raises:
         ValueError: if rows have to be sorted by centres that nobody knows, or do not fit the model.
@@ -174,12 +176,12 @@ def make_extractor(config: Any, rows: Any, coordinates: Path | None, normalizati
             f"{config.model_type} takes parcels sorted from back to front, and no centres are known for this order. "
             "Pass --coordinates TABLE with columns index, X, Y, Z in mm MNI."
         )
-    check_rows(extractor, rows, "training")
+    check_rows(extractor, rows, name)
     if extractor.is_fitted:
         print(f"scale: {extractor.normalization}")
     else:
         extractor.fit(rows)
-        print(f"scale: {extractor.normalization}, fitted on the {len(rows)} scans of the training set")
+        print(f"scale: {extractor.normalization}, fitted on the {len(rows)} scans of the {name} set")
     return extractor
 
 
@@ -252,14 +254,15 @@ def known_coordinates(extractor: Any) -> Any:
     return roi_coordinates(extractor.roi_order)
 
 
-def store_tables(model: Any, extractor: Any, rows: Any, args: Any) -> None:
+def store_tables(model: Any, extractor: Any, rows: Any, args: Any, name: str = "training") -> None:
     """Keep what the model must know of the parcels in it, so that it is complete when saved: centres or gradients.
 
     Args:
         model: the model.
         extractor: its feature extractor.
-        rows: training rows.
+        rows: scans to compute gradients from.
         args: the command line, with `coordinates` and `gradients`.
+        name: of the set of rows.
 
     Raises:
         ValueError: if the model needs them and nobody knows them.
@@ -267,7 +270,7 @@ def store_tables(model: Any, extractor: Any, rows: Any, args: Any) -> None:
     if hasattr(model.base_model, "set_coordinates"):
         _store_coordinates(model, extractor, args.coordinates)
     elif hasattr(model.base_model, "set_gradients"):
-        _store_gradients(model, extractor, rows, args.gradients)
+        _store_gradients(model, extractor, rows, args.gradients, name)
 
 
 def _store_coordinates(model: Any, extractor: Any, coordinates: Path | None) -> None:
@@ -286,7 +289,7 @@ def _store_coordinates(model: Any, extractor: Any, coordinates: Path | None) -> 
     model.base_model.set_coordinates(torch.from_numpy(np.asarray(table, dtype=np.float32)), source=source)
 
 
-def _store_gradients(model: Any, extractor: Any, rows: Any, path: Path | None) -> None:
+def _store_gradients(model: Any, extractor: Any, rows: Any, path: Path | None, name: str) -> None:
     config = model.config
     if config.position_type != "gradient":
         return
@@ -296,7 +299,7 @@ def _store_gradients(model: Any, extractor: Any, rows: Any, path: Path | None) -
         print(f"gradients: {config.gradient_source}")
         return
     else:
-        table, source = _gradients_of_rows(rows, extractor, config)
+        table, source = _gradients_of_rows(rows, extractor, config, name)
     import torch
 
     holder = model if hasattr(model, "set_gradients") else model.base_model
@@ -324,8 +327,8 @@ def _read_gradients(path: Path, config: Any) -> Any:
     return np.ascontiguousarray(table[:, : config.gradient_size], dtype=np.float32)
 
 
-def _gradients_of_rows(rows: Any, extractor: Any, config: Any) -> tuple[Any, str]:
-    """Gradients of the connectivity of the training scans, and what to call them."""
+def _gradients_of_rows(rows: Any, extractor: Any, config: Any, name: str) -> tuple[Any, str]:
+    """Gradients of the connectivity of the scans, and what to call them."""
     from ..processing.parcel_gradients import compute_gradients
 
     if config.gradient_size >= config.n_rois:
@@ -344,7 +347,7 @@ def _gradients_of_rows(rows: Any, extractor: Any, config: Any) -> tuple[Any, str
     table = compute_gradients(scans=scans(), n_components=config.gradient_size)
     if used < len(rows):
         print(f"{len(rows) - used} scans with constant or missing parcels are left out of the gradients")
-    return table, f"diffusion map of the connectivity of {used} training scans"
+    return table, f"diffusion map of the connectivity of {used} {name} scans"
 
 
 def _series_in_order(rows: Any, roi_order: Any) -> Iterator[Any]:

@@ -8,38 +8,43 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-_OWN_FIELDS = ("output_dir", "debug", "resume_from_checkpoint")
+TRAIN_SPLIT, EVAL_SPLIT = "train", "validation"
 
 
 class TrainingCommandParser(argparse.ArgumentParser):
-    """A parser that takes all flags of a class of training arguments too, and leaves them in `training_flags`.
+    """A parser that takes all flags of a class of training arguments too, and leaves those that are set.
 
-    The class may depend on the model, so `--model` is looked at first. It takes seconds to import, so that happens
-    only when this command is used or its help is shown. Errors are one line.
+    The class may depend on some options, so these are looked at first. It takes seconds to import, so that happens
+    only when this command is used or its help is shown. Errors are one line. `training_flags` of what is parsed holds
+    the training arguments on the command line and no defaults.
 
     Args:
-        load_arguments_class: imports and returns the class for a model; `None`, for help without a model, if it
-            depends on it.
-        explain_flag: what to say about a flag that the class for the model does not have, if there is more to say.
+        load_arguments_class: takes the values of `selectors` (`None` where absent), imports and returns the class;
+            `None`, for help without a model, if it depends on it.
+        explain_flag: what to say about a flag that the class does not have, if there is more to say; takes the flag
+            and the values of `selectors`.
+        selectors: options that decide on the class, `--model` first.
         kwargs: for `argparse.ArgumentParser`.
     """
 
     def __init__(
         self,
         *,
-        load_arguments_class: Callable[[str | None], Any],
-        explain_flag: Callable[[str, str], str | None] = lambda flag, model: None,
+        load_arguments_class: Callable[..., Any],
+        explain_flag: Callable[..., str | None] = lambda flag, *values: None,
+        selectors: Sequence[str] = ("--model",),
         **kwargs: Any,
     ):
         # Shortened names could mean a flag of either set.
         super().__init__(allow_abbrev=False, **kwargs)
         self._load_arguments_class = load_arguments_class
         self._explain_flag = explain_flag
-        self._model: str | None = None
+        self._selectors = selectors
+        self._selected: list[str | None] = [None] * len(selectors)
 
-    def _training_parser(self, model: str | None) -> argparse.ArgumentParser | None:
+    def _training_parser(self) -> argparse.ArgumentParser | None:
         try:
-            arguments_class = self._load_arguments_class(model)
+            arguments_class = self._load_arguments_class(*self._selected)
         except (ValueError, ImportError) as error:
             self.error(str(error))
         if arguments_class is None:
@@ -57,22 +62,29 @@ class TrainingCommandParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the command's own arguments, then the training arguments among the rest."""
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        first.add_argument("--model", nargs="?")
-        self._model = first.parse_known_args(args)[0].model  # `--help` may stand before it
+        names = [first.add_argument(option, nargs="?").dest for option in self._selectors]
+        early = first.parse_known_args(args)[0]  # `--help` may stand before them
+        self._selected = [getattr(early, name) for name in names]
         parsed, rest = super().parse_known_args(args, namespace)
-        training = self._training_parser(parsed.model)
+        training = self._training_parser()
         assert training is not None  # there is a model
+        for action in training._actions:
+            action.default = argparse.SUPPRESS
         flags, unknown = training.parse_known_args(rest)
         if unknown:
-            self._refuse(unknown, parsed.model, [*self._option_string_actions, *training._option_string_actions])
-        parsed.training_flags = {name: value for name, value in vars(flags).items() if name not in _OWN_FIELDS}
+            self._refuse(unknown, [*self._option_string_actions, *training._option_string_actions])
+        if "resume_from_checkpoint" in flags:
+            self.error(
+                "--resume_from_checkpoint: the command finds the last complete checkpoint itself. Pass --resume"
+            )
+        parsed.training_flags = vars(flags)
         return parsed, []
 
-    def _refuse(self, unknown: Sequence[str], model: str, known: Sequence[str]) -> NoReturn:
+    def _refuse(self, unknown: Sequence[str], known: Sequence[str]) -> NoReturn:
         flag = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
         if not flag.startswith("-"):
             self.error(f"unexpected {flag!r}")
-        reason = self._explain_flag(flag, model) or f"there is no flag {flag} for {model}"
+        reason = self._explain_flag(flag, *self._selected) or f"there is no flag {flag} for {self._selected[0]}"
         similar = difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
         self.error(reason + (f"; did you mean {similar[0]}?" if similar else ""))
 
@@ -82,7 +94,7 @@ class TrainingCommandParser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Help of the command, then that of the training arguments."""
-        training = self._training_parser(self._model)
+        training = self._training_parser()
         if training is None:
             return (
                 f"{super().format_help()}\ntraining arguments:\n  They depend on the model: "
@@ -96,17 +108,19 @@ class TrainingCommandParser(argparse.ArgumentParser):
 def add_training_parser(
     subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
-    load_arguments_class: Callable[[str | None], Any],
+    load_arguments_class: Callable[..., Any],
     *,
     help: str,
     description: str,
-    explain_flag: Callable[[str, str], str | None] = lambda flag, model: None,
+    explain_flag: Callable[..., str | None] = lambda flag, *values: None,
+    selectors: Sequence[str] = ("--model",),
 ) -> argparse.ArgumentParser:
     """Add a command that takes training arguments, with the flags that every such command has."""
     listed = subparsers.add_parser(name, help=help)
     parser = TrainingCommandParser(
         load_arguments_class=load_arguments_class,
         explain_flag=explain_flag,
+        selectors=selectors,
         prog=listed.prog,
         description=f"{description} Every flag of transformers' TrainingArguments works here too.",
     )
@@ -115,9 +129,15 @@ def add_training_parser(
     parser.add_argument(
         "--output", "--output_dir", "--output-dir", dest="output", type=Path, required=True, help="folder of the run"
     )
-    parser.add_argument("--train-split", default="train", help="split to train on, where there are several")
     parser.add_argument(
-        "--eval-split", default="validation", help="split to evaluate on, where there are several (default validation)"
+        "--train-split",
+        default=TRAIN_SPLIT,
+        help=f"split to train on, where there are several (default {TRAIN_SPLIT})",
+    )
+    parser.add_argument(
+        "--eval-split",
+        default=EVAL_SPLIT,
+        help=f"split to evaluate on, where there are several (default {EVAL_SPLIT})",
     )
     parser.add_argument(
         "--config",
@@ -151,13 +171,8 @@ def add_training_parser(
     return parser
 
 
-def load_splits(folder: Path, train_split: str, eval_split: str) -> tuple[Any, Any]:
-    """Training rows and evaluation rows (or `None`) of a saved dataset, in numpy format.
-
-    Raises:
-        FileNotFoundError: if `folder` does not exist or holds no dataset.
-        ValueError: if the training split is missing or empty.
-    """
+def _load(folder: Path) -> Any:
+    """A saved dataset, or several by name, in numpy format."""
     from ..optional import require
 
     require("datasets", extra="data", purpose="reading datasets")
@@ -167,7 +182,17 @@ def load_splits(folder: Path, train_split: str, eval_split: str) -> tuple[Any, A
         raise FileNotFoundError(
             f"{folder} holds no saved dataset. Write one with `brain-transformers prepare SCANS --output {folder}`."
         )
-    loaded = load_dataset(folder)
+    return load_dataset(folder)
+
+
+def load_splits(folder: Path, train_split: str, eval_split: str) -> tuple[Any, Any]:
+    """Training rows and evaluation rows (or `None`) of a saved dataset, in numpy format.
+
+    Raises:
+        FileNotFoundError: if `folder` does not exist or holds no dataset.
+        ValueError: if the training split is missing or empty.
+    """
+    loaded = _load(folder)
     if isinstance(loaded, dict):
         if train_split not in loaded:
             raise ValueError(
@@ -179,6 +204,23 @@ def load_splits(folder: Path, train_split: str, eval_split: str) -> tuple[Any, A
     if not len(train):
         raise ValueError(f"{folder} has no rows to train on.")
     return train, evaluation
+
+
+def load_joined(folder: Path) -> Any:
+    """All rows of a saved dataset, in numpy format: those of its splits one after another.
+
+    Raises:
+        FileNotFoundError: if `folder` does not exist or holds no dataset.
+        ValueError: if there are no rows.
+    """
+    loaded = _load(folder)
+    if isinstance(loaded, dict):
+        import datasets
+
+        loaded = datasets.concatenate_datasets(list(loaded.values())).with_format("numpy")
+    if not len(loaded):
+        raise ValueError(f"{folder} has no rows to train on.")
+    return loaded
 
 
 def column(rows: Any, name: str) -> list[Any]:

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,9 @@ def fine_tuning_protocol(
     output = Path(output_dir)
     _check_arguments(ratios, n_repetitions, learning_rates, n_crops, training)
     files = [output / f"repetition-{number:02d}.json" for number in range(n_repetitions)]
-    defaults: dict[str, Any] = {**_QUIET, **(_GRID_TRAINING if learning_rates else {}), **training, **_KEEP_BEST}
+    # Without a GPU, torch would warn of pinned memory in every epoch.
+    quiet = {**_QUIET, "dataloader_pin_memory": torch.accelerator.is_available()}
+    defaults: dict[str, Any] = {**quiet, **(_GRID_TRAINING if learning_rates else {}), **training, **_KEEP_BEST}
     grid: list[dict[str, Any]] = [{"base_learning_rate": rate} for rate in learning_rates or ()] or [{}]
     # All are made before anything is written, since they refuse what they cannot mean.
     runs = [
@@ -128,6 +131,7 @@ def fine_tuning_protocol(
     new_head = start is not model
     subjects = _subjects(dataset, subject_column, labels)
     splits = list(scan_splits(labels.targets.tolist(), subjects, ratios, n_repetitions, seed, stratify))
+    _warn_of_absent_classes(labels, splits)
     _check_settings(
         output,
         {
@@ -218,6 +222,20 @@ def _subjects(dataset: Any, column: str | None, labels: Labels) -> list[str] | N
                 "the column in, or pass subject_column=None if every scan is of another subject."
             )
     return [str(names[row]) for row in labels.rows]
+
+
+def _warn_of_absent_classes(labels: Labels, splits: Sequence[Sequence[np.ndarray]]) -> None:
+    """Say when chance left a class out of a part, since scores of such a split mean little."""
+    if labels.label2id is None:
+        return
+    for number, name in enumerate(("training", "validation", "test")):
+        absent = sum(len(set(labels.targets[split[number]])) < len(set(labels.targets)) for split in splits)
+        if absent:
+            warnings.warn(
+                f"In {absent} of {len(splits)} splits the {name} scans lack a class of {labels.column!r}, and scores "
+                "of these mean little. Pass stratify=True (on the command line --stratify), or use more subjects.",
+                stacklevel=3,
+            )
 
 
 def _starting_model(model: Any, extractor: Any, labels: Labels, seed: int) -> tuple[Any, Any]:
