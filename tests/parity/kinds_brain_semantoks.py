@@ -270,10 +270,15 @@ def pretrain(case: GoldenCase, work: Path) -> None:
     model = encoders.pretraining()
     views, masks = _views(case)
     weight = config.get("network_loss_weight_in_loss_tensors", model.config.network_loss_weight)
+    has_mask_embedding = model.config.use_mask_embedding
     for mode in ("masked", "unmasked", "masked_no_ttr"):
         names = case.names(f"{mode}.")
         if not names:
             continue
+        if not has_mask_embedding:
+            # Masks hide nothing then. Ours has no masked term; where a case has one, it is over visible tokens.
+            term = case.tensors.get(f"{mode}.log.mask_loss", torch.zeros(()))
+            model.config.use_mask_embedding = bool(term != 0)
         model.zero_grad()
         used = None if mode == "unmasked" else masks
         output = model(views, used, 0.0 if mode == "masked_no_ttr" else weight, output_hidden_states=True)
