@@ -13,7 +13,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description=(
             "Cross-validated linear probe on a table that `brain-transformers embed` wrote: logistic regression or "
             "ridge, regularised inside the training folds, beside the guess that ignores the embeddings. Scans of "
-            "one subject stay on one side of every split."
+            "one subject stay on one side of every split. (The Brain-Semantoks protocol, with repeated random splits "
+            "and a grid of learning rates, is linear_probe_protocol in Python; with the whole network trained it is "
+            "finetune --repetitions.)"
         ),
     )
     parser.add_argument("table", type=Path, metavar="TABLE", help="parquet or csv with columns e000, e001, ...")
