@@ -104,7 +104,7 @@ def test_table_results_and_going_on(semantoks, tmp_path, trained, capsys):
     assert main(again) == 0
     assert len(trained) == 4
     assert capsys.readouterr().out == said
-    assert main(command(semantoks, output, *options, repetitions=3)) == 0
+    assert main(command(semantoks, output, *options, "--dataloader_num_workers", "0", repetitions=3)) == 0
     assert [seed for seed, _ in trained[4:]] == [23, 23]
     assert json.loads((output / "results.json").read_text())["repetitions"][:2] == results["repetitions"]
 
@@ -124,7 +124,6 @@ def test_training_flags_reach_the_protocol(semantoks, tmp_path, trained, capsys)
         "learning_rate": "0.5",
         "num_train_epochs": "2.0",
         "per_device_train_batch_size": "8",
-        "use_cpu": "True",
     }
     record = json.loads((tmp_path / "repetition-00.json").read_text())
     assert record["tried"][0]["epochs"] == 2

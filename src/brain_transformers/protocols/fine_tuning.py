@@ -45,6 +45,11 @@ FINETUNING_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
 """The authors' grid, for 256 samples an update."""
 
 _GRID_TRAINING = {"num_train_epochs": 30, "schedule": "cosine", "lr_warmup_epochs": 0}
+# How a run is executed and reported; a folder may go on with others.
+_HOW_ONLY = (
+    *("use_cpu", "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers"),
+    *("dataloader_pin_memory", "disable_tqdm", "report_to", "run_name", "logging_strategy", "logging_steps"),
+)
 _QUIET = {"disable_tqdm": True, "report_to": "none", "logging_strategy": "no"}
 # Weights of the best epoch only: a repetition that was interrupted starts anew.
 _KEEP_BEST = {"save_strategy": "best", "save_only_model": True, "save_total_limit": 1, "load_best_model_at_end": True}
@@ -145,7 +150,7 @@ def fine_tuning_protocol(
             "learning rates": None if learning_rates is None else list(learning_rates),
             "crops": n_crops,
             "seed": seed,
-            "training": {name: str(value) for name, value in sorted(training.items())},
+            "training": {name: str(value) for name, value in sorted(training.items()) if name not in _HOW_ONLY},
         },
     )
     # Read once, before anything is written, so that several processes agree on what is left to do.
