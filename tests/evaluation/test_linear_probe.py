@@ -7,6 +7,7 @@ from torch import nn
 
 from brain_transformers.evaluation.linear_probe import (
     ProbeHeads,
+    ProtocolResult,
     average_crops,
     balanced_rows,
     linear_probe_protocol,
@@ -195,3 +196,8 @@ def test_the_score_that_chooses_is_the_primary_metric(regression: bool) -> None:
 def test_crops_of_a_subject_are_averaged() -> None:
     logits = torch.arange(12.0).reshape(6, 2)
     assert average_crops(logits, 3).tolist() == [[2.0, 3.0], [8.0, 9.0]]
+
+
+def test_a_metric_that_one_repetition_lacks_is_in_the_summary() -> None:
+    result = ProtocolResult([0.1, 0.1], [{"accuracy": 50.0}, {"accuracy": 70.0, "auroc": 80.0}], [{}, {}])
+    assert result.summary() == {"accuracy": (60.0, 10.0), "auroc": (80.0, 0.0)}

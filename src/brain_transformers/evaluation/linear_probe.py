@@ -331,8 +331,8 @@ class ProtocolResult:
     single_crop: list[dict[str, float]]
 
     def summary(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation over the repetitions of each ensembled metric."""
-        names = self.ensembled[0]
+        """Mean and standard deviation of each ensembled metric, over the repetitions that have it."""
+        names = dict.fromkeys(name for entry in self.ensembled for name in entry)
         values = {name: [entry[name] for entry in self.ensembled if name in entry] for name in names}
         return {name: (float(np.mean(v)), float(np.std(v))) for name, v in values.items()}
 

@@ -36,7 +36,8 @@ class SelfDistillationTrainingArguments(TrainingArguments):
         published_parameter_groups: everything decays, as in the authors' runs.
         published_step_counting: schedules of weight decay, momentum and network term count forward passes, and the
             learning rate counts optimizer steps out of the number of forward passes, as the authors' code does; this
-            differs only with accumulation, where the learning rate then does not reach 0.
+            differs only with accumulation, where the learning rate then does not reach 0, and the last update of an
+            epoch is divided by the full number of parts even if it has fewer.
 
     Raises:
         ImportError: without accelerate (extra `train`).

@@ -223,6 +223,9 @@ class SelfDistillationTrainer(SeededTrainer):
             for group in self.optimizer.param_groups:
                 if group[SCHEDULED_DECAY]:
                     group["weight_decay"] = decay
+        if args.published_step_counting:
+            # The last update of an epoch may have fewer parts; the authors divide it by the full number all the same.
+            self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         return super().training_step(model, inputs, num_items_in_batch)
 
     def move_teacher(self) -> None:
