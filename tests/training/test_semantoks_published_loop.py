@@ -37,7 +37,7 @@ def published_loop(model, rows, accumulation, layer_decay, weight_decay_end):
     rates = [group["lr"] for group in groups]
     optimizer = torch.optim.AdamW(groups)
     model.train()
-    updates, used = 0, []
+    updates, used, norms = 0, [], []
     for batch in range(BATCHES):
         factor = updates / WARMUP
         if updates >= WARMUP:
@@ -51,8 +51,8 @@ def published_loop(model, rows, accumulation, layer_decay, weight_decay_end):
         inputs = collate(rows[batch * SIZE : (batch + 1) * SIZE])
         loss = model(**inputs, network_loss_weight=weight).loss
         (loss / accumulation).backward()
-        if (batch + 1) % accumulation == 0:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if (batch + 1) % accumulation == 0 or batch + 1 == BATCHES:
+            norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
             optimizer.step()
             optimizer.zero_grad()
             momentum = 1 - (1 - 0.9) * (math.cos(math.pi * batch / BATCHES) + 1) / 2
@@ -62,17 +62,17 @@ def published_loop(model, rows, accumulation, layer_decay, weight_decay_end):
                         mine.mul_(momentum).add_(theirs, alpha=1 - momentum)
             updates += 1
             used.append([group["lr"] for group in optimizer.param_groups])
-    return used
+    return used, norms
 
 
 @pytest.mark.parametrize(
     ("accumulation", "layer_decay", "weight_decay_end", "separate"),
-    [(1, 1.0, 0.3, False), (2, 0.9, 0.3, False), (2, 0.8, None, True), (4, 1.0, None, False)],
+    [(1, 1.0, 0.3, False), (2, 0.9, 0.3, False), (2, 0.8, None, True), (4, 1.0, None, False), (3, 1.0, 0.3, False)],
 )
 def test_the_trainer_does_what_the_loop_does(tmp_path, accumulation, layer_decay, weight_decay_end, separate):
     rows = make_rows()
     by_hand = make_model(separate_mask_head=separate)
-    used = published_loop(by_hand, rows, accumulation, layer_decay, weight_decay_end)
+    used, norms = published_loop(by_hand, rows, accumulation, layer_decay, weight_decay_end)
     trainer = bt.SelfDistillationTrainer(
         make_model(separate_mask_head=separate),
         make_arguments(
@@ -102,6 +102,8 @@ def test_the_trainer_does_what_the_loop_does(tmp_path, accumulation, layer_decay
     )[1]
     trainer.train()
     np.testing.assert_allclose(rates, used, rtol=1e-12, atol=1e-18)
+    logged = [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line]
+    np.testing.assert_allclose(logged, norms, rtol=1e-3)
     for (name, expected), (_, actual) in zip(
         by_hand.named_parameters(), trainer.model.named_parameters(), strict=True
     ):
