@@ -137,14 +137,6 @@ class SelfDistillationTrainer(SeededTrainer):
         self._batches_per_epoch = len(loader)
         return loader
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Dataloader of an evaluation set, of which nothing is dropped."""
-        drop, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.args.dataloader_drop_last = drop
-
     # --- where the run is ---
 
     def _counts(self) -> tuple[int, int, float]:

@@ -1,6 +1,7 @@
 """A Trainer whose data are the same whether a run was interrupted or not, and on how many processes it runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
@@ -91,13 +92,24 @@ class SeededTrainer(Trainer):
         return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Dataloader of an evaluation set, with rows that know their index."""
+        """Dataloader of an evaluation set, with rows that know their index; none is left out."""
         self.eval_dataset = SeededRows.wrap(self.eval_dataset)
-        return super().get_eval_dataloader(SeededRows.wrap(eval_dataset))
+        with self._keep_incomplete_batches():
+            return super().get_eval_dataloader(SeededRows.wrap(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Dataloader of a test set, with rows that know their index."""
-        return super().get_test_dataloader(SeededRows.wrap(test_dataset))
+        """Dataloader of a test set, with rows that know their index; none is left out."""
+        with self._keep_incomplete_batches():
+            return super().get_test_dataloader(SeededRows.wrap(test_dataset))
+
+    @contextmanager
+    def _keep_incomplete_batches(self) -> Iterator[None]:
+        """`dataloader_drop_last` is about training; transformers would drop rows of evaluation too."""
+        drop, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
