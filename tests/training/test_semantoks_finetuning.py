@@ -169,6 +169,35 @@ def test_encoder_has_its_own_learning_rate(tmp_path):
             assert group["lr"] == (1.0 if names[id(parameter)].startswith("classifier.") else 0.1)
 
 
+def test_head_of_another_family_keeps_the_whole_rate(tmp_path):
+    """At layer_decay=1 the groups of other families hold encoder and head together."""
+    set_seed(0)
+    model = bt.BrainJEPAForSequenceClassification(bt.load_config("brain-jepa-tiny", num_labels=2))
+    arguments = SemantoksFineTuningArguments(
+        output_dir=str(tmp_path), use_cpu=True, learning_rate=1.0, encoder_learning_rate_factor=0.1
+    )
+    tuner = SemantoksFineTuner(
+        model, arguments, "sex", processing_class=bt.ROISeriesFeatureExtractor.from_model_config(model.config)
+    )
+    tuner.create_optimizer()
+    rates = {id(p): group["lr"] for group in tuner.optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == (1.0 if name.startswith("classifier.") else 0.1), name
+
+
+def test_every_validation_scan_counts_whatever_is_left_out_of_training(tmp_path):
+    # 17 scans in batches of 8 leave one over, which a batch norm cannot take.
+    tuner = make_tuner(tmp_path, train=labelled(17), options={"eval_dataset": labelled(11, seed=5)})
+    tuner.args.per_device_eval_batch_size = 4
+    assert len(tuner.get_train_dataloader()) == 2
+    assert tuner.predict(labelled(3)).predictions.shape == (3, 2)
+    seen = []
+    tuner.compute_metrics = lambda prediction: seen.append(len(prediction.label_ids)) or {"score": 0}
+    tuner.evaluate()
+    assert seen == [11]
+
+
 def test_best_epoch_is_the_result(tmp_path):
     """The authors' code keeps the best weights by reference and ends with the last epoch's."""
     for metric, values in (("score", (1, 3, 2, 3)), ("eval_score_loss", (3, 1, 2, 1))):

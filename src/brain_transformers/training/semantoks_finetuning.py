@@ -182,6 +182,17 @@ class _FreezeEncoder(TrainerCallback):
             parameter.requires_grad_(not frozen)
 
 
+def _slower_encoder(groups: list[dict[str, Any]], in_head: set[int], factor: float) -> list[dict[str, Any]]:
+    """Groups with the rate of the encoder multiplied; a group that holds parameters of both is split."""
+    parts = []
+    for group in groups:
+        head = [parameter for parameter in group["params"] if id(parameter) in in_head]
+        encoder = [parameter for parameter in group["params"] if id(parameter) not in in_head]
+        parts += [{**group, "params": encoder, "lr": group["lr"] * factor}] if encoder else []
+        parts += [{**group, "params": head}] if head else []
+    return parts
+
+
 def _is_regression(config: Any) -> bool:
     """Whether the head predicts numbers, by the rule of transformers."""
     return config.problem_type == "regression" or (config.problem_type is None and config.num_labels == 1)
@@ -313,9 +324,8 @@ class SemantoksFineTuner(SeededTrainer):
                 published=args.published_parameter_groups,
             )
             in_head = {id(parameter) for parameter in self._head_parameters(network)}
-            for group in groups:
-                if id(group["params"][0]) not in in_head:
-                    group["lr"] *= args.encoder_learning_rate_factor
+            if args.encoder_learning_rate_factor != 1:
+                groups = _slower_encoder(groups, in_head, args.encoder_learning_rate_factor)
             self.optimizer = kind(groups, **options)
         return self.optimizer
 
