@@ -17,7 +17,8 @@ def protocol_metrics(logits: Any, labels: Any) -> dict[str, float]:
 
     Classification, in percent: accuracy, balanced accuracy (primary), F1, precision and recall (of class 1 with two
     classes, else macro and weighted means), AUROC from the softmax (one against the rest). Undefined values count as
-    0. Regression: `mae` (primary), `r2`, `pearson_r`.
+    0. Regression: `mae` (primary), `r2`, `pearson_r`. All are NaN where an output is not finite: the model has
+    diverged.
 
     Args:
         logits: `(n, n_outputs)`.
@@ -28,6 +29,8 @@ def protocol_metrics(logits: Any, labels: Any) -> dict[str, float]:
     """
     scores = require("sklearn.metrics", extra="eval", purpose="probing")
     outputs, targets = torch.as_tensor(np.asarray(logits)), np.asarray(labels)
+    if not bool(torch.isfinite(outputs).all()):
+        return dict.fromkeys(protocol_metrics(torch.zeros_like(outputs), targets), float("nan"))
     if targets.dtype.kind == "f":
         guesses, targets = outputs.reshape(-1).double().numpy(), targets.reshape(-1).astype(np.float64)
         varied = guesses.std() > 0 and targets.std() > 0
@@ -65,12 +68,14 @@ def primary_metric(metrics: Mapping[str, float]) -> tuple[str, float]:
 
 
 def primary_score(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The value of [`primary_metric`] alone, without the other metrics: more is better.
+    """The value of [`primary_metric`] alone, without the other metrics: more is better, and -inf is a diverged head.
 
     Args:
         logits: `(n, n_outputs)`.
         labels: `(n,)`; whole numbers are classes.
     """
+    if not bool(torch.isfinite(logits).all()):
+        return -float("inf")
     if labels.is_floating_point():
         return -float((logits[:, 0].double() - labels.double()).abs().mean())
     return 100 * _balanced_accuracy(logits.argmax(1).numpy(), labels.numpy())

@@ -138,6 +138,36 @@ def test_training_can_be_limited_to_a_few_crops_of_each_class() -> None:
         linear_probe_protocol(signal, classes * 1.5, max_train_crops_per_label=3)
 
 
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        ([np.nan, *range(19)], {}, "1 that are missing"),
+        ([1, 2] * 10, {}, r"without gaps, got \[1, 2\]"),
+        (["F", "M"] * 10, {}, "return_inverse"),
+        ([0, None] * 10, {}, "return_inverse"),
+        ([0] * 20, {}, "two classes"),
+        ([0, 1] * 10, {"subjects": [None] * 10 + list(range(10))}, "got None for scan 0"),
+        ([0, 1] * 10, {"ratios": (0.6, 0.4)}, "three ratios"),
+        ([0, 1] * 10, {"n_repetitions": 0}, "at least one repetition"),
+        ([0, 1] * 10, {"learning_rates": ()}, "at least one learning rate"),
+        (np.arange(20) / 3, {"stratify": True}, "stratify=False"),
+    ],
+)
+def test_labels_and_splits_that_cannot_be_meant_are_refused(labels, options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        linear_probe_protocol(np.ones((20, 2, 3)), labels, **{"epochs": 1, **options})
+
+
+def test_a_head_that_diverged_is_not_chosen_and_has_no_scores() -> None:
+    for labels, width in ((torch.tensor([0, 1, 1, 0]), 2), (torch.arange(4.0), 1)):
+        logits = torch.full((4, width), torch.nan)
+        assert primary_score(logits, labels) == -np.inf
+        assert all(np.isnan(value) for value in protocol_metrics(logits, labels).values())
+    features, ages = torch.randn(60, 2, 5), np.linspace(20, 80, 60)
+    found = linear_probe_protocol(features, ages, learning_rates=(1e38, 0.01), n_repetitions=2, epochs=5)
+    assert found.learning_rates == [0.01, 0.01]
+
+
 def test_splits_keep_subjects_apart_and_can_keep_the_shares() -> None:
     labels = ["a"] * 60 + ["b"] * 20 + ["nan"] * 5
     seen = set()

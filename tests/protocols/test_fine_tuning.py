@@ -153,6 +153,25 @@ def test_finished_repetitions_are_not_run_again(tmp_path, tuners, monkeypatch):
         run(tmp_path, other)
 
 
+def test_a_learning_rate_that_diverges_loses_and_does_not_end_the_protocol(tmp_path):
+    model, _ = make_model(num_labels=1, problem_type="regression")
+    options = {"label": "age", "task": "regression", "n_repetitions": 1, "max_grad_norm": 0.0}
+    result = run(tmp_path, model, learning_rates=(1e30, 1e-3), **options)
+    assert result.learning_rates == [1e-3]
+    assert np.isfinite(result.ensembled[0]["mae"])
+
+
+def test_repetitions_of_another_scale_do_not_mix(tmp_path):
+    model, extractor = make_model()
+    run(tmp_path, n_repetitions=1, num_train_epochs=1)
+    other = bt.ROISeriesFeatureExtractor.from_model_config(model.config, normalization="none")
+    with pytest.raises(ValueError, match="extractor"):
+        run(tmp_path, n_repetitions=1, num_train_epochs=1, extractor=other)
+    extractor.save_pretrained(tmp_path / "saved")
+    loaded = bt.ROISeriesFeatureExtractor.from_pretrained(tmp_path / "saved")
+    run(tmp_path, n_repetitions=1, num_train_epochs=1, extractor=loaded)
+
+
 def test_settings_of_a_call_that_finished_nothing_do_not_bind(tmp_path, monkeypatch):
     monkeypatch.setattr(fine_tuning, "predict_crops", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):

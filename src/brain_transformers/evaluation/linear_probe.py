@@ -5,7 +5,7 @@ see and differ in their weights. Source: Gijsen et al., "Brain-Semantoks", ICLR 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,12 @@ class ProbeHeads:
             torch.ones(n_splits, n_features),
         )
 
+    def to(self, device: str | torch.device) -> "ProbeHeads":
+        """The heads on a device."""
+        values = vars(self).items()
+        tensors: Any = {name: value.to(device) for name, value in values if isinstance(value, torch.Tensor)}
+        return replace(self, **tensors)
+
     def parameters(self) -> list[torch.Tensor]:
         """The trained tensors."""
         return [self.scale, self.shift, self.weight, self.bias]
@@ -102,8 +108,8 @@ class _GridStep:
         # Centered, so that mean and variance of a batch can be taken from sums without losing digits.
         self.rows = (features - self.center) / self.spread
         self.squares = self.rows.square()
-        self.rates = torch.tensor(rates, dtype=torch.float32)[:, None]
-        self.batch = torch.empty(len(heads.weight) * batch_size, features.shape[1])
+        self.rates = torch.tensor(rates, dtype=torch.float32, device=features.device)[:, None]
+        self.batch = features.new_empty(len(heads.weight) * batch_size, features.shape[1])
         self.velocities = [torch.zeros_like(parameter) for parameter in heads.parameters()]
 
     @torch.no_grad()
@@ -153,7 +159,7 @@ class _GridStep:
         if self.labels.is_floating_point():
             return (outputs - labels).sign_().div_(index.shape[1])
         shares = torch.softmax(outputs, dim=2)
-        classes = torch.arange(outputs.shape[2])[:, None]
+        classes = torch.arange(outputs.shape[2], device=outputs.device)[:, None]
         return shares.sub_((labels == classes).float()).div_(index.shape[1])
 
 
@@ -174,7 +180,7 @@ def train_probe_heads(
     """Train one head for each split and learning rate: SGD with momentum and a constant rate, no weight decay.
 
     Args:
-        features: `(n, n_features)`.
+        features: `(n, n_features)`; the heads are made and trained on their device.
         labels: `(n,)`: int64 classes (cross-entropy) or floats (mean absolute error, as they are).
         rows: int64 `(n_splits, n_train)`: the rows of `features` that each split trains on; by default one split of
             all rows.
@@ -207,12 +213,14 @@ def train_probe_heads(
         raise ValueError("Expected finite features, got NaN or infinity. Look for scans that could not be embedded.")
     n_splits, n = rows.shape
     regression = labels.is_floating_point()
-    labels = labels.float() if regression else labels
+    labels = (labels.float() if regression else labels).to(features.device)
+    rows = rows.to(features.device)
     if not regression and int(labels.min()) < 0:
         raise ValueError(f"Expected classes from 0, got {int(labels.min())}. Number them, or pass floats to regress.")
     if heads is None:
         n_outputs = n_outputs or (1 if regression else int(labels.max()) + 1)
         heads = ProbeHeads.create(n_splits, len(learning_rates), features.shape[1], n_outputs, seed)
+        heads = heads.to(features.device)
     batch_size = min(256, max(1, n // 8)) if batch_size is None else min(batch_size, n)
     batch_size = max(batch_size, 2)
     step = _GridStep(heads, features, labels, learning_rates, momentum, batch_size)
@@ -220,7 +228,7 @@ def train_probe_heads(
     for _ in tqdm(range(epochs), desc="Training probes", unit="epoch", disable=not progress):
         order = torch.arange(n) if batch_size == n else torch.randperm(n, generator=generator)
         for start in range(0, n, batch_size):
-            batch = order[start : start + batch_size]
+            batch = order[start : start + batch_size].to(rows.device)
             if len(batch) > 1:
                 step(rows[:, batch])
     return heads
@@ -249,7 +257,22 @@ def subject_splits(
 
     Yields:
         Three int64 arrays of subject numbers.
+
+    Raises:
+        ValueError: for ratios or repetitions that make no splits, or `stratify` with numbers that are no classes.
     """
+    if len(ratios) != 3 or min(ratios) <= 0:
+        raise ValueError(
+            f"Expected three ratios above 0, of training, validation and test, got {list(ratios)}. Use 0.6 0.2 0.2, "
+            "for example."
+        )
+    if n_repetitions < 1:
+        raise ValueError(f"Expected at least one repetition, got {n_repetitions} repetitions.")
+    if stratify and any(isinstance(label, float) and label % 1 > 0 for label in labels):
+        raise ValueError(
+            "stratify=True keeps the shares of classes, and these labels are numbers with fractions. Set "
+            "stratify=False."
+        )
     selection = require("sklearn.model_selection", extra="eval", purpose="probing")
     everyone = np.arange(len(labels))
     groups = np.asarray([str(label) for label in labels])
@@ -292,7 +315,8 @@ def scan_splits(
         Three int64 arrays of scan numbers, in the order in which the subjects were drawn.
 
     Raises:
-        ValueError: if lengths differ, or `stratify` meets a subject with several labels.
+        ValueError: if lengths differ, a scan has no subject, `stratify` meets a subject with several labels, or
+            [`subject_splits`] cannot split.
     """
     if subjects is None:
         yield from subject_splits(labels, ratios, n_repetitions, seed, stratify)
@@ -301,6 +325,11 @@ def scan_splits(
         raise ValueError(f"Expected a subject for each of {len(labels)} labels, got {len(subjects)}.")
     scans: dict[str, list[int]] = {}
     for number, subject in enumerate(subjects):
+        if subject is None or subject != subject:
+            raise ValueError(
+                f"Expected a subject for every scan, got {subject} for scan {number}, which could then be on both "
+                "sides of a split. Leave the scan out, or pass subjects=None if every scan is of another subject."
+            )
         scans.setdefault(str(subject), []).append(number)
     if stratify:
         for subject, numbers in scans.items():
@@ -318,7 +347,7 @@ def scan_splits(
 
 @dataclass(frozen=True)
 class ProtocolResult:
-    """What [`linear_probe_protocol`] found: one entry a repetition.
+    """What a protocol of repeated splits found: one entry a repetition.
 
     Attributes:
         learning_rates: the rate that was chosen on the validation subjects.
@@ -369,6 +398,27 @@ def balanced_rows(labels: torch.Tensor, candidates: list[torch.Tensor], limit: i
     return torch.stack(drawn)
 
 
+def _probe_labels(labels: Any) -> torch.Tensor:
+    """Labels as int64 classes without gaps or finite floats; raises ValueError for others."""
+    array = np.asarray(labels)
+    advice = "Number the classes with np.unique(labels, return_inverse=True)[1]."
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"Expected finite labels, got {int((~np.isfinite(array)).sum())} that are missing or infinite. Leave "
+                "these scans out."
+            )
+        return torch.from_numpy(array)
+    if array.dtype.kind not in "iub":
+        raise ValueError(f"Expected classes 0, 1, ... or floats to regress, got labels of {array.dtype}. {advice}")
+    classes = np.unique(array)
+    if classes.tolist() != list(range(len(classes))):
+        raise ValueError(f"Expected classes 0, 1, ... without gaps, got {classes[:10].tolist()}. {advice}")
+    if len(classes) < 2:
+        raise ValueError(f"Expected at least two classes, got {classes.tolist()}: there is nothing to tell apart.")
+    return torch.from_numpy(array.astype(np.int64))
+
+
 def linear_probe_protocol(
     features: Any,
     labels: Any,
@@ -390,7 +440,7 @@ def linear_probe_protocol(
 
     Args:
         features: `(n_scans, n_crops, n_features)`, such as [`crop_features`] gives.
-        labels: `(n_scans,)`, whole numbers for classes, floats for regression.
+        labels: `(n_scans,)`: classes 0, 1, ... without gaps, or floats for regression.
         subjects: `(n_scans,)`, whose scan it is, so that no subject is on both sides of a split; `None`: every scan is
             of another subject. Where subjects have different numbers of scans, the training sets are cut at random to
             the size of the smallest.
@@ -402,10 +452,13 @@ def linear_probe_protocol(
         progress: show a progress bar.
 
     Raises:
-        ValueError: for shapes that do not fit, or a limit a class for numbers that are no classes.
+        ValueError: for shapes, labels, subjects or ratios that do not fit, an empty grid, or a limit a class for
+            numbers that are no classes.
         ImportError: without scikit-learn (extra `eval`).
     """
-    values, targets = torch.as_tensor(np.asarray(features)).float(), torch.as_tensor(np.asarray(labels))
+    values, targets = torch.as_tensor(np.asarray(features)).float(), _probe_labels(labels)
+    if not len(learning_rates):
+        raise ValueError("Expected at least one learning rate, got none.")
     if values.dim() != 3 or tuple(targets.shape) != (len(values),):
         raise ValueError(
             f"Expected features (n_scans, n_crops, n_features) and one label a scan, got {tuple(values.shape)} and "

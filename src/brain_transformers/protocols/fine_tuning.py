@@ -86,15 +86,17 @@ def fine_tuning_protocol(
     repeated, and a finished one extended by a larger `n_repetitions`. `output_dir/results.json` holds all of it.
 
     Args:
-        model: folder or Hub name of a pretrained model, which gets the authors' head (batch norm and linear), or a
-            `...ForSequenceClassification` model of any family, which is left as it is.
+        model: folder or Hub name of a pretrained model, which gets a new head (of Brain-Semantoks its authors': batch
+            norm and linear; of others that of their family), or a `...ForSequenceClassification` model of any family,
+            which is left as it is.
         dataset: rows of scans, such as [`brain_transformers.data.load_dataset`] gives, or a list of such. Scans
             without a label are left out.
         label_column: column to predict.
         output_dir: folder for results.
         extractor: the model's feature extractor; by default the one in the folder `model`.
         task: `"classification"` or `"regression"`; by default numbers with fractions are regressed, and whole numbers
-            and words are classes. Regression is by absolute error in the label's own units.
+            and words are classes. Regression is in the label's own units: chosen by the absolute error in validation,
+            and trained by it where `model` is the folder of a Brain-Semantoks model (others by their own loss).
         subject_column: scans of one subject stay on one side of every split; `None`: every scan is its own subject.
         ratios, stratify: shares of training, validation and test, and whether to keep the shares of the labels; see
             [`brain_transformers.evaluation.linear_probe.scan_splits`].
@@ -117,7 +119,7 @@ def fine_tuning_protocol(
         ImportError: without scikit-learn (extra `eval`) or accelerate (extra `train`).
     """
     output = Path(output_dir)
-    _check_arguments(ratios, n_repetitions, learning_rates, n_crops, training)
+    _check_arguments(n_repetitions, learning_rates, n_crops, training)
     files = [output / f"repetition-{number:02d}.json" for number in range(n_repetitions)]
     # Without a GPU, torch would warn of pinned memory in every epoch.
     quiet = {**_QUIET, "dataloader_pin_memory": torch.accelerator.is_available()}
@@ -144,6 +146,7 @@ def fine_tuning_protocol(
             "task": labels.task,
             "classes": list(labels.label2id or ()),
             "scans": _digest(json.dumps([subjects, labels.targets.tolist(), labels.rows]).encode()),
+            "extractor": _digest(extractor.to_json_string().encode()),
             "starting weights": _digest(*(_bytes(value) for value in start.state_dict().values())),
             "ratios": list(ratios),
             "stratify": stratify,
@@ -191,7 +194,6 @@ def fine_tuning_protocol(
 
 
 def _check_arguments(
-    ratios: Sequence[float],
     n_repetitions: int,
     learning_rates: Sequence[float] | None,
     n_crops: int,
@@ -205,11 +207,6 @@ def _check_arguments(
     if n_repetitions < 1 or n_crops < 1:
         raise ValueError(
             f"Expected at least one repetition and one crop, got {n_repetitions} repetitions and {n_crops} crops."
-        )
-    if len(ratios) != 3 or min(ratios) <= 0:
-        raise ValueError(
-            f"Expected three ratios above 0, of training, validation and test, got {list(ratios)}. Use 0.6 0.2 0.2, "
-            "for example."
         )
     if learning_rates is not None and (not learning_rates or min(learning_rates) <= 0):
         raise ValueError(f"Expected learning rates above 0, got {list(learning_rates)}. Use 1e-3 1e-4 1e-5, or none.")
