@@ -147,6 +147,8 @@ def test_finished_repetitions_are_not_run_again(tmp_path, tuners, monkeypatch):
     assert len(tuners) == 5
     with pytest.raises(ValueError, match="crops: 2 then, 3 now"):
         run(tmp_path, n_crops=3)
+    with pytest.raises(ValueError, match="samples an update: 8 then, 16 now"):
+        run(tmp_path, gradient_accumulation_steps=2)
     other, _ = make_model()
     torch.nn.init.zeros_(other.classifier.output.bias)
     with pytest.raises(ValueError, match="starting weights"):
@@ -244,6 +246,8 @@ def test_refusals(tmp_path):
         ({"n_crops": 0}, "0 crops"),
         ({"ratios": (0.8, 0.2, 0.0)}, "three ratios above 0"),
         ({"rows": make_rows(sex=[None] * 24)}, "No row of the dataset has a sex"),
+        ({"rows": []}, "no rows"),
+        ({"rows": make_rows(score=[0.5, np.inf] * N_SUBJECTS), "label": "score"}, "infinity in row 1"),
     ):
         with pytest.raises(ValueError, match=message):
             run(tmp_path, **options)

@@ -153,6 +153,8 @@ def fine_tuning_protocol(
             "learning rates": None if learning_rates is None else list(learning_rates),
             "crops": n_crops,
             "seed": seed,
+            # Rate and batch norm follow from it, and it from the number of devices too.
+            "samples an update": _samples_an_update(runs[0][0]),
             "training": {name: str(value) for name, value in sorted(training.items()) if name not in _HOW_ONLY},
         },
     )
@@ -210,6 +212,10 @@ def _check_arguments(
         )
     if learning_rates is not None and (not learning_rates or min(learning_rates) <= 0):
         raise ValueError(f"Expected learning rates above 0, got {list(learning_rates)}. Use 1e-3 1e-4 1e-5, or none.")
+
+
+def _samples_an_update(arguments: SemantoksFineTuningArguments) -> int:
+    return arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
 
 
 def _subjects(dataset: Any, column: str | None, labels: Labels) -> list[str] | None:

@@ -23,8 +23,10 @@ def column_values(dataset: Any, name: str, what: str = "dataset") -> list[Any]:
         what: what to call the dataset in an error.
 
     Raises:
-        ValueError: if there is no such column.
+        ValueError: if there is no such column, or there are no rows.
     """
+    if len(dataset) == 0:
+        raise ValueError(f"The {what} has no rows. Check where it comes from.")
     names = getattr(dataset, "column_names", None) or list(dataset[0])
     if name not in names:
         others = sorted(set(names) - {"signals", "n_rois", "n_timepoints", "roi_order"})
@@ -81,7 +83,7 @@ class Labels:
         """Labels of a dataset; whole numbers and words are classes, in sorted order, unless `task` says otherwise.
 
         Raises:
-            ValueError: if there are none, all are the same, or text is to be regressed.
+            ValueError: if there are none, all are the same, or text or infinity is to be regressed.
         """
         rows, values = labelled_rows(dataset, column, what)
         if not values:
@@ -93,6 +95,8 @@ class Labels:
         if task == "regression":
             if any(isinstance(value, str) for value in values):
                 raise ValueError(f"{column!r} holds text, which cannot be regressed. Leave the task out.")
+            if infinite := [row for row, value in zip(rows, values) if not np.isfinite(value)]:
+                raise ValueError(f"Expected finite numbers in {column!r}, got infinity in row {infinite[0]}. Mend it.")
             return cls(column, task, rows, values)
         classes = sorted(set(values))
         if len(classes) < 2:
