@@ -328,6 +328,19 @@ def test_finetune_brain_jepa_with_layer_decay_and_missing_labels(prepared, tmp_p
     assert "connectivity of 22 training scans" in config.gradient_source
 
 
+@pytest.mark.parametrize(
+    ("groups", "message"), [([None] * 8, "No row of the evaluation set has a group"), (["middle"] * 8, "got middle")]
+)
+def test_labels_that_cannot_be_evaluated_are_said_before_training(prepared, tmp_path, groups, message):
+    rows = datasets.load_from_disk(str(prepared / "dataset"))
+    rows["validation"] = rows["validation"].remove_columns("group").add_column("group", groups)
+    rows.save_to_disk(str(tmp_path / "dataset"))
+    shared = ["--model", "brainlm-tiny", "--dataset", tmp_path / "dataset", "--output", tmp_path / "out"]
+    with pytest.raises(ValueError, match=message):
+        _run(finetune, *shared, "--label", "group", "--coordinates", prepared / "centres.tsv", *QUIET)
+    assert not (tmp_path / "out").exists()
+
+
 def _refused(capsys, *flags):
     """The one line that a wrong command line brings."""
     with pytest.raises(SystemExit) as left:

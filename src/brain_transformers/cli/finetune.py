@@ -240,6 +240,20 @@ def _starting_model(args: argparse.Namespace, rows: Any, folder: Path) -> str:
     return str(folder)
 
 
+def _check_evaluation_labels(labels: Any, values: Sequence[Any]) -> None:
+    """Raise ValueError for what would otherwise be noticed after an epoch of training, or never."""
+    if not values:
+        raise ValueError(
+            f"No row of the evaluation set has a {labels.column}. Choose another --eval-split; with --eval-split none "
+            "nothing is evaluated."
+        )
+    if labels.label2id and (unknown := sorted({str(value) for value in values} - set(labels.label2id))):
+        raise ValueError(
+            f"Expected the classes of the training set, {', '.join(labels.label2id)}, got {', '.join(unknown)} in the "
+            "evaluation set. Leave these scans out, or put some into the training set."
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     values = _repetition_values(args)
@@ -255,7 +269,9 @@ def run(args: argparse.Namespace) -> int:
     labels = Labels.read(train_rows, args.label, args.task, "training set")
     train_rows = train_rows.select(labels.rows)
     if eval_rows is not None:
-        eval_rows = eval_rows.select(labelled_rows(eval_rows, args.label, "evaluation set")[0])
+        labelled, found = labelled_rows(eval_rows, args.label, "evaluation set")
+        _check_evaluation_labels(labels, found)
+        eval_rows = eval_rows.select(labelled)
     options = labels.head_options()
 
     from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, set_seed

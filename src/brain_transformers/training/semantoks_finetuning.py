@@ -304,9 +304,19 @@ class SemantoksFineTuner(SeededTrainer):
             self._freezing.set_frozen(False)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Dataloader of the training set."""
+        """Dataloader of the training set.
+
+        Raises:
+            ValueError: if it would be empty.
+        """
         loader = super().get_train_dataloader()
-        self._batches_per_epoch = max(len(loader), 1)
+        if len(loader) == 0:
+            dataset: Any = self.train_dataset
+            raise ValueError(
+                f"Expected training scans to fill at least one batch, got {len(dataset)}. A batch norm in the head "
+                "needs two; otherwise use a smaller per_device_train_batch_size, or dataloader_drop_last=False."
+            )
+        self._batches_per_epoch = len(loader)
         return loader
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
