@@ -410,7 +410,10 @@ def _probe_labels(labels: Any) -> torch.Tensor:
             )
         return torch.from_numpy(array)
     if array.dtype.kind not in "iub":
-        raise ValueError(f"Expected classes 0, 1, ... or floats to regress, got labels of {array.dtype}. {advice}")
+        raise ValueError(
+            f"Expected classes 0, 1, ... or floats to regress, got labels of type {array.dtype}. Leave out scans "
+            f"without a label. {advice}"
+        )
     classes = np.unique(array)
     if classes.tolist() != list(range(len(classes))):
         raise ValueError(f"Expected classes 0, 1, ... without gaps, got {classes[:10].tolist()}. {advice}")
