@@ -1,5 +1,10 @@
 """Fine-tuning with the authors' protocol: groups, schedule by epoch, augmented crops, averaged logits."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -198,6 +203,42 @@ def test_every_validation_scan_counts_whatever_is_left_out_of_training(tmp_path)
     tuner.compute_metrics = lambda prediction: seen.append(len(prediction.label_ids)) or {"score": 0}
     tuner.evaluate()
     assert seen == [11]
+
+
+ONE_OF_TWO = """
+import sys
+from pathlib import Path
+
+import torch
+from test_semantoks_finetuning import make_tuner
+
+folder = Path(sys.argv[1])
+tuner = make_tuner(folder / "run", per_device_train_batch_size=4, num_train_epochs=2)
+tuner.train()
+tuner.evaluate()
+statistics = dict(tuner.model.classifier.norm.named_buffers())
+torch.save(statistics, folder / f"{tuner.args.process_index}.pt")
+tuner.accelerator.end_training()
+"""
+
+
+def test_two_processes_evaluate_the_same_model(tmp_path):
+    pytest.importorskip("sklearn")
+    (tmp_path / "run.py").write_text(ONE_OF_TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*command, str(tmp_path / "run.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert first["running_mean"].any()
+    assert same(first, second)
 
 
 def test_best_epoch_is_the_result(tmp_path):

@@ -319,6 +319,19 @@ class SemantoksFineTuner(SeededTrainer):
         self._batches_per_epoch = len(loader)
         return loader
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate; see `transformers.Trainer.evaluation_loop`.
+
+        Each process has running statistics of its own batches. All take those of the first, which are saved: scores
+        would otherwise be of weights that nobody keeps.
+        """
+        if self.args.world_size > 1:
+            model: Any = self.model
+            for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm1d)):
+                for buffer in norm.buffers():
+                    torch.distributed.broadcast(buffer, src=0)
+        return super().evaluation_loop(*args, **kwargs)
+
     def create_optimizer(self, model: Any = None) -> Optimizer:
         """AdamW (or what `args.optim` names) over the groups of [`semantoks_parameter_groups`]."""
         if self.optimizer is None:
