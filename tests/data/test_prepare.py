@@ -49,9 +49,34 @@ def test_existing_output_is_kept_unless_told(folder, tmp_path, capsys):
     assert command(folder, "--output", output, "--roi-order", "aal2-94") == 2
     assert "exists" in capsys.readouterr().err
     assert (output / "mine.txt").read_text() == "keep"
-    assert command(folder, "--output", output, "--roi-order", "aal2-94", "--overwrite") == 0
-    assert len(load_dataset(output)) == 3
-    assert not (output / "mine.txt").exists()
+    assert command(folder, "--output", output, "--roi-order", "aal2-94", "--overwrite") == 2
+    assert "no dataset that an earlier call wrote" in capsys.readouterr().err
+    (output / "mine.txt").unlink()
+    assert command(folder, "--output", output, "--roi-order", "aal2-94", "--t-r", 1.5, "--overwrite") == 0
+    assert command(folder, "--output", output, "--roi-order", "aal2-94", "--t-r", 0.5, "--overwrite") == 0
+    assert [float(row["t_r"]) for row in load_dataset(output)] == [0.5] * 3
+
+
+def test_scans_are_never_overwritten(folder, capsys):
+    files = sorted(path.name for path in folder.iterdir())
+    for output in (folder, folder.parent):
+        assert command(folder, "--output", output, "--roi-order", "aal2-94", "--overwrite") == 2
+        assert "would delete" in capsys.readouterr().err
+    (folder / "dataset_dict.json").write_text("{}")  # even where the scans lie in what looks like a dataset
+    assert command(folder, "--output", folder, "--roi-order", "aal2-94", "--overwrite") == 2
+    (folder / "dataset_dict.json").unlink()
+    assert sorted(path.name for path in folder.iterdir()) == files
+
+
+def test_subjects_in_several_splits_are_said(folder, tmp_path, capsys):
+    root = tmp_path / "splits"
+    for split in ("train", "test"):
+        (root / split).mkdir(parents=True)
+        for name in ("sub-01_bold.npy", f"sub-0{2 + (split == 'test')}_bold.npy"):
+            (root / split / name).write_bytes((folder / name).read_bytes())
+    assert command(root, "--output", tmp_path / "dataset", "--roi-order", "aal2-94") == 0
+    assert "1 subjects are in several splits (first sub-01: " in (said := capsys.readouterr().out)
+    assert "train" in said.partition("first sub-01: ")[2].splitlines()[0]
 
 
 def test_bad_files_stop_it_or_are_reported(folder, tmp_path, capsys):

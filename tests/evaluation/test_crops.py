@@ -107,3 +107,13 @@ def test_features_go_straight_into_the_probe():
     features = crop_features(model, rows, extractor, n_crops=2, progress=False)
     result = linear_probe_protocol(features, [0, 1] * 10, n_repetitions=2, learning_rates=[0.01], epochs=2)
     assert len(result.ensembled) == 2
+
+
+def test_crops_of_short_scans_are_said_to_be_the_same():
+    model, extractor = make_body()
+    rows = make_rows([extractor.n_timepoints - 10, extractor.n_timepoints + 20])
+    with pytest.warns(UserWarning, match="1 of 2 scans are not longer than one window"):
+        features = crop_features(model, rows, extractor, n_crops=3, progress=False)
+    assert torch.equal(features[0, 0], features[0, 2])
+    with pytest.raises(ValueError, match="splits train, test"):
+        crop_features(model, {"train": rows, "test": rows}, extractor)

@@ -390,3 +390,56 @@ def test_help_shows_the_flags_of_the_model(flags, shown, hidden, capsys):
     assert shown in said
     assert hidden not in said
     assert ("--learning_rate" in said) == ("NAME" not in shown)
+
+
+def test_only_the_same_run_goes_on(prepared, tmp_path, capsys):
+    pretrained, run = tmp_path / "pretrained", tmp_path / "run"
+    save = ["--save_strategy", "steps", "--save_steps", "2"]
+    assert _pretrain(prepared, pretrained, *save) == 0
+    with pytest.raises(ValueError, match=r"another run .*config: .*mask_ratio=0\.3"):
+        _pretrain(prepared, pretrained, *save, "--resume", "--config", "mask_ratio=0.3")
+    capsys.readouterr()
+    assert _pretrain(prepared, pretrained, *save, "--resume", "--weight_decay", "0.3", "--logging_steps", "2") == 0
+    said = capsys.readouterr().out
+    assert "--weight_decay was not given and is 0.3 now" in said
+    assert "logging_steps" not in said
+
+    flags = ["--max_steps", 2, "--per_device_train_batch_size", 8, *QUIET, "--save_strategy", "steps", "--save_steps"]
+    shared = ["--model", pretrained, "--dataset", prepared / "dataset", "--output", run, *flags, 2]
+    assert _run(finetune, *shared, "--label", "group") == 0
+    with pytest.raises(ValueError, match=r"another run .*label: group then, age now"):
+        _run(finetune, *shared, "--label", "age", "--resume")
+
+
+def test_a_head_goes_on_only_with_its_own_classes(prepared, tmp_path, capsys):
+    first = tmp_path / "first"
+    flags = ["--dataset", prepared / "dataset", "--max_steps", 1, "--learning_rate", 0, *QUIET]
+    _pretrain(prepared, tmp_path / "pretrained")
+    _run(finetune, "--model", tmp_path / "pretrained", "--output", first, "--label", "group", *flags)
+    head = {name: value for name, value in load_file(first / "model.safetensors").items() if "classifier" in name}
+    for label, same in (("group", True), ("age", False)):
+        capsys.readouterr()
+        output = tmp_path / label
+        assert _run(finetune, "--model", first, "--output", output, "--label", label, *flags) == 0
+        assert ("is kept" in capsys.readouterr().out) == same
+        weights = load_file(output / "model.safetensors")
+        assert all(torch.equal(weights[name], value) for name, value in head.items()) == same
+        body = load_file(tmp_path / "pretrained" / "model.safetensors")
+        kept = [name for name in weights if "classifier" not in name]
+        assert kept
+        assert all(torch.equal(weights[name], body[name]) for name in kept)
+
+
+def test_a_folder_without_a_model_is_said(prepared, tmp_path):
+    with pytest.raises(ValueError, match=r"no folder of a model: it has no config\.json"):
+        _run(
+            finetune,
+            "--model",
+            prepared / "dataset",
+            "--dataset",
+            prepared / "dataset",
+            "--output",
+            tmp_path,
+            "--label",
+            "age",
+        )

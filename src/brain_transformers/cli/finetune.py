@@ -18,6 +18,7 @@ from .training_inputs import (
     load_joined,
     load_splits,
     resume_point,
+    settle_run,
     write_results,
 )
 
@@ -186,8 +187,7 @@ def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
 
     labels = Labels.read(rows, args.label, args.task)
     rows = rows.select(labels.rows)
-    what = "regression" if labels.label2id is None else f"{len(labels.label2id)} classes"
-    print(f"{args.label}: {what}, {len(rows)} scans, {args.repetitions} random splits")
+    print(f"{args.label}: {labels.describe()}, {len(rows)} scans, {args.repetitions} random splits")
     training = dict(args.training_flags)
     quiet = training.pop("disable_tqdm", False)
     with tempfile.TemporaryDirectory() as folder:
@@ -264,7 +264,7 @@ def run(args: argparse.Namespace) -> int:
     train_rows, eval_rows = load_splits(args.dataset, args.train_split, args.eval_split)
     check_model_exists(args.model)
 
-    from ..training.labels import Labels, labelled_rows, start_head_at
+    from ..training.labels import Labels, labelled_rows, load_with_new_head, start_head_at
 
     labels = Labels.read(train_rows, args.label, args.task, "training set")
     train_rows = train_rows.select(labels.rows)
@@ -274,7 +274,7 @@ def run(args: argparse.Namespace) -> int:
         eval_rows = eval_rows.select(labelled)
     options = labels.head_options()
 
-    from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification, set_seed
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForSequenceClassification, set_seed
 
     from ..data.collators import ROISeriesCollator
     from ..hub.registry import list_models
@@ -296,7 +296,13 @@ def run(args: argparse.Namespace) -> int:
         print("the model starts from random weights: it was not pretrained")
     else:
         extractor = AutoFeatureExtractor.from_pretrained(args.model)
-        model = AutoModelForSequenceClassification.from_pretrained(args.model, **options)
+        saved = AutoConfig.from_pretrained(args.model)
+        has_head = any("ForSequenceClassification" in name for name in saved.architectures or [])
+        if has_head and labels.label2id is not None and saved.label2id == labels.label2id:
+            model = AutoModelForSequenceClassification.from_pretrained(args.model)
+            print(f"the head of {args.model} is kept, since it predicts the same classes")
+        else:
+            model = load_with_new_head(args.model, options)
         refuse_foreign_tables(args.model, extractor, model.config, args, new=False)
         check_rows(extractor, train_rows, "training")
     check_rows(extractor, eval_rows, "evaluation")
@@ -313,8 +319,16 @@ def run(args: argparse.Namespace) -> int:
             rng_for_row=RowRandomness(training.seed if training.data_seed is None else training.data_seed, "window"),
         )
 
-    what = f"{len(labels.label2id)} classes" if labels.label2id else "regression"
-    print(f"{args.label}: {what}, {len(train_rows)} scans to train on")
+    settings = {
+        "command": "finetune",
+        "model": args.model,
+        "config": sorted(args.config),
+        "label": args.label,
+        "task": labels.task,
+        "classes": list(labels.label2id or ()),
+    }
+    settle_run(output, checkpoint, settings, args.training_flags, train_rows, training.process_index == 0)
+    print(f"{args.label}: {labels.describe()}, {len(train_rows)} scans to train on")
     if eval_rows is None:
         print(f"no split {args.eval_split!r} in {args.dataset}: nothing is evaluated")
     trainer = FineTuningTrainer(

@@ -54,11 +54,21 @@ OBJECTIVES = {
 }
 
 
+_MODEL_FILES = ("config.json", "preprocessor_config.json")
+
+
 def check_model_exists(model: str) -> None:
     """Raise ValueError for what can be neither a configuration nor a folder nor a Hub name; asks no server."""
     from ..hub.registry import list_models
 
-    if model in list_models() or Path(model).is_dir():
+    if model in list_models():
+        return
+    if Path(model).is_dir():
+        if missing := [name for name in _MODEL_FILES if not (Path(model) / name).is_file()]:
+            raise ValueError(
+                f"{model} is no folder of a model: it has no {' and no '.join(missing)}. Name a folder that "
+                "conversion, pretrain or finetune wrote."
+            )
         return
     if "/" not in model or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ValueError(

@@ -44,7 +44,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--time-axis", type=int, choices=(0, 1), help="axis of time, where shapes do not tell")
     parser.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="what to do about bad files")
     parser.add_argument("--num-proc", type=int, help="processes that read files")
-    parser.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace --output if it is a dataset")
     parser.set_defaults(run=run)
     return parser
 
@@ -53,10 +53,34 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     require("datasets", extra="data", purpose="preparing datasets")
     output: Path = args.output
-    if output.exists() and not args.overwrite:
-        raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite.")
+    _check_output(output, args)
     _prepare(args, output)
     return 0
+
+
+def _check_output(output: Path, args: argparse.Namespace) -> None:
+    """Raise unless nothing is at `output`, or it may be replaced: a dataset, and never what is read from.
+
+    Raises:
+        FileExistsError: if there is something that must not be replaced.
+    """
+    if not output.exists():
+        return
+    if not args.overwrite:
+        raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite.")
+    read = (args.folder, args.participants, args.atlas, args.roi_order)
+    for source in [Path(value) for value in read if value is not None and Path(value).exists()]:
+        if output.resolve() in (source.resolve(), *source.resolve().parents):
+            raise FileExistsError(
+                f"--overwrite would delete {source}, which is to be read: it lies in --output {output}. Choose "
+                "another --output."
+            )
+    is_dataset = (output / "dataset_dict.json").is_file() or (output / "state.json").is_file()
+    if not is_dataset and not (output.is_dir() and not any(output.iterdir())):
+        raise FileExistsError(
+            f"{output} is no dataset that an earlier call wrote, so --overwrite does not delete it. Choose another "
+            "--output, or remove it yourself."
+        )
 
 
 def _prepare(args: argparse.Namespace, output: Path) -> None:
@@ -91,15 +115,23 @@ def _prepare(args: argparse.Namespace, output: Path) -> None:
         if output.exists():
             replaced = Path(work) / "replaced"
             os.replace(output, replaced)
-            shutil.rmtree(replaced) if replaced.is_dir() else replaced.unlink()
+            shutil.rmtree(replaced)
         os.replace(finished, output)
     parts = dataset if isinstance(dataset, dict) else {"": dataset}
+    splits_of: dict[str, list[str]] = {}
     for split, part in parts.items():
         timepoints = part.data.column("n_timepoints").to_pylist()
-        subjects = len(set(part.data.column("subject").to_pylist()))
+        subjects = sorted(set(part.data.column("subject").to_pylist()))
+        for subject in subjects:
+            splits_of.setdefault(subject, []).append(split)
         print(
-            f"{split + ': ' if split else ''}{len(part)} scans of {subjects} subjects, {part[0]['n_rois']} ROIs, "
+            f"{split + ': ' if split else ''}{len(part)} scans of {len(subjects)} subjects, {part[0]['n_rois']} ROIs, "
             f"{min(timepoints)} to {max(timepoints)} timepoints"
+        )
+    if shared := [subject for subject, names in splits_of.items() if len(names) > 1]:
+        print(
+            f"warning: {len(shared)} subjects are in several splits (first {shared[0]}: "
+            f"{', '.join(splits_of[shared[0]])}), so what is trained on one knows people of another"
         )
     if builder.skipped:
         print(f"{len(builder.skipped)} files were left out; see {output / _SKIPPED_FILE}")

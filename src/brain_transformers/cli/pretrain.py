@@ -6,7 +6,7 @@ from typing import Any
 
 from .new_models import check_masks, check_rows, make_config, make_extractor, refuse_foreign_tables, store_tables
 from .objectives import objective_of, objectives_with_flag
-from .training_inputs import add_training_parser, load_splits, resume_point, write_results
+from .training_inputs import add_training_parser, load_splits, resume_point, settle_run, write_results
 
 
 def _arguments_class(model: str | None) -> Any:
@@ -88,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     check_masks(model.config, training.train_batch_size)
     store_tables(model, extractor, train_rows, args)
 
+    settings = {"command": "pretrain", "model": args.model, "config": sorted(args.config)}
+    settle_run(output, checkpoint, settings, args.training_flags, train_rows, training.process_index == 0)
     callbacks: list[Any] = []
     if args.plots:
         from ..training.reconstruction_callback import ReconstructionPlotCallback

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -247,12 +248,78 @@ def resume_point(output: Path, resume: bool, world_size: int) -> str | None:
     return checkpoint
 
 
+# Flags that change neither the numbers of a run nor what is trained.
+_HOW_ONLY = (
+    "logging",
+    "save",
+    "eval",
+    "report",
+    "dataloader_num",
+    "dataloader_pin",
+    "disable_tqdm",
+    "log_",
+    "run_name",
+)
+
+
+def settle_run(
+    output: Path, checkpoint: str | None, settings: dict[str, Any], flags: dict[str, Any], rows: Any, writes: bool
+) -> None:
+    """Keep what a run is made of beside its checkpoints, or see that a run that goes on is the same as before.
+
+    Other flags of training are said, since training then goes on, but not to the numbers of an uninterrupted run.
+
+    Args:
+        output: folder of the run.
+        checkpoint: where it goes on from, or `None`.
+        settings: what must not differ: model, label and so on.
+        flags: training arguments on the command line.
+        rows: training rows.
+        writes: whether this process writes.
+
+    Raises:
+        ValueError: if the earlier run was another one.
+    """
+    path = output / "run_settings.json"
+    kept = {name: str(value) for name, value in flags.items() if not name.startswith(_HOW_ONLY)}
+    now = {**settings, "training scans": _digest_of_rows(rows), "flags": kept}
+    if checkpoint is not None and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in now if name != "flags" and now[name] != before.get(name)]
+        if changed:
+            what = "; ".join(f"{name}: {before.get(name)} then, {now[name]} now" for name in changed)
+            raise ValueError(
+                f"{output} holds checkpoints of another run ({what}). Choose another --output, or call with what it "
+                "was started with."
+            )
+        flags_before = before.get("flags", {})
+        for name in sorted({*kept, *flags_before}):
+            if kept.get(name) != flags_before.get(name):
+                print(
+                    f"warning: --{name} was {flags_before.get(name, 'not given')} and is "
+                    f"{kept.get(name, 'not given')} now, so the numbers will not be those of an uninterrupted run"
+                )
+    if writes:
+        output.mkdir(parents=True, exist_ok=True)
+        _write_json(path, now)
+
+
+def _digest_of_rows(rows: Any) -> str:
+    """Digest of which scans these are, without their values."""
+    names = ("source_file", "subject", "session", "run", "n_timepoints", "n_rois", "roi_order", "t_r")
+    known = [column(rows, name) for name in names if name in rows.column_names]
+    return hashlib.sha256(json.dumps(known, default=str).encode()).hexdigest()[:16]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
 def write_results(output: Path, metrics: dict[str, Any]) -> None:
     """Write `metrics.json` so that it is whole or absent, and print the scores."""
-    path = output / "metrics.json"
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    _write_json(output / "metrics.json", metrics)
     for name, value in metrics.items():
         if name == "train_loss" or (name.startswith("eval_") and "runtime" not in name and "per_second" not in name):
             print(f"{name}: {value:.4f}")

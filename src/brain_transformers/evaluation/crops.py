@@ -1,8 +1,10 @@
 """Evenly spaced crops of scans: frozen features for a probe, and logits to be averaged over the crops."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data.collators import ROISeriesCollator
@@ -103,7 +105,7 @@ def _run_crops(
     progress: bool,
     description: str,
 ) -> torch.Tensor:
-    values, _, _ = run_windows(
+    values, _, starts = run_windows(
         model,
         dataset,
         ROISeriesCollator(extractor, n_windows=n_crops, return_windows=True),
@@ -114,4 +116,12 @@ def _run_crops(
         progress=progress,
         description=description,
     )
+    first = np.array(starts).reshape(-1, n_crops)
+    n_same = int((first == first[:, :1]).all(1).sum())
+    if n_crops > 1 and n_same:
+        warnings.warn(
+            f"{n_same} of {len(first)} scans are not longer than one window of the model, so that their {n_crops} "
+            "crops are all the same and averaging over them adds nothing.",
+            stacklevel=3,
+        )
     return torch.from_numpy(values).unflatten(0, (-1, n_crops))

@@ -139,6 +139,11 @@ def run_windows(
     """
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"Expected dtype to be one of ['float32', 'bfloat16'], got {dtype!r}.")
+    if isinstance(dataset, dict):
+        raise ValueError(
+            f"Expected the scans of one split, got a dataset with the splits {', '.join(map(str, dataset))}. Choose "
+            f"one: dataset[{next(iter(dataset), 'train')!r}]."
+        )
     if len(dataset) == 0:
         raise ValueError("the dataset holds no scans, so there is nothing to embed.")
     dataset = _numpy_rows(dataset)

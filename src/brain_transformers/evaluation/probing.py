@@ -128,8 +128,10 @@ def probe(
     pipeline = require("sklearn.pipeline", extra="eval", purpose="probing")
     linear = require("sklearn.linear_model", extra="eval", purpose="probing")
     classes: np.ndarray = np.array([])
+    numeric = False
     if task == "classification":
         classes = np.unique(targets)
+        numeric = targets.dtype.kind in "iuf"
         if len(classes) < 2:
             raise ValueError(f"a classification probe needs two classes, got only {classes.tolist()}.")
         smallest = min(len(np.unique(owners[targets == c])) for c in classes)
@@ -140,6 +142,7 @@ def probe(
             f"too few independent samples for cross-validation: {n_groups} groups"
             + (f", and a class that only {n_splits} of them have" if task == "classification" else "")
             + ". At least two are needed."
+            + (" Numbers to be predicted as such: task regression." if len(classes) > 2 and numeric else "")
         )
     if task == "classification":
         splitter = selection.StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)

@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
-    AutoModelForSequenceClassification,
     PrinterCallback,
     TrainerCallback,
     TrainerControl,
@@ -38,7 +37,7 @@ from ..evaluation.linear_probe import ProtocolResult, scan_splits
 from ..hub.sharing import save_model_folder
 from ..plotting.report import write_atomically
 from ..scores import protocol_metrics
-from ..training.labels import Labels, column_values, is_missing, start_head_at
+from ..training.labels import Labels, column_values, is_missing, load_with_new_head, start_head_at
 from ..training.semantoks_finetuning import SemantoksFineTuner, SemantoksFineTuningArguments
 
 FINETUNING_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
@@ -254,7 +253,7 @@ def _starting_model(model: Any, extractor: Any, labels: Labels, seed: int) -> tu
         if AutoConfig.from_pretrained(model).model_type == "brain_semantoks":
             options.update({"classifier_head": "batch_norm_linear", "classifier_loss": "mae"})
         set_seed(seed)  # the new head is the same when the call is repeated
-        model = AutoModelForSequenceClassification.from_pretrained(model, **options)
+        model = load_with_new_head(model, options)
     if extractor is None:
         raise ValueError("Expected the extractor of the model, got none. Pass extractor=.")
     known = model.config.label2id or {}

@@ -1,5 +1,6 @@
 """Labels of scans: which rows have one, what kind of task it makes, and where a head for it begins."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 
 def is_missing(value: Any) -> bool:
@@ -106,6 +108,13 @@ class Labels:
             )
         return cls(column, task, rows, values, {str(value): number for number, value in enumerate(classes)})
 
+    def describe(self) -> str:
+        """The task in a few words, with a hint where many whole numbers became classes."""
+        if self.label2id is None:
+            return "regression"
+        many = len(self.label2id) > 10 and not any(isinstance(value, (str, bool)) for value in self.values)
+        return f"{len(self.label2id)} classes" + (" (to predict numbers: task regression)" if many else "")
+
     def head_options(self) -> dict[str, Any]:
         """Fields of a configuration whose head predicts them."""
         if self.label2id is None:
@@ -115,6 +124,22 @@ class Labels:
             "label2id": self.label2id,
             "id2label": {number: name for name, number in self.label2id.items()},
         }
+
+
+def load_with_new_head(source: Any, options: Mapping[str, Any]) -> Any:
+    """The body of a saved model with a head that starts from random weights, whatever head was saved with it.
+
+    Args:
+        source: folder or Hub name.
+        options: fields of the configuration that the head is made by, such as [`Labels.head_options`].
+    """
+    body: Any = AutoModel.from_pretrained(source)
+    config = copy.deepcopy(body.config)
+    for name, value in options.items():
+        setattr(config, name, value)
+    model: Any = AutoModelForSequenceClassification.from_config(config, dtype=body.dtype)
+    setattr(model, model.base_model_prefix, body)
+    return model
 
 
 @torch.no_grad()
