@@ -219,6 +219,13 @@ def main(family: str, entries: dict[str, Callable[[], Result]], description: str
         print(table(results[-1:]).splitlines()[-1], flush=True)
     print(f"\n{table(results)}\n")
     content = {"family": family, "machine": machine(), "results": [asdict(result) for result in results]}
+    if options.entries and options.output.is_file():  # the rest stands if it was measured on the same machine
+        before = json.loads(options.output.read_text(encoding="utf-8"))
+        if before["machine"] == content["machine"]:
+            new = {result.name for result in results}
+            content["results"] = [entry for entry in before["results"] if entry["name"] not in new] + content[
+                "results"
+            ]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = options.output.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

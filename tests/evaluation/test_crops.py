@@ -117,3 +117,15 @@ def test_crops_of_short_scans_are_said_to_be_the_same():
     assert torch.equal(features[0, 0], features[0, 2])
     with pytest.raises(ValueError, match="splits train, test"):
         crop_features(model, {"train": rows, "test": rows}, extractor)
+
+
+def test_the_extractor_of_another_model_is_refused():
+    labels = [f"parcel {number}" for number in range(20)]
+    model, extractor = make_body(roi_order=labels)
+    rows = [{**row, "roi_order": None} for row in make_rows([extractor.n_timepoints + 5])]
+    other = bt.ROISeriesFeatureExtractor.from_model_config(model.config, roi_order=labels[::-1])
+    with pytest.raises(ValueError, match="belongs to another model"):
+        crop_features(model, rows, other, n_crops=2)
+    slower = bt.ROISeriesFeatureExtractor.from_model_config(model.config, roi_order=None, t_r=1.0)
+    with pytest.warns(UserWarning, match=r"resamples to 1 s, but the model was made for 2 s"):
+        crop_features(model, rows, slower, n_crops=2, progress=False)

@@ -1,5 +1,6 @@
 """From scans to a table of embeddings: one row a scan or a window, with where it came from."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ..data.collators import ROISeriesCollator
 from ..optional import require
+from ..processing.roi_orders import roi_order_text
 
 if TYPE_CHECKING:
     import pandas
@@ -104,6 +106,33 @@ def _numpy_rows(dataset: Any) -> Any:
     return dataset
 
 
+def check_extractor(model: Any, extractor: Any) -> None:
+    """Refuse the extractor of another model, whose shapes may fit while parcels and scale do not.
+
+    Raises:
+        ValueError: if it puts parcels in another order than the model's configuration names.
+    """
+    config = model.config
+    given, expected = getattr(extractor, "output_roi_order", None), getattr(config, "roi_order", None)
+    if given is not None and expected is not None and roi_order_text(given) != roi_order_text(expected):
+
+        def short(order: Any) -> str:
+            return repr(order) if isinstance(order, str) else f"a list of {len(order)} labels"
+
+        raise ValueError(
+            f"{type(model).__name__} expects parcels in the order {short(expected)}, but this extractor gives "
+            f"{short(given)}: it belongs to another model. Load the one in the model's folder with "
+            "AutoFeatureExtractor."
+        )
+    given_t_r, t_r = getattr(extractor, "t_r", None), getattr(config, "t_r", None)
+    if given_t_r is not None and t_r is not None and abs(given_t_r - t_r) > 0.025 * t_r:
+        warnings.warn(
+            f"This extractor resamples to {given_t_r:g} s, but the model was made for {t_r:g} s. Use the extractor in "
+            "the model's folder, unless you mean it.",
+            stacklevel=3,
+        )
+
+
 def run_windows(
     model: Any,
     dataset: Any,
@@ -146,6 +175,7 @@ def run_windows(
         )
     if len(dataset) == 0:
         raise ValueError("the dataset holds no scans, so there is nothing to embed.")
+    check_extractor(model, collator.extractor)
     dataset = _numpy_rows(dataset)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     model.to(device)
