@@ -213,6 +213,19 @@ def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
     return 0
 
 
+def _new_model(
+    args: argparse.Namespace, rows: Any, what: str, auto_class: Any, options: Mapping[str, Any] | None = None
+) -> tuple[Any, Any]:
+    """A model with random weights that fits these rows, and its extractor; `options` are fields of the head."""
+    config = make_config(args.model, args.config, rows, args.networks)
+    for name, value in (options or {}).items():
+        setattr(config, name, value)
+    extractor = make_extractor(config, rows, args.coordinates, args.normalization, what)
+    refuse_foreign_tables(args.model, extractor, config, args, new=True)
+    print("the model starts from random weights: it was not pretrained")
+    return auto_class.from_config(config), extractor
+
+
 def _starting_model(args: argparse.Namespace, rows: Any, folder: Path) -> str:
     """What every repetition starts from: the given model, or one that is made for these rows and put into a folder."""
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, set_seed
@@ -222,11 +235,7 @@ def _starting_model(args: argparse.Namespace, rows: Any, folder: Path) -> str:
 
     if args.model in list_models():
         set_seed(args.training_flags.get("seed", 0))  # the same weights when the command is repeated
-        config = make_config(args.model, args.config, rows, args.networks)
-        extractor = make_extractor(config, rows, args.coordinates, args.normalization, "labelled")
-        refuse_foreign_tables(args.model, extractor, config, args, new=True)
-        model = AutoModel.from_config(config)
-        print("the model starts from random weights: it was not pretrained")
+        model, extractor = _new_model(args, rows, "labelled", AutoModel)
     else:
         extractor = AutoFeatureExtractor.from_pretrained(args.model)
         config = AutoConfig.from_pretrained(args.model)
@@ -287,13 +296,7 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = resume_point(output, args.resume, training.world_size)
     set_seed(training.seed)
     if args.model in list_models():
-        config = make_config(args.model, args.config, train_rows, args.networks)
-        for name, value in options.items():
-            setattr(config, name, value)
-        extractor = make_extractor(config, train_rows, args.coordinates, args.normalization)
-        refuse_foreign_tables(args.model, extractor, config, args, new=True)
-        model = AutoModelForSequenceClassification.from_config(config)
-        print("the model starts from random weights: it was not pretrained")
+        model, extractor = _new_model(args, train_rows, "training", AutoModelForSequenceClassification, options)
     else:
         extractor = AutoFeatureExtractor.from_pretrained(args.model)
         saved = AutoConfig.from_pretrained(args.model)
