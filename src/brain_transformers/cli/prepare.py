@@ -121,14 +121,14 @@ def _prepare(args: argparse.Namespace, output: Path) -> None:
     splits_of: dict[str, list[str]] = {}
     for split, part in parts.items():
         timepoints = part.data.column("n_timepoints").to_pylist()
-        subjects = sorted(set(part.data.column("subject").to_pylist()))
-        for subject in subjects:
+        subjects = set(part.data.column("subject").to_pylist())
+        for subject in subjects - {None}:
             splits_of.setdefault(subject, []).append(split)
         print(
             f"{split + ': ' if split else ''}{len(part)} scans of {len(subjects)} subjects, {part[0]['n_rois']} ROIs, "
             f"{min(timepoints)} to {max(timepoints)} timepoints"
         )
-    if shared := [subject for subject, names in splits_of.items() if len(names) > 1]:
+    if shared := sorted(subject for subject, names in splits_of.items() if len(names) > 1):
         print(
             f"warning: {len(shared)} subjects are in several splits (first {shared[0]}: "
             f"{', '.join(splits_of[shared[0]])}), so what is trained on one knows people of another"

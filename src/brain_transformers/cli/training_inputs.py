@@ -4,7 +4,6 @@ import argparse
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -312,9 +311,9 @@ def _digest_of_rows(rows: Any) -> str:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    from ..plotting.report import write_atomically
+
+    write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_results(output: Path, metrics: dict[str, Any]) -> None:
