@@ -41,7 +41,7 @@ def test_models_and_layers_import_only_the_base_install(folder: str, repository:
     source = repository / "src"
     files = sorted((source / PACKAGE / folder).rglob("*.py"))
     assert files
-    own = (f"{PACKAGE}.models", f"{PACKAGE}.layers", f"{PACKAGE}.optional")
+    own = (f"{PACKAGE}.models", f"{PACKAGE}.layers", f"{PACKAGE}.optional", f"{PACKAGE}.files")
     wrong = []
     for path in files:
         for name in imported_modules(path, source):

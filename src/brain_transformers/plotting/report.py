@@ -4,10 +4,11 @@ import base64
 import html
 import io
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from ..files import write_file as write_atomically
 
 _STYLE = """
 :root { --ink: #20242a; --soft: #5b6470; --line: #e2e4e8; --paper: #ffffff; --wash: #f6f7f8; --accent: #0072b2; }
@@ -62,26 +63,6 @@ def figure_to_png(figure: Any, dpi: int = 160) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> Path:
-    """Write a file so that it is either whole or absent: a temporary file beside it, then a rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        # mkstemp makes files that only their owner can read; give the permissions of an ordinary new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def format_number(value: Any, digits: int = 3) -> str:
