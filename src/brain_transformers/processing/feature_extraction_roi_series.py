@@ -24,6 +24,7 @@ from .roi_orders import (
     roi_order_text,
     stable_y_order,
 )
+from .time import check_t_r
 
 LAYOUTS = ("roi_time", "image")
 WINDOWS = ("first", "center", "all", "random")
@@ -221,7 +222,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         self.n_timepoints = n_timepoints
         self.patch_size = patch_size
         self.roi_order = roi_order if roi_order is None or isinstance(roi_order, str) else list(roi_order)
-        self.t_r = None if t_r is None else _check_t_r(t_r)
+        self.t_r = None if t_r is None else check_t_r(t_r)
         self.t_r_tolerance = t_r_tolerance
         self.layout = layout
         self.image_size = image_size
@@ -666,7 +667,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 "on. Pass t_r in seconds to have it resampled.",
             )
             return None
-        t_r = _check_t_r(t_r)
+        t_r = check_t_r(t_r)
         return None if abs(t_r - self.t_r) <= self.t_r_tolerance * self.t_r else t_r
 
     def _sampling_rate(self, t_r: float) -> int:
@@ -927,12 +928,6 @@ def _row_statistics(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
         raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
-
-
-def _check_t_r(t_r: float) -> float:
-    if not np.isfinite(t_r) or not 0 < t_r < 50:
-        raise ValueError(f"Expected t_r in seconds, got {t_r}. Divide by 1000 if it is in milliseconds.")
-    return float(t_r)
 
 
 def _check_coordinates(coordinates: Any, n_rois: int) -> np.ndarray:
