@@ -128,7 +128,7 @@ def test_training_flags_reach_the_protocol(semantoks, tmp_path, trained, capsys)
     record = json.loads((tmp_path / "repetition-00.json").read_text())
     assert record["tried"][0]["epochs"] == 2
     assert record["scans"] == {"train": 14, "validation": 5, "test": 5}  # of 24 scans, not of 12 people
-    assert "age: regression, 24 scans" in capsys.readouterr().out
+    assert "age: regression of 12 distinct numbers, 24 scans" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def test_refusals(tmp_path):
     sites = ["A", "B"] * N_SUBJECTS  # differs between the scans of a subject
     for options, message in (
         ({"label": "height"}, "no column 'height'"),
-        ({"label": "age"}, "num_labels=24"),
+        ({"label": "age"}, "num_labels=1 for regression"),
         ({"label": "age", "task": "regression"}, "num_labels=1"),
         ({"label": "sex", "task": "regression"}, "text"),
         ({"label": "sex", "task": "ranking"}, "task"),

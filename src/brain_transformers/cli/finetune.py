@@ -60,8 +60,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         selectors=("--model", "--repetitions"),
         help="fine-tune a model to predict a label",
         description=(
-            "Fine-tune all weights of a pretrained model with a new head. Numbers with fractions are regressed, in "
-            "their own units; whole numbers and words are classes."
+            "Fine-tune all weights of a pretrained model with a new head. Words, two whole numbers and small codes (0 "
+            "to 10) are classes; other numbers are regressed, in their own units."
         ),
     )
     parser.add_argument("--model", required=True, help="folder or Hub name of a model, or a configuration's name")
@@ -182,12 +182,11 @@ def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
     rows = load_joined(args.dataset)
     check_model_exists(args.model)
 
+    from ..data.labels import Labels
     from ..protocols.fine_tuning import fine_tuning_protocol
-    from ..training.labels import Labels
 
     labels = Labels.read(rows, args.label, args.task)
     rows = rows.select(labels.rows)
-    print(f"{args.label}: {labels.describe()}, {len(rows)} scans, {args.repetitions} random splits")
     training = dict(args.training_flags)
     quiet = training.pop("disable_tqdm", False)
     with tempfile.TemporaryDirectory() as folder:
@@ -196,7 +195,7 @@ def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
             rows,
             args.label,
             args.output,
-            task=args.task,
+            task=labels.task,
             n_repetitions=args.repetitions,
             progress=not quiet,
             **training,
@@ -256,7 +255,9 @@ def _check_evaluation_labels(labels: Any, values: Sequence[Any]) -> None:
             f"No row of the evaluation set has a {labels.column}. Choose another --eval-split; with --eval-split none "
             "nothing is evaluated."
         )
-    if labels.label2id and (unknown := sorted({str(value) for value in values} - set(labels.label2id))):
+    from ..data.labels import class_name
+
+    if labels.label2id and (unknown := sorted({class_name(value) for value in values} - set(labels.label2id))):
         raise ValueError(
             f"Expected the classes of the training set, {', '.join(labels.label2id)}, got {', '.join(unknown)} in the "
             "evaluation set. Leave these scans out, or put some into the training set."
@@ -273,7 +274,8 @@ def run(args: argparse.Namespace) -> int:
     train_rows, eval_rows = load_splits(args.dataset, args.train_split, args.eval_split)
     check_model_exists(args.model)
 
-    from ..training.labels import Labels, labelled_rows, load_with_new_head, start_head_at
+    from ..data.labels import Labels, labelled_rows
+    from ..training.labels import load_with_new_head, start_head_at
 
     labels = Labels.read(train_rows, args.label, args.task, "training set")
     train_rows = train_rows.select(labels.rows)

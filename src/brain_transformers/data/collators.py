@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..processing.feature_extraction_roi_series import WINDOWS, ROISeriesFeatureExtractor, unpack_row
+from .labels import class_name
 
 
 class ROISeriesCollator:
@@ -103,10 +104,10 @@ class ROISeriesCollator:
 
     def _labels(self, values: list[Any]) -> torch.Tensor:
         if self.label2id is not None:
-            unknown = [value for value in values if str(value) not in self.label2id]
+            unknown = [value for value in values if class_name(value) not in self.label2id]
             if unknown:
                 raise ValueError(f"Label {str(unknown[0])!r} is not in label2id {sorted(self.label2id)}.")
-            values = [self.label2id[str(value)] for value in values]
+            values = [self.label2id[class_name(value)] for value in values]
         array = np.asarray(values)
         if array.dtype.kind in "iub":
             return torch.from_numpy(array.astype(np.int64))

@@ -32,12 +32,14 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ..data.labels import Labels, column_values
+from ..data.participants import is_gap
 from ..evaluation.crops import predict_crops
 from ..evaluation.linear_probe import ProtocolResult, scan_splits
 from ..hub.sharing import save_model_folder
 from ..plotting.report import write_atomically
 from ..scores import protocol_metrics
-from ..training.labels import Labels, column_values, is_missing, load_with_new_head, start_head_at
+from ..training.labels import load_with_new_head, start_head_at
 from ..training.semantoks_finetuning import SemantoksFineTuner, SemantoksFineTuningArguments
 
 FINETUNING_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
@@ -93,9 +95,10 @@ def fine_tuning_protocol(
         label_column: column to predict.
         output_dir: folder for results.
         extractor: the model's feature extractor; by default the one in the folder `model`.
-        task: `"classification"` or `"regression"`; by default numbers with fractions are regressed, and whole numbers
-            and words are classes. Regression is in the label's own units: chosen by the absolute error in validation,
-            and trained by it where `model` is the folder of a Brain-Semantoks model (others by their own loss).
+        task: `"classification"` or `"regression"`; by default as [`brain_transformers.data.labels.choose_task`] says:
+            words, two whole numbers and small codes are classes, other numbers are regressed. Regression is in the
+            label's own units: chosen by the absolute error in validation, and trained by it where `model`
+            is the folder of a Brain-Semantoks model (others by their own loss).
         subject_column: scans of one subject stay on one side of every split; `None`: every scan is its own subject.
         ratios, stratify: shares of training, validation and test, and whether to keep the shares of the labels; see
             [`brain_transformers.evaluation.linear_probe.scan_splits`].
@@ -135,6 +138,7 @@ def fine_tuning_protocol(
     labels = Labels.read(dataset, label_column, task)
     start, extractor = _starting_model(model, extractor, labels, seed)
     new_head = start is not model
+    print(f"{label_column}: {labels.describe()}, {len(labels.rows)} scans, {n_repetitions} random splits")
     subjects = _subjects(dataset, subject_column, labels)
     splits = list(scan_splits(labels.targets.tolist(), subjects, ratios, n_repetitions, seed, stratify))
     _warn_of_absent_classes(labels, splits)
@@ -223,7 +227,7 @@ def _subjects(dataset: Any, column: str | None, labels: Labels) -> list[str] | N
         return None
     names = column_values(dataset, column)
     for row in labels.rows:
-        if is_missing(names[row]):
+        if is_gap(names[row]):
             raise ValueError(
                 f"Row {row} has no {column}, so its subject is not known and could be on both sides of a split. Fill "
                 "the column in, or pass subject_column=None if every scan is of another subject."
