@@ -11,14 +11,11 @@ import numpy as np
 
 from ..optional import require
 from ..processing.roi_orders import ROIOrder, permutation, resolve_roi_order
+from .errors import ROISeriesReadError
 
 # Suffixes that `read_roi_series` understands; text may be gzipped.
 SERIES_SUFFIXES = (".npy", ".npz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".mat", ".dat")
 _T_R_KEYS = ("t_r", "tr", "TR", "RepetitionTime")
-
-
-class ROISeriesReadError(ValueError):
-    """A file that cannot be used as what it was said to be; the message names the file."""
 
 
 @dataclass
