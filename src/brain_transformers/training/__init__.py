@@ -35,6 +35,7 @@ _EXPORTS = {
     "masked_reconstruction_metrics": "masked_metrics",
     "masked_statistics": "masked_metrics",
     "row_generator": "seeded_rows",
+    "run_settings": "run_settings",
     "scale_learning_rates": "layer_decay",
     "scaled_learning_rate": "schedules",
     "semantoks_parameter_groups": "distillation_groups",

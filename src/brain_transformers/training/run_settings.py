@@ -1,0 +1,117 @@
+"""What a run is made of, so that one that goes on is seen to be the same run."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+
+from .. import files
+from .seeded_rows import SeededRows
+
+# Fields of `TrainingArguments` that the weights follow from; the others say how a run is executed and reported.
+_OF_THE_WEIGHTS = {
+    *("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+    *("optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16", "seed", "data_seed", "dataloader_drop_last"),
+    "train_sampling_strategy",
+}
+# Rows whose values are read; all of a large dataset would take as long as an epoch.
+_ROWS_READ = 8
+
+
+def run_settings(
+    arguments: TrainingArguments,
+    *,
+    model: Any = None,
+    processor: Any = None,
+    rows: Any = None,
+    evaluation_rows: Any = None,
+) -> dict[str, Any]:
+    """What decides on the weights of a run, as names and short values, for [`brain_transformers.files.bind`].
+
+    Args:
+        arguments: training arguments.
+        model: the model before its first step; its configuration and weights count.
+        processor: the processor of the rows; its whole configuration counts, fitted values included.
+        rows, evaluation_rows: datasets; see [`rows_digest`].
+
+    Returns:
+        `training arguments`, and `model`, `initial weights`, `processor`, `training scans`, `evaluation scans` of what
+        was given.
+    """
+    settings: dict[str, Any] = {"training arguments": training_settings(arguments)}
+    if model is not None:
+        settings["model"] = model_settings(model)
+        settings["initial weights"] = files.digest(model.state_dict())
+    if processor is not None:
+        settings["processor"] = processor_settings(processor)
+    if rows is not None:
+        settings["training scans"] = rows_digest(rows)
+    if evaluation_rows is not None:
+        settings["evaluation scans"] = rows_digest(evaluation_rows)
+    return settings
+
+
+def training_settings(arguments: TrainingArguments) -> dict[str, Any]:
+    """The training arguments that the weights follow from, and the samples of an update, however it is divided."""
+    general = {field.name for field in dataclasses.fields(TrainingArguments)}
+    values = {
+        name: value for name, value in arguments.to_dict().items() if name in _OF_THE_WEIGHTS or name not in general
+    }
+    samples = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    return _plain({**values, "samples an update": samples})
+
+
+def model_settings(model: Any) -> dict[str, Any]:
+    """The configuration of a model, without what saving puts in."""
+    config = getattr(model, "config", None)
+    values = config.to_dict() if config is not None else {}
+    return _plain({"class": type(model).__name__, **values})
+
+
+def processor_settings(processor: Any) -> dict[str, Any]:
+    """The whole configuration of a processor; long lists, such as fitted values, as a digest."""
+    values = json.loads(processor.to_json_string()) if hasattr(processor, "to_json_string") else {}
+    return _plain({"class": type(processor).__name__, **values})
+
+
+def rows_digest(rows: Any) -> str:
+    """Fingerprint of a dataset of rows: text and numbers of every row, and the values of a few.
+
+    Rows that have to be read one by one, as those of a `torch.utils.data.Dataset`, are looked at in a few places only.
+    """
+    if isinstance(rows, Mapping):  # several evaluation sets
+        return files.digest({name: rows_digest(part) for name, part in rows.items()})
+    rows = rows.dataset if isinstance(rows, SeededRows) else rows
+    chosen = sorted({round(place) for place in np.linspace(0, max(len(rows) - 1, 0), _ROWS_READ)} if len(rows) else ())
+    known: Any = None
+    if hasattr(rows, "column_names") and len(rows):
+        names = [name for name, value in rows.with_format(None)[0].items() if _is_plain(value)]
+        known = {name: list(rows.with_format(None).select_columns([name])[name]) for name in names}
+    elif isinstance(rows, (list, tuple)):
+        known = [{name: value for name, value in row.items() if _is_plain(value)} for row in rows]
+    return files.digest([len(rows), known, [rows[place] for place in chosen]])
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, bool, int, float, np.generic))
+
+
+# What saving and loading change, and what says nothing about numbers.
+_SAVED_BESIDE = {"transformers_version", "architectures", "auto_map", "_name_or_path", "dtype", "problem_type"}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values, sorted by name; long ones as a digest."""
+    short = {}
+    for name in sorted(set(values) - _SAVED_BESIDE):
+        value = values[name]
+        if isinstance(value, (torch.Tensor, np.ndarray)):
+            value = value.tolist()
+        text = json.dumps(value, default=str)
+        short[name] = json.loads(text) if len(text) <= 200 else f"{text[:40]}... ({files.digest(text)})"
+    return short
