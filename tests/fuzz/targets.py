@@ -1,0 +1,477 @@
+"""What reads files of others: one small entry a reader. Add yours with `@target(name, make)`.
+
+`make(folder)` writes one good input into an empty folder and returns the files of it that may be damaged (their suffix
+decides how). The decorated function is called with the folder of a damaged copy and uses the public way in; what it
+returns is searched for bytes of foreign files. The undamaged input must pass.
+"""
+
+import gzip
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GOLDEN = REPOSITORY / "tests" / "golden"
+N_ROIS, N_TIMEPOINTS = 12, 40
+LABELS = [f"parcel-{number}" for number in range(N_ROIS)]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One reader: how its good input is made, how it is called, and its share of the inputs."""
+
+    make: Callable[[Path], list[Path]]
+    call: Callable[[Path], Any]
+    weight: float
+    named: bool
+
+
+TARGETS: dict[str, Target] = {}
+
+
+def target(
+    name: str, make: Callable[[Path], list[Path]], weight: float = 1.0, named: bool = True
+) -> Callable[[Any], Any]:
+    """Register the decorated function under `name`.
+
+    Args:
+        name: what it is called in reports.
+        make: see above.
+        weight: share of the inputs; slow ones get less than 1.
+        named: whether a refusal must name the file, which a function of a text cannot.
+    """
+
+    def register(call: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        TARGETS[name] = Target(make, call, weight, named)
+        return call
+
+    return register
+
+
+def signals(n_rois: int = N_ROIS, n_timepoints: int = N_TIMEPOINTS, seed: int = 0) -> np.ndarray:
+    """A scan like any other, (n_rois, n_timepoints) float32."""
+    return np.random.default_rng(seed).normal(1000, 30, (n_rois, n_timepoints)).astype(np.float32)
+
+
+def _table(separator: str, header: bool = True) -> str:
+    rows = [separator.join(f"{value:.3f}" for value in row) for row in signals().T]
+    return "\n".join([separator.join(LABELS)] * header + rows) + "\n"
+
+
+# --- readers ---
+
+
+def _series(name: str) -> Callable[[Path], list[Path]]:
+    def make(folder: Path) -> list[Path]:
+        path = folder / f"sub-01_task-rest_bold{name}"
+        if name == ".npy":
+            np.save(path, signals())
+        elif name == ".npz":
+            np.savez_compressed(path, series=signals(), roi_labels=np.array(LABELS), t_r=2.0)
+        elif name in (".csv", ".tsv"):
+            path.write_text(_table("," if name == ".csv" else "\t"))
+        elif name in (".csv.gz", ".tsv.gz"):
+            path.write_bytes(gzip.compress(_table("," if name == ".csv.gz" else "\t").encode(), mtime=0))
+        elif name == ".dat":
+            path.write_text(_table("\t", header=False))
+        elif name == ".mat":
+            from scipy.io import savemat
+
+            names = np.array(LABELS, dtype=object)
+            savemat(path, {"series": signals(), "TR": 2.0, "roi_labels": names}, do_compression=False)
+        elif name == "_packed.mat":
+            from scipy.io import savemat
+
+            savemat(path, {"data": {"series": signals(), "name": "rest"}, "tc": signals()}, do_compression=True)
+        elif name == "_sparse.mat":
+            from scipy.io import savemat
+            from scipy.sparse import csc_matrix
+
+            savemat(path, {"series": csc_matrix(signals() * (signals() > 1010))}, do_compression=False)
+        elif name == "_v73.mat":
+            import h5py
+
+            with h5py.File(path, "w", userblock_size=512, track_order=False) as file:
+                file["series"] = signals().T
+                file["TR"] = np.array([[2.0]])
+            with path.open("r+b") as stream:
+                stream.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
+        elif name == ".ptseries.nii":
+            import nibabel as nib
+
+            axis = nib.cifti2.ParcelsAxis.from_brain_models(
+                [
+                    (label, nib.cifti2.BrainModelAxis.from_surface(np.arange(5 * k, 5 * k + 5), 100, "CortexLeft"))
+                    for k, label in enumerate(LABELS)
+                ]
+            )
+            nib.Cifti2Image(signals().T, header=(nib.cifti2.SeriesAxis(0, 2.0, N_TIMEPOINTS), axis)).to_filename(path)
+        return [path]
+
+    return make
+
+
+def _read_series(folder: Path) -> Any:
+    from brain_transformers import read_roi_series
+
+    path = next(path for path in sorted(folder.iterdir()) if not path.name.endswith(".json"))
+    return read_roi_series(path, roi_order=LABELS)
+
+
+for _name in (
+    ".npy", ".npz", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".dat", ".mat", "_packed.mat", "_sparse.mat", "_v73.mat",
+    ".ptseries.nii",
+):  # fmt: skip
+    target(f"readers{_name}", _series(_name))(_read_series)
+
+
+def _sidecar(folder: Path) -> list[Path]:
+    _series(".tsv")(folder)
+    path = folder / "sub-01_task-rest_bold.json"
+    path.write_text(json.dumps({"RepetitionTime": 2.0, "TaskName": "rest", "SliceTiming": [0.0, 1.0]}))
+    return [path]
+
+
+target("readers.sidecar", _sidecar)(_read_series)
+
+
+def _coordinates(folder: Path) -> list[Path]:
+    rows = [f"{number + 1}\t{10 - number}\t{number * 7 % 5}\t{number}" for number in range(N_ROIS)]
+    (folder / "centres.dat").write_text("\n".join(["Index\tX\tY\tZ", *rows]) + "\n")
+    return [folder / "centres.dat"]
+
+
+@target("readers.coordinates", _coordinates)
+def _read_coordinates(folder: Path) -> Any:
+    from brain_transformers.data import read_coordinates
+
+    return read_coordinates(folder / "centres.dat", n_rois=N_ROIS)
+
+
+def canary_of(folder: Path) -> Path:
+    """The file that nobody may read, beside the folders of the inputs."""
+    return folder.parent.parent / "canary.bin"
+
+
+def _hdf5_layout(path: Path, layout: str) -> None:
+    import h5py
+
+    values = np.stack([signals(seed=seed) for seed in range(3)])
+    canary = str(canary_of(path.parent))
+    with h5py.File(path, "w") as file:
+        group = file.create_group("timeseries")
+        if layout == "external storage":
+            group.create_dataset("schaefer400", values.shape, "f4", external=[(canary, 0, values.nbytes)])
+        elif layout == "external link":
+            group["schaefer400"] = h5py.ExternalLink(canary, "/timeseries/schaefer400")
+        elif layout == "soft link":
+            file["elsewhere"] = h5py.ExternalLink(canary, "/")
+            group["schaefer400"] = h5py.SoftLink("/elsewhere/timeseries/schaefer400")
+        elif layout == "virtual":
+            virtual = h5py.VirtualLayout(values.shape, "f4")
+            virtual[:] = h5py.VirtualSource(canary, "timeseries/schaefer400", values.shape)
+            group.create_virtual_dataset("schaefer400", virtual)
+        else:
+            group["schaefer400"] = values
+        file["long_subject_id"] = np.array([b"sub-a", b"sub-b", b"sub-c"])
+        file["ts_len"] = np.array([40, 40, 30])
+        file["labels/sex"] = np.array([0, 1, 0])
+
+
+def _hdf5(folder: Path) -> list[Path]:
+    _hdf5_layout(folder / "scans.h5", "plain")
+    return [folder / "scans.h5"]
+
+
+def _reaching_out(folder: Path) -> list[Path]:
+    for number, layout in enumerate(("external storage", "external link", "soft link", "virtual")):
+        _hdf5_layout(folder / f"scans{number}.h5", layout)
+    return sorted(folder.iterdir())
+
+
+@target("semantoks_recordings", _hdf5, weight=2)
+def _semantoks(folder: Path) -> Any:
+    from brain_transformers.data import SemantoksRecordings
+
+    with SemantoksRecordings(folder / "scans.h5", labels=["labels/sex"]) as recordings:
+        return [(recording.signals, recording.subject, recording.length) for recording in recordings]
+
+
+@target("hdf5.reaching_out", _reaching_out, weight=0.5)
+def _read_reaching_out(folder: Path) -> Any:
+    from brain_transformers.data import SemantoksRecordings
+
+    found: list[Any] = []
+    for path in sorted(folder.iterdir()):
+        try:
+            with SemantoksRecordings(path) as recordings:
+                found += [recording.signals for recording in recordings]
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
+@target("semantoks_builder", _hdf5, weight=0.2)
+def _semantoks_builder(folder: Path) -> Any:
+    from brain_transformers.data import SemantoksHDF5Builder
+
+    builder = SemantoksHDF5Builder(
+        folder / "scans.h5", roi_order=LABELS, labels=["labels/sex"], cache_dir=folder / "cache"
+    )
+    builder.download_and_prepare()
+    return builder.as_dataset(split="train")[:]
+
+
+# --- builders ---
+
+
+def _folder(folder: Path) -> list[Path]:
+    scans = folder / "scans"
+    for subject in ("01", "02"):
+        place = scans / f"sub-{subject}" / "func"
+        place.mkdir(parents=True)
+        (place / f"sub-{subject}_task-rest_timeseries.tsv").write_text(_table("\t"))
+        (place / f"sub-{subject}_task-rest_timeseries.json").write_text(json.dumps({"RepetitionTime": 2.0}))
+    (scans / "participants.tsv").write_text("participant_id\tage\tsex\nsub-01\t31\tF\nsub-02\t45.5\tM\n")
+    return [scans / "participants.tsv", *sorted((scans / "sub-01" / "func").iterdir())]
+
+
+@target("builders.folder", _folder, weight=0.5)
+def _load_folder(folder: Path) -> Any:
+    from brain_transformers import load_dataset
+
+    return load_dataset(folder / "scans", roi_order=LABELS, cache_dir=folder / "cache")[:]
+
+
+@target("prepare.skip", _folder, weight=0.3)
+def _prepare_skip(folder: Path) -> Any:
+    return command(
+        "prepare", folder / "scans", "--output", folder / "dataset", "--roi-order", write_labels(folder), "--on-error",
+        "skip",
+    )  # fmt: skip
+
+
+def _saved(folder: Path) -> list[Path]:
+    from brain_transformers.data import dataset_from_arrays
+
+    scans = [signals(seed=seed) for seed in range(3)]
+    dataset_from_arrays(scans, roi_order=LABELS, t_r=2.0, subject=["a", "b", "c"], age=[1.0, 2.0, 3.0]).save_to_disk(
+        str(folder / "dataset")
+    )
+    return sorted(path for path in (folder / "dataset").iterdir() if path.is_file())
+
+
+@target("builders.saved", _saved, weight=2)
+def _load_saved(folder: Path) -> Any:
+    from brain_transformers import load_dataset
+
+    dataset = load_dataset(folder / "dataset", roi_order=LABELS)
+    return [dataset[row] for row in range(len(dataset))]
+
+
+# --- images ---
+
+
+def _images(folder: Path) -> list[Path]:
+    import nibabel as nib
+
+    labels = np.zeros((8, 8, 8), np.int16)
+    for k in range(N_ROIS):
+        labels[2 * (k // 6) : 2 * (k // 6) + 2, k % 6 : k % 6 + 1, 2:6] = k + 1
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = -16
+    bold = np.random.default_rng(0).normal(1000, 20, (8, 8, 8, 20)).astype(np.float32)
+    for name, data in (("bold.nii.gz", bold), ("bold.nii", bold), ("atlas.nii.gz", labels)):
+        image = nib.Nifti1Image(data, affine)
+        image.set_sform(affine, 4)
+        image.set_qform(affine, 4)
+        if data.ndim == 4:
+            image.header.set_zooms((4, 4, 4, 2.0))
+            image.header.set_xyzt_units("mm", "sec")
+        nib.save(image, folder / f"sub-01_space-MNI152NLin6Asym_{name}")
+    return sorted(folder.iterdir())
+
+
+@target("parcellation", _images, weight=1.5)
+def _parcellate(folder: Path) -> Any:
+    from brain_transformers.data import load_atlas, parcellate
+
+    atlas = load_atlas(folder / "sub-01_space-MNI152NLin6Asym_atlas.nii.gz")
+    return [
+        parcellate(folder / f"sub-01_space-MNI152NLin6Asym_bold{suffix}", atlas, n_rois=N_ROIS)
+        for suffix in (".nii.gz", ".nii")
+    ]
+
+
+# --- orders ---
+
+
+def _order(folder: Path) -> list[Path]:
+    (folder / "order.json").write_text(json.dumps(LABELS))
+    (folder / "name.txt").write_text("schaefer400-7net+tian-s3")
+    return [folder / "order.json", folder / "name.txt"]
+
+
+@target("roi_orders.resolve", _order, weight=2, named=False)
+def _resolve(folder: Path) -> Any:
+    from brain_transformers.processing.roi_orders import resolve_roi_order
+
+    # A text, as it stands in a column of a dataset or in a config; no file has a name in it.
+    return [resolve_roi_order(_text(folder / name)).labels for name in ("order.json", "name.txt")]
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "replace")
+
+
+def write_labels(folder: Path) -> Path:
+    """A file with one label a line, as `--roi-order` takes it."""
+    path = folder / "labels.txt"
+    path.write_text("\n".join(LABELS) + "\n")
+    return path
+
+
+# --- folders of models ---
+
+
+def save_model(folder: Path, family: str, head: str = "AutoModelForPreTraining") -> Path:
+    """A small model of `family` with its extractor, saved."""
+    import torch
+    import transformers
+
+    import brain_transformers as bt
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    options: dict[str, dict[str, Any]] = {
+        "brainlm-tiny": {"n_rois": N_ROIS, "roi_order": LABELS},
+        "brainlm-vit-tiny": {"n_rois": 24, "image_size": 64},
+        "brain-jepa-tiny": {},
+        "brain-semantoks-base": small,
+    }
+    config = bt.load_config(family, **options[family])
+    model = getattr(transformers, head).from_config(config)
+    if family == "brainlm-tiny":
+        model.brainlm.set_coordinates(torch.randn(N_ROIS, 3), source="fuzz")
+    model.save_pretrained(folder)
+    bt.ROISeriesFeatureExtractor.from_model_config(config, normalization="zscore").save_pretrained(folder)
+    return folder
+
+
+def _model_target(family: str) -> None:
+    def make(folder: Path) -> list[Path]:
+        save_model(folder / "model", family)
+        # Code of the folder must not run either: the shim writes the marker.
+        for path in (folder / "model").glob("*.py"):
+            path.write_text(f"open({os.fspath(folder.parent.parent / 'code_ran')!r}, 'w')\n" + path.read_text())
+        files = [folder / "model" / name for name in ("config.json", "model.safetensors", "preprocessor_config.json")]
+        return [files[0], *files]
+
+    def call(folder: Path) -> Any:
+        from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+
+        import brain_transformers  # noqa: F401  registers the Auto classes
+
+        AutoConfig.from_pretrained(folder / "model")
+        extractor = AutoFeatureExtractor.from_pretrained(folder / "model")
+        AutoModel.from_pretrained(folder / "model")
+        return vars(extractor)
+
+    target(f"from_pretrained.{family}", make, weight=0.7)(call)
+
+
+for _family in ("brainlm-tiny", "brainlm-vit-tiny", "brain-jepa-tiny", "brain-semantoks-base"):
+    _model_target(_family)
+
+
+# --- converters ---
+
+
+def _converter(module: str, case: Path, files: tuple[str, ...], arguments: list[str]) -> None:
+    def make(folder: Path) -> list[Path]:
+        folder.rmdir()
+        shutil.copytree(case, folder)
+        if module == "convert_brainlm":
+            (folder / "centres.dat").write_text("".join(f"{i + 1}\t{10 - i}\t{(i * 7) % 5}\t{i}\n" for i in range(12)))
+        if module == "convert_brain_jepa":
+            from safetensors.numpy import load_file
+
+            gradients = load_file(folder / "tensors.safetensors")["gradient"][0]
+            np.savetxt(folder / "gradient.csv", gradients, delimiter=",", fmt="%.9g")
+        if module == "convert_brain_semantoks":
+            constructor = json.loads((folder / "config.json").read_text())["constructor"]
+            (folder / "constructor.json").write_text(json.dumps(constructor))
+        return [folder / name for name in files]
+
+    def call(folder: Path) -> Any:
+        import importlib
+
+        given = [argument.replace("FOLDER", str(folder)) for argument in arguments]
+        return outcome(importlib.import_module(module).main, [*given, "--output", str(folder / "converted")])
+
+    target(f"{module}.{case.name}", make, weight=0.4)(call)
+
+
+_converter(
+    "convert_brainlm", GOLDEN / "brainlm" / "a_pretrain" / "checkpoint",
+    ("config.json", "config.json", "pytorch_model.bin"),
+    ["--checkpoint", "FOLDER", "--coordinates", "FOLDER/centres.dat"],
+)  # fmt: skip
+_converter(
+    "convert_brain_jepa", GOLDEN / "brain_jepa" / "encoder_flash_mode", ("checkpoint.pth.tar", "gradient.csv"),
+    ["--checkpoint", "FOLDER/checkpoint.pth.tar", "--gradient", "FOLDER/gradient.csv", "--num-attention-heads", "3"],
+)  # fmt: skip
+_converter(
+    "convert_brain_semantoks", GOLDEN / "brain_semantoks" / "pretrain_small",
+    ("checkpoint.pth", "network_mapping.npz", "constructor.json"),
+    ["--checkpoint", "FOLDER/checkpoint.pth", "--config", "FOLDER/constructor.json"],
+)  # fmt: skip
+
+
+# --- commands ---
+
+
+class CommandFailed(ValueError):
+    """What a command printed before it ended with an exit code that is not 0."""
+
+
+def outcome(main: Callable[[list[str]], int], argv: list[str]) -> str:
+    """What a command printed; its error as an exception, so that a traceback is one and a message is one."""
+    import contextlib
+    import io
+
+    with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()) as printed:
+        code = main(argv)
+    if code:
+        raise CommandFailed(f"brain_transformers exit {code}: {errors.getvalue()}")
+    return printed.getvalue() + errors.getvalue()
+
+
+def command(*argv: Any) -> str:
+    """Run `brain-transformers ARGV` in this process."""
+    from brain_transformers.cli.main import main
+
+    return outcome(main, [str(argument) for argument in argv])
+
+
+def _embedding(folder: Path) -> list[Path]:
+    from brain_transformers.data import dataset_from_arrays
+
+    save_model(folder / "model", "brainlm-tiny")
+    dataset = dataset_from_arrays([signals(12, 200, seed) for seed in range(3)], roi_order=LABELS, t_r=0.72)
+    dataset.save_to_disk(str(folder / "dataset"))
+    return sorted(path for path in (folder / "dataset").iterdir() if path.is_file())
+
+
+@target("embed.dataset", _embedding, weight=0.15)
+def _embed(folder: Path) -> Any:
+    return command(
+        "embed", folder / "dataset", "--model", folder / "model", "--output", folder / "table.csv", "--device", "cpu",
+        "--part-size", "2",
+    )  # fmt: skip
