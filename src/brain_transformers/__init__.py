@@ -3,6 +3,11 @@
 Importing this package registers its models with the Auto classes. Everything else is loaded when it is first used.
 """
 
+from .cli.interrupts import end_at_once, is_command
+
+if is_command():
+    end_at_once()  # before the imports below, which take seconds; the command itself then takes over
+
 from .lazy import lazy_attributes
 from .registration import register_auto_classes
 from .version import __version__
@@ -31,6 +36,10 @@ _EXPORTS = {
     "load_dataset": "data.builders",
     "read_coordinates": "data.readers",
     "read_roi_series": "data.readers",
+    "FineTuningTrainer": "training.finetuning_trainer",
+    "FineTuningArguments": "training.arguments",
+    "JEPATrainer": "training.jepa_trainer",
+    "JEPATrainingArguments": "training.jepa_arguments",
     "MAETrainer": "training.mae_trainer",
     "MAETrainingArguments": "training.arguments",
     "MaskedModelingCollator": "training.masked_collator",
@@ -40,6 +49,7 @@ _EXPORTS = {
     "crop_features": "evaluation.crops",
     "embed_dataset": "evaluation.embedding",
     "fine_tuning_protocol": "protocols.fine_tuning",
+    "linear_probe_protocol": "evaluation.linear_probe",
     "push_folder": "hub.sharing",
     "save_model_folder": "hub.sharing",
     "list_models": "hub.registry",

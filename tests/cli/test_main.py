@@ -1,14 +1,28 @@
 """The command line as a user meets it: through a process."""
 
+import argparse
 import ast
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
+import brain_transformers as bt
 import brain_transformers.cli
 from brain_transformers.cli import main as command_line
+from brain_transformers.files import write_file
+from brain_transformers.hub.sharing import save_model_folder
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "house"))
+
+from fresh_process import run_python
 
 HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn", "matplotlib", "nilearn", "scipy", "accelerate")
 
@@ -78,15 +92,69 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "FileNotFoundError" in result.stderr
 
 
-def test_interrupt_is_not_an_error_message(monkeypatch, capsys) -> None:
+# The command as its console script starts it, with a signal sent when `module` is first looked for.
+STARTED = """
+    import os, signal, sys
+
+    number, module, *words = sys.argv[1:]
+
+    class Sender:
+        def find_spec(self, name, path=None, target=None):
+            if name == module:
+                sys.meta_path.remove(self)
+                os.kill(os.getpid(), int(number))
+
+    sys.meta_path.insert(0, Sender())
+    sys.argv = ["/somewhere/bin/brain-transformers", *words]
+    from brain_transformers.cli.main import main
+    sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("module", ["brain_transformers.lazy", "torch", "brain_transformers.cli.probe", "numpy"])
+def test_a_signal_in_the_first_seconds_is_one_line(number: int, code: int, module: str, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("subject,e0\na,1\n")
+    words = ("probe", table, "--label", "subject")
+    result = run_python(STARTED, str(int(number)), module, *words, check=False)
+    assert result.returncode == code, result.stderr
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("brain-transformers")
+    assert ("interrupted" if number == signal.SIGINT else "terminated") in line
+
+
+@pytest.mark.parametrize(
+    ("go_on", "words"),
+    [
+        (None, "Begin again with: brain-transformers probe 'my table.csv' --label x"),
+        ("", "Go on with: brain-transformers probe 'my table.csv' --label x"),
+        ("--resume", "Go on with: brain-transformers probe 'my table.csv' --label x --resume"),
+    ],
+)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_names_the_command_that_goes_on(
+    number: int, code: int, go_on: str | None, words: str, monkeypatch, capsys
+) -> None:
     from brain_transformers.cli import probe
 
-    def interrupt(args: object) -> int:
-        raise KeyboardInterrupt
+    cleaned = []
 
-    monkeypatch.setattr(probe, "run", interrupt)
-    assert command_line.main(["probe", "table.csv", "--label", "x"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    def run(args: argparse.Namespace) -> int:
+        args.go_on = go_on
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        finally:
+            cleaned.append(True)
+        return 0
+
+    monkeypatch.setattr(probe, "run", run)
+    before = signal.getsignal(number)
+    assert command_line.main(["probe", "my table.csv", "--label", "x"]) == code
+    assert capsys.readouterr().err.strip().endswith(words)
+    assert cleaned
+    assert signal.getsignal(number) is before
 
 
 def test_errors_from_below_point_to_debug(monkeypatch, capsys) -> None:
@@ -96,6 +164,83 @@ def test_errors_from_below_point_to_debug(monkeypatch, capsys) -> None:
     # The lambda is this test's, so the error does not come from the package.
     assert command_line.main(["probe", "table.csv", "--label", "x"]) == 2
     assert "--debug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "/data/scan.npy"), "/data/scan.npy"),
+        (IsADirectoryError(21, "Is a directory", "/data/scans"), "/data/scans"),
+        (OSError("We couldn't connect\nand looked\nin the cache"), "couldn't connect and looked in the cache"),
+        (MemoryError("Unable to allocate 9 TiB"), "out of memory (Unable to allocate 9 TiB)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 TiB"), "out of memory"),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(error: Exception, words: str, monkeypatch, capsys) -> None:
+    from brain_transformers.cli import probe
+
+    def fail(args: argparse.Namespace) -> int:
+        raise error
+
+    monkeypatch.setattr(probe, "run", fail)
+    assert command_line.main(["probe", "table.csv", "--label", "x"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch) -> None:
+    from brain_transformers.cli import probe
+
+    monkeypatch.setattr(probe, "run", lambda args: {}["absent"])
+    with pytest.raises(KeyError):
+        command_line.main(["probe", "table.csv", "--label", "x"])
+
+
+def write_text(file: Path) -> None:
+    write_file(file, b"x" * 100_000)
+
+
+def write_safetensors(file: Path) -> None:
+    safetensors.torch.save_file({"weight": torch.zeros(50_000)}, file)
+
+
+def write_torch(file: Path) -> None:
+    torch.save({"weight": torch.zeros(50_000)}, file)
+
+
+def write_model(file: Path) -> None:
+    save_model_folder(bt.BrainLMModel(bt.load_config("brainlm-tiny", hidden_size=64)), file.parent / "model")
+
+
+@pytest.mark.parametrize("write", [write_text, write_safetensors, write_torch, write_model])
+def test_a_full_disk_is_one_line_that_names_the_file(write: Callable, monkeypatch, capsys, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="a limit on the size of files stands in for a full disk")
+    from brain_transformers.cli import probe
+
+    def run(args: argparse.Namespace) -> int:
+        args.go_on = "--resume"
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+        try:
+            write(tmp_path / "weights.safetensors")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        return 0
+
+    monkeypatch.setattr(probe, "run", run)
+    assert command_line.main(["probe", "table.csv", "--label", "x"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "disk is full" in line
+    assert str(tmp_path / ("model" if write is write_model else "weights.safetensors")) in line
+    assert ".partial-" not in line
+    assert f"{tmp_path} has " in line
+    assert line.endswith("Go on with: brain-transformers probe table.csv --label x --resume")
+
+
+def test_python_m_is_the_command() -> None:
+    result = run_python("import runpy; runpy.run_module('brain_transformers', run_name='__main__')", "--version")
+    assert result.stdout.startswith("brain-transformers ")
 
 
 def test_no_command_prints_help(capsys) -> None:
