@@ -98,6 +98,23 @@ def test_a_folder_is_replaced_and_what_is_not_ours_is_kept(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "scans"]
 
 
+@pytest.mark.parametrize("folder_before", [True, False])
+def test_a_folder_in_place_of_a_file_is_refused_and_nothing_changes(tmp_path: Path, folder_before: bool) -> None:
+    write_file(tmp_path / "model" / ("config.json/notes.txt" if folder_before else "config.json"), "mine")
+    write_file(tmp_path / "model" / "weights", "old")
+    before = names(tmp_path)
+
+    def replace() -> None:
+        with whole_folder(tmp_path / "model", is_ours=lambda name: True) as folder:
+            write_file(folder / ("config.json" if folder_before else "config.json/part"), "new")
+            write_file(folder / "weights", "new")
+
+    with pytest.raises(FileExistsError, match=r"config\.json is a f.*Move it away"):
+        replace()
+    assert names(tmp_path) == before
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+
+
 KILLED = """
 import importlib.util, os, sys
 from pathlib import Path

@@ -87,6 +87,7 @@ def whole_folder(path: StrPath, *, is_ours: Callable[[str], bool] | None = None)
 
     Raises:
         NotADirectoryError: if `path` is a file.
+        FileExistsError: if a file of the new folder is a folder in the old one, or the other way round.
         ValueError: if `path` is the root of a file system, which cannot be replaced in one step.
     """
     target = Path(os.path.realpath(path))
@@ -116,12 +117,16 @@ def _keep(old: Path, new: Path, is_ours: Callable[[str], bool], inside: str) -> 
     """Give `new` the files of `old` that it lacks and that are not ours."""
     for item in sorted(old.iterdir()):
         name, other = f"{inside}{item.name}", new / item.name
+        if os.path.lexists(other) and other.is_dir() != item.is_dir():
+            raise FileExistsError(
+                f"{item} is a {'folder' if item.is_dir() else 'file'}, and a {'file' if item.is_dir() else 'folder'} "
+                "is to be written in its place. Move it away, or choose another folder."
+            )
         if item.is_symlink():
             if not os.path.lexists(other):
                 other.symlink_to(os.readlink(item), target_is_directory=item.is_dir())
         elif item.is_dir():
-            if not other.exists() or other.is_dir():
-                _keep(item, other, is_ours, f"{name}/")
+            _keep(item, other, is_ours, f"{name}/")
         elif not os.path.lexists(other) and not is_ours(name):
             other.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -210,7 +210,7 @@ def write_torch(file: Path) -> None:
 
 
 def write_model(file: Path) -> None:
-    save_model_folder(bt.BrainLMModel(bt.load_config("brainlm-tiny", hidden_size=64)), file.parent / "model")
+    save_model_folder(bt.BrainLMModel(bt.load_config("brainlm-tiny", num_positions=2000)), file.parent / "model")
 
 
 @pytest.mark.parametrize("write", [write_text, write_safetensors, write_torch, write_model])

@@ -1,50 +1,32 @@
 """Folders and repositories that others can load: weights, extractor and card, all at once."""
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
 
+from ..files import whole_folder, write_file
 
-@contextmanager
-def written_at_once(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the block ends without an error.
-
-    Files of an earlier `folder` with the same name are replaced, others stay.
-
-    Raises:
-        NotADirectoryError: if `folder` exists and is a file.
-    """
-    target = Path(folder)
-    if target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"{target} is a file; give the name of a folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        if not target.exists():
-            temporary.rename(target)
-            return
-        for item in sorted(temporary.iterdir()):
-            os.replace(item, target / item.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+# What the folder of a model holds: weights, configurations, card, shim, and nothing of the run that made it.
+_MODEL_FILES = re.compile(
+    r"config\.json|generation_config\.json|(?:pre)?processor_config\.json|modeling_shim\.py"
+    r"|(?:adapter_)?model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|adapter_config\.json"
+    r"|README\.md|LICENSE(?:\.\w+)?|CITATION\.cff|\.gitattributes"
+)
+# Of these, the ones that may be the user's own.
+_MAY_BE_THEIRS = re.compile(r"adapter_.*|generation_config\.json|LICENSE(?:\.\w+)?|CITATION\.cff|\.gitattributes")
+_OUR_CARD = "library_name: brain-transformers"
 
 
 def save_model_folder(model: Any, folder: str | Path, *, extractor: Any = None, card: str | None = None) -> Path:
     """Write everything that a user of the model needs, all at once.
+
+    An earlier model in the folder is replaced with all its files, the card that was written for it included; other
+    files stay where they are.
 
     Args:
         model: any model of this package; every weight and buffer is saved as safetensors, and beside it the shim for
@@ -52,26 +34,108 @@ def save_model_folder(model: Any, folder: str | Path, *, extractor: Any = None, 
         folder: where to; appears complete or not at all.
         extractor: its feature extractor, saved as `preprocessor_config.json`.
         card: text of `README.md`.
+
+    Raises:
+        NotADirectoryError: if `folder` is a file.
+        FileExistsError: if a folder stands where a file is to be written.
+        OSError: if it cannot be written; an earlier model is then as it was.
     """
-    with written_at_once(folder) as temporary:
+
+    def is_ours(name: str) -> bool:
+        if name == "README.md":
+            return _OUR_CARD in (Path(folder) / name).read_text(encoding="utf-8", errors="replace")
+        return _MODEL_FILES.fullmatch(name) is not None and _MAY_BE_THEIRS.fullmatch(name) is None
+
+    with whole_folder(folder, is_ours=is_ours) as temporary:
         model.save_pretrained(temporary)
         if extractor is not None:
             extractor.save_pretrained(temporary)
         if card is not None:
-            _write_text(temporary / "README.md", card)
+            write_file(temporary / "README.md", card)
     return Path(folder)
 
 
+def files_to_push(folder: str | Path) -> tuple[list[str], list[str]]:
+    """Names of the files of a model folder that go to the Hub, and what else lies there and stays at home.
+
+    What stays: checkpoints with the states of optimizer and random generators, settings, metrics, figures and tables
+    of the run, whatever else is not part of a model, and links, whose targets lie elsewhere.
+
+    Raises:
+        FileNotFoundError: if `folder` is none, or holds no model.
+    """
+    folder = Path(folder)
+    found = sorted(os.scandir(folder), key=lambda entry: entry.name) if folder.is_dir() else []
+    goes = [
+        entry.name for entry in found if entry.is_file(follow_symlinks=False) and _MODEL_FILES.fullmatch(entry.name)
+    ]
+    weights = [name for name in goes if name.endswith(".safetensors")]
+    if not weights or not {"config.json", "adapter_config.json"} & set(goes):
+        raise FileNotFoundError(
+            f"{folder} holds no saved model: expected config.json and model.safetensors as files (not as links), got "
+            f"{', '.join(entry.name for entry in found[:6]) or 'nothing'}. Name a folder that conversion, pretrain, "
+            "finetune or save_pretrained wrote."
+        )
+    stays = [
+        f"{entry.name}{' (a link)' if entry.is_symlink() else '/' * entry.is_dir()}"
+        for entry in found
+        if entry.name not in goes
+    ]
+    return goes, stays
+
+
 def push_folder(folder: str | Path, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-    """Upload a saved folder to the Hub and return its address.
+    """Upload the model in a folder to the Hub and return its address; says what of the folder stays at home.
 
     Args:
-        folder: as written by [`save_model_folder`].
+        folder: as written by [`save_model_folder`], or the folder of a run; see [`files_to_push`] for what goes.
         repo_id: `"organisation/name"`.
         private: create a private repository, which is the safe choice for weights whose licence forbids sharing.
         token: a Hub token; the stored one is used if left out.
+
+    Raises:
+        FileNotFoundError: if there is no model in `folder`.
+        ValueError: if `repo_id` is no name of a repository.
+        PermissionError: if there is no token, or the Hub does not accept it for this repository.
+        ConnectionError: if the Hub cannot be reached, or fails.
     """
+    goes, stays = files_to_push(folder)
+    _check_repo_id(repo_id)
+    if stays:
+        print(f"not uploaded, since it is no part of the model: {', '.join(stays)}")
     api = HfApi(token=token)
-    url = api.create_repo(repo_id, private=private, exist_ok=True)
-    api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message="Add model")
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=str(folder), allow_patterns=goes, commit_message="Add model")
+    except Exception as error:  # of the Hub's client, its HTTP library, the network
+        raise _upload_error(error, repo_id) from error
     return str(url)
+
+
+def _check_repo_id(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+        complete = "/" in repo_id
+    except (ValueError, TypeError, AttributeError):
+        complete = False
+    if not complete:
+        raise ValueError(
+            f"{repo_id!r} is no name of a repository. Expected organisation/name, of letters, digits, "
+            "'-', '_' and '.'."
+        )
+
+
+def _upload_error(error: Exception, repo_id: str) -> OSError:
+    """What a failed upload means and what to do."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, OfflineModeIsEnabled):
+        return ConnectionError(f"{repo_id} was not uploaded: HF_HUB_OFFLINE is set. Unset it to reach the Hub.")
+    if isinstance(error, LocalTokenNotFoundError) or status in (401, 403):
+        return PermissionError(
+            f"{repo_id} was not uploaded: the Hub wants a token that may write there. Log in with `hf auth login` or "
+            "set HF_TOKEN, and name a repository of your own or of your organisation."
+        )
+    return ConnectionError(
+        f"The upload to {repo_id} failed ({type(error).__name__}: {' '.join(str(error).split())[:300]}). The folder "
+        "is as it was: call again when the Hub can be reached."
+    )
