@@ -203,6 +203,18 @@ def test_processes_take_their_rows_of_one_set_of_masks(rule):
         assert torch.equal(whole[name], torch.cat([half[name] for half in halves]))
 
 
+def test_rows_that_fill_up_the_last_batch_get_masks_of_its_lengths():
+    """Five rows in batches of two on two processes: rows 4 and 0 on the first, 1 and 2 on the second."""
+    for seed in range(8):
+        parts = []
+        for first_slot, rows in ((0, (4, 0)), (2, (1, 2))):
+            make = collator(n_rows=5, shuffle=False, first_slot=first_slot)
+            make.seed = seed
+            parts.append(make([seeded(row) for row in rows]))
+        for name in ("context_indices", "target_indices"):
+            assert parts[0][name].shape[1:] == parts[1][name].shape[1:]
+
+
 @pytest.mark.parametrize("rule", ["balanced", "published"])
 def test_masks_change_with_epoch_and_batch_and_not_in_evaluation(rule):
     def masks(rows, epoch):
@@ -211,7 +223,7 @@ def test_masks_change_with_epoch_and_batch_and_not_in_evaluation(rule):
 
     def first_rows(epoch):
         shuffled = collator(rule=rule)
-        return sorted(range(12), key=lambda row: shuffled.place_of(epoch, row))[:4]
+        return sorted(range(12), key=lambda row: shuffled.batches.place(seeded(row, epoch)))[:4]
 
     assert masks(first_rows(0), 0) == masks(first_rows(0), 0)
     assert masks(first_rows(0), 0) != masks(first_rows(1), 1)

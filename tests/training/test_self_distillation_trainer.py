@@ -158,6 +158,43 @@ def test_two_processes_equal_one(tmp_path):
     assert len(moved) > 40
 
 
+def test_two_processes_with_batches_that_do_not_divide_evenly(tmp_path):
+    """The last batch is filled up with rows from the start, which once made processes disagree and wait for ever."""
+    shared = {"scans": 5, "eval_scans": 5, "seed": 3, "num_train_epochs": 4, "masking_frequency": 0.5}
+    shared["dataloader_drop_last"] = False
+    alone = train(tmp_path, per_device_train_batch_size=4, per_device_eval_batch_size=4, learning_rate=0.0, **shared)
+    output = tmp_path / "pair"
+    output.mkdir()
+    arguments = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "learning_rate": 0.0, **shared}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(SCRIPT), "--output", str(output), "--arguments", json.dumps(arguments)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((output / "results.json").read_text())
+    assert results["eval_loss"] == pytest.approx(alone.evaluate()["eval_loss"], rel=1e-5)
+    # Every second batch is a full one, which is the same however it is divided.
+    np.testing.assert_allclose(results["losses"][::2], logged(alone, "loss")[::2], rtol=1e-4)
+    assert len(results["losses"]) == 8
+    # Both kinds of batches occurred.
+    masked = [loss != 0 for loss in logged(alone, "mask_loss")]
+    assert len(set(masked)) == 2
+
+
+def test_processes_agree_on_whether_a_filled_up_batch_is_masked():
+    """Five rows in batches of two on two processes: rows 4 and 0 on the first, 1 and 2 on the second."""
+    decisions = set()
+    for seed in range(12):
+        options = {"masking_frequency": 0.5, "n_rows": 5, "rows_per_batch": 4, "augmentation": 0, "shuffle": False}
+        answers = set()
+        for first_slot, rows in ((0, (4, 0)), (2, (1, 2))):
+            make = collator(seed=seed, first_slot=first_slot, **options)
+            batch = make([{**make_scans(5)[row], ROW_INDEX: row, EPOCH: 0} for row in rows])
+            answers.add("bool_masked_pos" in batch)
+        assert len(answers) == 1
+        decisions |= answers
+    assert decisions == {True, False}
+
+
 def test_evaluation_is_the_same_every_time_and_changes_nothing(tmp_path):
     trainer = make_trainer(tmp_path)
     before = state_of(trainer.model)
@@ -239,7 +276,7 @@ def test_masking_is_switched_for_whole_batches():
     places = {}
     for number in order:
         row = {**rows[number], ROW_INDEX: int(number), EPOCH: 2}
-        places.setdefault(make._batch_number(row), set()).add("bool_masked_pos" in make([row]))
+        places.setdefault(make.batches.number([row]), set()).add("bool_masked_pos" in make([row]))
     assert set(places) == set(range(100))
     assert all(len(answers) == 1 for answers in places.values())
     masked = sum(True in answers for answers in places.values())

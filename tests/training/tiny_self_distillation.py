@@ -56,14 +56,16 @@ def make_arguments(output_dir: Path | str, **overrides: Any) -> bt.SelfDistillat
     return bt.SelfDistillationTrainingArguments(output_dir=str(output_dir), **{**values, **overrides})
 
 
-def make_trainer(output_dir: Path, *, scans: int = 12, model: Any = None, **values: Any) -> bt.SelfDistillationTrainer:
+def make_trainer(
+    output_dir: Path, *, scans: int = 12, eval_scans: int = 8, model: Any = None, **values: Any
+) -> bt.SelfDistillationTrainer:
     """A trainer on scans, with the extractor of the model."""
     model = make_model() if model is None else model
     return bt.SelfDistillationTrainer(
         model,
         make_arguments(output_dir, **values),
         train_dataset=make_scans(scans),
-        eval_dataset=make_scans(8, seed=5),
+        eval_dataset=make_scans(eval_scans, seed=5),
         processing_class=bt.ROISeriesFeatureExtractor.from_model_config(model.config),
     )
 

@@ -114,6 +114,7 @@ class SelfDistillationTrainer(SeededTrainer):
             "rows_per_batch": args.train_batch_size * args.world_size,
             "eval_rows_per_batch": args.eval_batch_size * args.world_size,
             "shuffle": args.train_sampling_strategy == "random",
+            "first_slot": self.first_slot,
             "masking_frequency": args.masking_frequency,
             "canonical_masks": args.canonical_masks,
         }
@@ -247,6 +248,17 @@ class SelfDistillationTrainer(SeededTrainer):
             outputs = model(**inputs)
         loss = outputs["loss"].mean()
         return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """One batch of evaluation; the last one as one process would see it."""
+        whole = self.last_evaluation_batch()
+        if whole is None:
+            return super().prediction_step(model, inputs, *args, **kwargs)
+        self.teacher_model.across_ranks = False  # every process has all of it
+        try:
+            return super().prediction_step(model, whole, *args, **kwargs)
+        finally:
+            self.teacher_model.across_ranks = True
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the Trainer does, with the terms of the loss and the schedules beside it.

@@ -20,7 +20,7 @@ from ..models.brain_semantoks.masking_brain_semantoks import (
 )
 from ..models.brain_semantoks.networks_brain_semantoks import networks_of_parcels
 from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
-from .seeded_rows import EPOCH, ROW_INDEX, Collator, row_generator, without_row_keys
+from .seeded_rows import EPOCH, ROW_INDEX, BatchNumbers, Collator, row_generator, without_row_keys
 
 Range = tuple[float, float]
 _NOTHING: Range = (0.0, 0.0)
@@ -126,6 +126,7 @@ class TwoViewCollator:
             of a batch. With `n_rows=0` every row counts as a batch of its own.
         eval_rows_per_batch: the same in evaluation.
         shuffle: whether the order of rows is drawn anew in each epoch.
+        first_slot: place in a batch of this process's first row, where several processes share batches.
         masking_frequency: probability that a batch is masked; by default that of `config`.
         canonical_masks: draw masks over the networks of the 7-network edition and copy them to the networks of the
             model; for models with the 17-network map of an order that we know.
@@ -145,19 +146,24 @@ class TwoViewCollator:
         rows_per_batch: int = 1,
         eval_rows_per_batch: int = 1,
         shuffle: bool = True,
+        first_slot: int | None = None,
         masking_frequency: float | None = None,
         canonical_masks: bool = False,
     ):
         self.config = config
         self.seed = seed
         self.levels = check_levels(augmentation)
-        self.n_rows = n_rows
-        self.rows_per_batch, self.eval_rows_per_batch = rows_per_batch, eval_rows_per_batch
-        self.shuffle = shuffle
+        self.batches = BatchNumbers(
+            n_rows,
+            seed,
+            rows_per_batch=rows_per_batch,
+            eval_rows_per_batch=eval_rows_per_batch,
+            shuffle=shuffle,
+            first_slot=first_slot,
+        )
         self.masking_frequency = config.masking_frequency if masking_frequency is None else masking_frequency
         self._view = 0
         self._collator = collator(self._window_generator) if collator is not None else None
-        self._places: tuple[int, np.ndarray] | None = None
         self._mapping: list[list[int]] | None = None
         if canonical_masks:
             known = networks_of_parcels(config.roi_order, 7)
@@ -209,7 +215,7 @@ class TwoViewCollator:
                     change = draw_augmentation(self.levels, n_rois, n_timepoints, rng)
                     augmented[number, view] = change(signals[number, view].numpy())
             batch["signals"] = torch.from_numpy(augmented)
-        if self._masks_batch(rows[0]):
+        if self._masks_batch(rows):
             batch["bool_masked_pos"] = torch.from_numpy(np.stack([self._masks_of(row) for row in rows]))
         return batch
 
@@ -239,22 +245,11 @@ class TwoViewCollator:
 
     # --- masks ---
 
-    def _batch_number(self, row: Mapping[str, Any]) -> int:
-        epoch, index = int(row[EPOCH]), int(row[ROW_INDEX])
-        if epoch < 0:
-            return index // self.eval_rows_per_batch
-        if not self.n_rows or not self.shuffle:
-            return index // self.rows_per_batch
-        if self._places is None or self._places[0] != epoch:
-            order = row_generator(self.seed, epoch, 0, "order").permutation(self.n_rows)
-            self._places = (epoch, np.argsort(order))
-        return int(self._places[1][index]) // self.rows_per_batch
-
-    def _masks_batch(self, row: Mapping[str, Any]) -> bool:
+    def _masks_batch(self, rows: Sequence[Mapping[str, Any]]) -> bool:
         if self.masking_frequency <= 0 or not self.config.use_mask_embedding:
             return False
         # Index 0 of this purpose is the order of the epoch; those above it belong to its batches.
-        rng = row_generator(self.seed, int(row[EPOCH]), 1 + self._batch_number(row), "order")
+        rng = row_generator(self.seed, int(rows[0][EPOCH]), 1 + self.batches.number(rows), "order")
         return bool(rng.random() < self.masking_frequency)
 
     def _masks_of(self, row: Mapping[str, Any]) -> np.ndarray:

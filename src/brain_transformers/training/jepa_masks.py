@@ -7,7 +7,7 @@ import torch
 
 from ..models.brain_jepa.masking_brain_jepa import BlockMasks, MaskScales, balanced_masks, published_masks
 from .masked_collator import stack_windows
-from .seeded_rows import EPOCH, EVALUATION_EPOCH, ROW_INDEX, Collator, EpochSampler, row_generator, without_row_keys
+from .seeded_rows import EPOCH, EVALUATION_EPOCH, ROW_INDEX, BatchNumbers, Collator, row_generator, without_row_keys
 
 
 class BlockMaskCollator:
@@ -27,6 +27,7 @@ class BlockMaskCollator:
         eval_rows_per_batch: the same in evaluation, where the order is that of the dataset.
         shuffle: whether training rows are shuffled (by [`EpochSampler`]).
         rule: `"balanced"` or `"published"`; by default that of the configuration.
+        first_slot: place in a batch of this process's first row, where several processes share batches.
     """
 
     makes_masks = True
@@ -42,6 +43,7 @@ class BlockMaskCollator:
         eval_rows_per_batch: int,
         shuffle: bool = True,
         rule: str | None = None,
+        first_slot: int | None = None,
     ):
         self.collator = collator
         self.scales = MaskScales.from_config(config)
@@ -50,28 +52,23 @@ class BlockMaskCollator:
         if self.rule not in ("balanced", "published"):
             raise ValueError(f"Expected rule 'balanced' or 'published', got {self.rule!r}.")
         self.seed = seed
-        self.n_rows, self.shuffle = n_rows, shuffle
-        self.rows_per_batch, self.eval_rows_per_batch = rows_per_batch, eval_rows_per_batch
-        self._places: tuple[int, dict[int, int]] = (EVALUATION_EPOCH, {})
-
-    def place_of(self, epoch: int, row: int) -> int:
-        """Position of a row in the order of its epoch."""
-        if epoch == EVALUATION_EPOCH or not self.shuffle:
-            return row
-        if self._places[0] != epoch:
-            sampler = EpochSampler(self.n_rows, self.seed, shuffle=True)
-            sampler.set_epoch(epoch)
-            self._places = (epoch, {key.row: place for place, key in enumerate(sampler)})
-        return self._places[1][row]
+        self.batches = BatchNumbers(
+            n_rows,
+            seed,
+            rows_per_batch=rows_per_batch,
+            eval_rows_per_batch=eval_rows_per_batch,
+            shuffle=shuffle,
+            first_slot=first_slot,
+        )
 
     def masks_of_batch(self, epoch: int, number: int, n_windows: int) -> BlockMasks:
         """Masks of all rows of batch `number` of an epoch."""
         evaluating = epoch == EVALUATION_EPOCH
-        size = self.eval_rows_per_batch if evaluating else self.rows_per_batch
+        size = self.batches.size(epoch)
         rng = row_generator(self.seed, epoch, number, "mask")
         if self.rule == "balanced":
             return balanced_masks(size, self.n_rois, n_windows, self.scales, rng=rng)
-        batches = -(-self.n_rows // self.rows_per_batch)
+        batches = -(-self.batches.n_rows // self.batches.rows_per_batch)
         call_index = number if evaluating else epoch * batches + number
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         return published_masks(size, self.n_rois, n_windows, self.scales, call_index=call_index, generator=generator)
@@ -97,11 +94,10 @@ class BlockMaskCollator:
                 '"random", "first" or "center".'
             )
         epoch = int(rows[0][EPOCH])
-        places = [self.place_of(epoch, int(row[ROW_INDEX])) for row in rows]
-        size = self.eval_rows_per_batch if epoch == EVALUATION_EPOCH else self.rows_per_batch
-        masks = self.masks_of_batch(epoch, places[0] // size, batch["signals"].shape[2] // self.patch_size)
+        n_windows = batch["signals"].shape[2] // self.patch_size
+        masks = self.masks_of_batch(epoch, self.batches.number(rows), n_windows)
         # Rows that fill up the last batch of an epoch come from its start; they take the masks of their old slots.
-        slots = torch.tensor([place % size for place in places])
+        slots = torch.tensor([self.batches.place(row) % self.batches.size(epoch) for row in rows])
         batch["context_indices"] = masks.context_indices[slots]
         batch["target_indices"] = masks.target_indices[slots]
         return batch

@@ -92,6 +92,7 @@ class JEPATrainer(SeededTrainer):
                 eval_rows_per_batch=args.eval_batch_size * args.world_size,
                 shuffle=args.train_sampling_strategy == "random",
                 rule=args.mask_rule,
+                first_slot=self.first_slot,
             )
         self.collapse_monitor = CollapseMonitor()
         self._last_targets: torch.Tensor | None = None
@@ -171,6 +172,10 @@ class JEPATrainer(SeededTrainer):
         if model.training and self.args.monitor_collapse:
             self._last_targets = outputs["targets"]
         return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """One batch of evaluation; the last one as one process would see it."""
+        return super().prediction_step(model, self.last_evaluation_batch() or inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the Trainer does, with the statistics of the last targets beside the training loss."""

@@ -142,11 +142,66 @@ class EpochSampler(Sampler[RowKey]):
         return self.n_rows
 
     def __iter__(self) -> Iterator[RowKey]:
-        epoch = self.epoch
+        return self.keys(self.epoch)
+
+    def keys(self, epoch: int) -> Iterator[RowKey]:
+        """The rows of an epoch in its order."""
         order = np.arange(self.n_rows)
         if self.shuffle:
             order = row_generator(self.seed, epoch, 0, "order").permutation(self.n_rows)
         return (RowKey(epoch, index) for index in order.tolist())
+
+
+class BatchNumbers:
+    """Which batch of its epoch rows belong to, for what all rows of a batch share on all processes.
+
+    Args:
+        n_rows: rows of the training set; 0 if unknown, or if rows are not shuffled over it.
+        seed: seed of the run.
+        rows_per_batch, eval_rows_per_batch: rows that all processes together see in one forward pass.
+        shuffle: whether training rows are shuffled (by [`EpochSampler`]).
+        first_slot: place in a batch of this process's first row, where several processes share batches.
+    """
+
+    def __init__(
+        self,
+        n_rows: int,
+        seed: int,
+        *,
+        rows_per_batch: int,
+        eval_rows_per_batch: int,
+        shuffle: bool,
+        first_slot: int | None = None,
+    ):
+        self.n_rows, self.seed, self.shuffle, self.first_slot = n_rows, seed, shuffle, first_slot
+        self.rows_per_batch, self.eval_rows_per_batch = rows_per_batch, eval_rows_per_batch
+        self._places: tuple[int, np.ndarray] | None = None
+
+    def size(self, epoch: int) -> int:
+        """Rows of a batch."""
+        return self.eval_rows_per_batch if epoch == EVALUATION_EPOCH else self.rows_per_batch
+
+    def place(self, row: Mapping[str, Any]) -> int:
+        """Position of a row in the order of its epoch."""
+        epoch, index = int(row[EPOCH]), int(row[ROW_INDEX])
+        if epoch == EVALUATION_EPOCH or not self.n_rows or not self.shuffle:
+            return index
+        if self._places is None or self._places[0] != epoch:
+            order = [key.row for key in EpochSampler(self.n_rows, self.seed).keys(epoch)]
+            self._places = (epoch, np.argsort(order))
+        return int(self._places[1][index])
+
+    def number(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Number of the batch that `rows` are this process's part of.
+
+        accelerate fills the last batch of an epoch up with rows from its beginning, so the rows of a process may all
+        be of an earlier batch. They begin at another slot then, by which the last batch is known.
+        """
+        epoch, place = int(rows[0][EPOCH]), self.place(rows[0])
+        size = self.size(epoch)
+        if epoch != EVALUATION_EPOCH and self.n_rows and self.first_slot not in (None, place % size):
+            return (self.n_rows - 1) // size
+        return place // size
 
 
 def without_row_keys(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from .checkpoints import last_complete_checkpoint, missing_from_checkpoint
 from .checkpoints import logger as checkpoint_logger
@@ -60,6 +61,7 @@ class SeededTrainer(Trainer):
         **kwargs: Any,
     ):
         self.row_sampler: EpochSampler | None = None
+        self._evaluated: DataLoader | None = None
         if args is not None and args.remove_unused_columns:
             raise ValueError(
                 "Expected remove_unused_columns=False, got True: the collator reads columns that the model does not "
@@ -86,6 +88,11 @@ class SeededTrainer(Trainer):
         """Seed of order, windows and masks: `args.data_seed`, or else `args.seed`."""
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
+    @property
+    def first_slot(self) -> int | None:
+        """Place in a training batch of this process's first row, where several processes share batches."""
+        return self.args.process_index * self.args.train_batch_size if self.args.world_size > 1 else None
+
     def get_train_dataloader(self) -> DataLoader:
         """Dataloader of the training set, with rows that know their index and epoch."""
         self.train_dataset = SeededRows.wrap(self.train_dataset)
@@ -101,6 +108,25 @@ class SeededTrainer(Trainer):
         """Dataloader of a test set, with rows that know their index; none is left out."""
         with self._keep_incomplete_batches():
             return super().get_test_dataloader(SeededRows.wrap(test_dataset))
+
+    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate; see `transformers.Trainer.evaluation_loop`."""
+        self._evaluated = dataloader
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def last_evaluation_batch(self) -> dict[str, Any] | None:
+        """All rows of the last batch of the evaluation that is running, if the processes' parts were filled up.
+
+        Several processes get batches of one size, so accelerate repeats rows from the beginning; some may get nothing
+        but those. Losses that are defined on a batch would then be of other rows, and processes could disagree on
+        what is masked. Where the batch is an ordinary one: `None`.
+        """
+        state, loader = self.accelerator.gradient_state, self._evaluated
+        if self.args.world_size == 1 or loader is None or not state.end_of_dataloader or state.remainder <= 0:
+            return None
+        dataset: Any = loader.dataset
+        assert loader.collate_fn is not None
+        return loader.collate_fn([dataset[row] for row in range(len(dataset) - state.remainder, len(dataset))])
 
     @contextmanager
     def _keep_incomplete_batches(self) -> Iterator[None]:

@@ -823,9 +823,16 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
             network_loss = weight * self._coding_rate(student_networks, teacher_networks)
         within_view_loss = torch.zeros_like(cls_loss)
         dense: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
-        if masked is not None and config.use_mask_embedding:
-            token_mask = masked.reshape(batch * views, config.n_tokens).bool()
-            within_view_loss, dense = self._mask_term(student, teacher, token_mask, bool(output_hidden_states))
+        # Every process takes part in the sum over processes, also one whose own rows are not masked.
+        if config.use_mask_embedding and (masked is not None or self.across_ranks):
+            per_row = cls_loss.new_zeros(batch * views)
+            if masked is not None:
+                token_mask = masked.reshape(batch * views, config.n_tokens).bool()
+                per_row, dense = self._mask_term(student, teacher, token_mask, bool(output_hidden_states))
+            total, rows = per_row.sum(), batch * views
+            if self.across_ranks:
+                total, rows = sum_over_ranks(total), rows * torch.distributed.get_world_size()
+            within_view_loss = -total / rows
         mask_loss = config.mask_loss_weight * within_view_loss
         return SelfDistillationOutput(
             loss=cls_loss + network_loss + mask_loss,
@@ -868,7 +875,7 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
     def _mask_term(
         self, student: torch.Tensor, teacher: torch.Tensor, token_mask: torch.Tensor, keep: bool
     ) -> tuple[torch.Tensor, tuple[torch.Tensor | None, torch.Tensor | None]]:
-        """Negative cosine at hidden tokens: mean over those of a row, then over rows, with 0 where none is hidden."""
+        """Cosine at hidden tokens, averaged over those of each row, with 0 where none is hidden."""
         student_head = self.student_head if self.student_mask_head is None else self.student_mask_head
         teacher_head = self.teacher_head if self.teacher_mask_head is None else self.teacher_mask_head
         student, teacher = student[:, 1:], teacher[:, 1:]
@@ -884,13 +891,10 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
         else:
             dense = torch.where(token_mask, cosine, 0.0)
         per_row = dense.sum(1) / token_mask.sum(1).clamp(min=1)
-        total, rows = per_row.sum(), token_mask.shape[0]
-        if self.across_ranks:
-            total, rows = sum_over_ranks(total), rows * torch.distributed.get_world_size()
         kept: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         if keep:
             kept = (_spread_out(projected, token_mask, look), _spread_out(target, token_mask, look))
-        return -total / rows, kept
+        return per_row, kept
 
 
 def _spread(projections: torch.Tensor) -> torch.Tensor:
