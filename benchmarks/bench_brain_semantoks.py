@@ -89,7 +89,7 @@ def encode(batch: int) -> Result:
     return compare(
         f"encode, batch {batch}",
         ("eager encoder", published),
-        ("fused, banded, packed", here),
+        ("fused, banded, by oneDNN", here),
         repeats=9,
         target=1.1,
     )

@@ -439,3 +439,84 @@ def test_accumulated_gradients_equal_one_batch(case: ModelCase, tmp_path: Path) 
         weights.append({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
     for name in weights[0]:
         torch.testing.assert_close(weights[1][name], weights[0][name], rtol=1e-4, atol=1e-6)
+
+
+def layers_of(model: Any) -> dict[str, torch.nn.Module]:
+    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+@every_case
+@every_kind
+def test_every_layer_is_called_once_it_has_a_hook(case: ModelCase, kind: str) -> None:
+    model = case.build(kind)
+    expected = primary_output(run(model, case))
+    layers, called = layers_of(model), set()
+    for name, layer in layers.items():
+        layer.register_forward_hook(lambda module, inputs, output, name=name: called.add(name))
+    torch.testing.assert_close(primary_output(run(model, case)), expected, rtol=1e-4, atol=2e-5)
+    assert called == set(layers)
+
+
+@every_case
+def test_adapters_on_every_layer_learn_and_start_where_the_model_was(case: ModelCase) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = case.build("ForSequenceClassification", **_no_dropout(case))
+    targets = [name for name in layers_of(model) if not name.startswith("classifier")]
+    expected = run(model, case).pooler_output
+    pissa = LoraConfig(r=2, target_modules="all-linear", init_lora_weights="pissa")
+    moved = get_peft_model(copy.deepcopy(model), pissa).eval()
+    torch.testing.assert_close(run(moved, case).pooler_output, expected, rtol=1e-4, atol=1e-4)
+    for options in ({}, {"use_dora": True}):
+        config = LoraConfig(r=2, target_modules=targets, modules_to_save=["classifier"], **options)
+        adapted = get_peft_model(copy.deepcopy(model), config)
+        torch.testing.assert_close(run(adapted.eval(), case).pooler_output, expected, rtol=1e-4, atol=1e-4)
+        adapted(**case.make_inputs(2), labels=torch.tensor([0, 2])).loss.backward()
+        weights = {name: p for name, p in adapted.named_parameters() if ".lora_" in name}
+        assert len({name.split(".lora_")[0] for name in weights}) == len(targets)
+        assert not [name for name, p in weights.items() if p.grad is None]
+
+
+@every_case
+@pytest.mark.parametrize("kind", ["ForMaskedModeling", "ForSequenceClassification"])
+def test_adapters_learn_with_reentrant_checkpointing(case: ModelCase, kind: str) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = case.build(kind, **_no_dropout(case))
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    targets = [name for name in layers_of(model) if name.endswith("qkv") and not name.startswith(case.frozen or "-")]
+    if kind == "ForSequenceClassification":
+        targets = [name for name in layers_of(model) if name.endswith("qkv")]
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets)).train()
+    labels = {"labels": torch.tensor([0, 2])} if kind == "ForSequenceClassification" else {}
+    adapted(**case.inputs_of(model, 2), **labels).loss.backward()
+    weights = {name: p for name, p in adapted.named_parameters() if ".lora_" in name}
+    assert weights
+    assert not [name for name, p in weights.items() if p.grad is None]
+
+
+@every_case
+@every_kind
+def test_input_embeddings_are_those_that_are_trained(case: ModelCase, kind: str) -> None:
+    model = case.build(kind)
+    embeddings = model.get_input_embeddings()
+    assert all(parameter.requires_grad for parameter in embeddings.parameters())
+    other = copy.deepcopy(embeddings)
+    model.set_input_embeddings(other)
+    assert model.get_input_embeddings() is other
+    assert other in set(model.modules())
+
+
+@every_case
+@every_kind
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_dynamic_quantisation_reaches_every_linear_layer(case: ModelCase, kind: str) -> None:
+    model = case.build(kind)
+    expected = primary_output(run(model, case))
+    linear = [name for name, module in layers_of(model).items() if isinstance(module, torch.nn.Linear)]
+    small = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    assert not [name for name in linear if isinstance(small.get_submodule(name), torch.nn.Linear)]
+    actual = primary_output(run(small, case))
+    error = float((actual - expected).norm() / expected.norm())
+    assert error < 0.3  # BrainLM's coordinates, in millimetres, lose the most to eight bits

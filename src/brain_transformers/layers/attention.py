@@ -7,6 +7,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .plain import is_plain, linear
+
 
 def eager_attention(
     module: nn.Module,
@@ -101,7 +103,7 @@ class FusedProjections(nn.Module):
     def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query, key and value, each a view `(batch, n_heads, n_tokens, head_dim)` of one matrix product."""
         batch, n_tokens, _ = hidden_states.shape
-        qkv = self.qkv(hidden_states).view(batch, n_tokens, 3, self.num_attention_heads, self.head_dim)
+        qkv = linear(self.qkv, hidden_states).view(batch, n_tokens, 3, self.num_attention_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return query, key, value
 
@@ -113,7 +115,7 @@ class SelfAttention(FusedProjections):
         self, hidden_states: torch.Tensor, query_ids: torch.Tensor | slice
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As [`project`], with queries only for some of the tokens."""
-        if type(self.qkv) is not nn.Linear:  # an adapter took its place: what it adds is not in `weight`
+        if not is_plain(self.qkv):
             query, key, value = self.project(hidden_states)
             flat = pick_tokens(query.transpose(1, 2).flatten(2), query_ids)
             return flat.unflatten(2, (self.num_attention_heads, self.head_dim)).transpose(1, 2), key, value
@@ -147,4 +149,4 @@ class SelfAttention(FusedProjections):
         context, weights = attend(
             self, self.config, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
         )
-        return self.out_proj(context.flatten(2)), weights
+        return linear(self.out_proj, context.flatten(2)), weights

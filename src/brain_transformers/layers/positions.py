@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from .plain import input_dtype
+
 
 def sincos_1d_table(n_positions: int, hidden_size: int) -> torch.Tensor:
     """Sine-cosine table over one axis with interleaved columns, as BrainLM (13M) uses it.
@@ -66,7 +68,7 @@ def min_max_scaled(table: torch.Tensor) -> torch.Tensor:
 
     Gradients flow through the minimum and the maximum, as in Brain-JEPA's released code.
     """
-    low, high = table.amin(), table.amax()
+    low, high = table.flatten().amin(0), table.flatten().amax(0)
     return (table - low) / (high - low) * 2 - 1
 
 
@@ -109,7 +111,8 @@ class TimeROIPositions(nn.Module):
     def roi_half(self, gradients: torch.Tensor) -> torch.Tensor:
         """Scaled projection `(n_rois, hidden_size / 2)` of `gradients` `(n_rois, gradient_size)`, in float32."""
         assert self.gradient_projection is not None
-        return min_max_scaled(self.gradient_projection(gradients.to(self.gradient_projection.weight.dtype)).float())
+        gradients = gradients.to(input_dtype(self.gradient_projection, gradients))
+        return min_max_scaled(self.gradient_projection(gradients).float())
 
     def forward(
         self, gradients: torch.Tensor | None, n_windows: int | None = None, ids: torch.Tensor | None = None

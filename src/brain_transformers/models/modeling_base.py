@@ -176,6 +176,8 @@ class BrainPreTrainedModel(PreTrainedModel):
     has_cls_token = True
     # Losses here do not use `num_items_in_batch`; without this flag the Trainer would scale them wrongly.
     accepts_loss_kwargs = False
+    # What `get_input_embeddings` answers: LoRA with reentrant checkpointing needs gradients from there on.
+    _input_embed_layer = "embeddings"
     # How the pretraining head learns, which decides the Trainer.
     objective = "masked reconstruction"
     supports_gradient_checkpointing = True

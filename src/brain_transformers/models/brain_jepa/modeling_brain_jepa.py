@@ -17,7 +17,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention, pick_tokens
+from ...layers.heads import initialise, initialised_linear
 from ...layers.masking import check_attention_mask, pack_observed_tokens, padding_mask, unpack_tokens
+from ...layers.plain import input_dtype
 from ...layers.pooling import pool_all_tokens
 from ...layers.positions import TimeROIPositions
 from ...layers.transformer import PreNormLayer
@@ -114,7 +116,7 @@ class BrainJEPAEmbeddings(nn.Module):
             if ids.shape[0] != patches.shape[0]:
                 patches = patches.repeat(ids.shape[0] // patches.shape[0], 1, 1)
             patches = pick_tokens(patches, ids)
-        tokens = self.patch_projection(patches.to(self.patch_projection.weight.dtype))
+        tokens = self.patch_projection(patches.to(input_dtype(self.patch_projection, patches)))
         positions = self.positions(gradients, signals.shape[2] // self.patch_size, ids)
         return tokens + positions.to(tokens.dtype)
 
@@ -206,12 +208,6 @@ class BrainJEPAPredictor(nn.Module):
         return predictions, tuple(states) if output_hidden_states else None
 
 
-class ClassifierLinear(nn.Linear):
-    """The last layer of a head, which starts from weights of another size than the rest of the model."""
-
-    initializer_range: float
-
-
 class BrainJEPAClassifier(nn.Module):
     """Head of the downstream model: LayerNorm on the pooled vector, batch norm for linear probing, linear."""
 
@@ -221,9 +217,8 @@ class BrainJEPAClassifier(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.classifier_norm else None
         probing = config.classifier_head == "batch_norm_linear"
         self.batch_norm = nn.BatchNorm1d(width, affine=False, eps=1e-6, momentum=0.1) if probing else None
-        self.linear = ClassifierLinear(width, num_labels)
         # Released downstream code: 2e-5 for fine-tuning, 0.01 for linear probing.
-        self.linear.initializer_range = 0.01 if probing else 2e-5
+        self.linear = initialised_linear(width, num_labels, 0.01 if probing else 2e-5)
 
     def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`(batch, hidden_size)` -> logits `(batch, num_labels)`, and the pooled vector after the LayerNorm."""
@@ -254,8 +249,8 @@ class BrainJEPAPreTrainedModel(BrainPreTrainedModel):
             init.normal_(module.mask_token, std=self.config.initializer_range)
         elif isinstance(module, BrainJEPAModel):
             self._reset_gradients(module)
-        elif isinstance(module, ClassifierLinear):
-            init.normal_(module.weight, std=module.initializer_range)
+        else:
+            initialise(module)
 
     def _reset_gradients(self, module: "BrainJEPAModel") -> None:
         """Give a new model this package's gradients, if it has them, and say so in the config."""
@@ -446,6 +441,14 @@ class BrainJEPAForMaskedModeling(BrainJEPAPreTrainedModel):
         self.post_init()
         self.copy_context_to_target()
         self.freeze_target()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embeddings of the network that is trained."""
+        return self.context_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embeddings of the network that is trained."""
+        self.context_encoder.set_input_embeddings(value)
 
     @torch.no_grad()
     def copy_context_to_target(self) -> None:

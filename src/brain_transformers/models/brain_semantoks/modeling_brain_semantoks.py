@@ -17,7 +17,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.derived import DerivedTensor, PackedLinear, pack_linear_layers
+from ...layers.derived import DerivedTensor
+from ...layers.heads import initialise, initialised_linear
+from ...layers.plain import is_plain, linear
 from ...layers.pooling import pool_tokens
 from ...layers.transformer import FeedForward
 from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel, classifier_output
@@ -77,34 +79,6 @@ def window_positions(n_windows: int, hidden_size: int) -> torch.Tensor:
     return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1).to(torch.float32)
 
 
-class InitialisedLinear(nn.Linear):
-    """A linear layer that says how it starts, where that is not torch's default.
-
-    It has to say so itself: transformers does not ask modules without parameters of their own how to initialise those
-    inside them.
-
-    Args:
-        in_features, out_features, bias: as for `nn.Linear`.
-        std: standard deviation of a normal distribution cut at +-2; `None` for Xavier uniform.
-        zero_bias: start the bias at 0 rather than as torch does.
-    """
-
-    def __init__(
-        self, in_features: int, out_features: int, std: float | None, bias: bool = True, zero_bias: bool = False
-    ):
-        super().__init__(in_features, out_features, bias=bias)
-        self.initial_std, self.zero_bias = std, zero_bias
-
-    def initialise(self) -> None:
-        """Set the initial values that differ from torch's."""
-        if self.initial_std is None:
-            init.xavier_uniform_(self.weight)
-        else:
-            init.trunc_normal_(self.weight, std=self.initial_std, a=-2.0, b=2.0)
-        if self.zero_bias:
-            init.zeros_(self.bias)
-
-
 class ConvolutionBranch(nn.Module):
     """Convolution over the timepoints of a window, with zeros around it; for even kernels the extra zero is on the
     right.
@@ -135,8 +109,12 @@ class ConvolutionBranch(nn.Module):
         """`(rows, n_rois, patch_size)` -> `(rows, patch_size, out_channels)`."""
         convolution = self.convolution
         if self.pointwise is not None:
-            hidden = convolution(windows).transpose(1, 2)
-            return nn.functional.linear(hidden, self.pointwise.weight[:, :, 0], self.pointwise.bias)
+            hidden = convolution(windows)
+            if not is_plain(self.pointwise):
+                return self.pointwise(hidden).transpose(1, 2)
+            return nn.functional.linear(hidden.transpose(1, 2), self.pointwise.weight[:, :, 0], self.pointwise.bias)
+        if not is_plain(convolution):
+            return convolution(windows).transpose(1, 2)
         # As one matrix product, which is faster than a convolution over so few timepoints.
         (kernel_size,), (dilation,) = convolution.kernel_size, convolution.dilation
         span = dilation * (kernel_size - 1)
@@ -193,7 +171,7 @@ class LongConvolutionBranch(nn.Module):
         self.register_buffer("kernel_norm", torch.empty(n_heads, n_rois, 1))
         self.register_buffer("lag_index", torch.empty(patch_size * patch_size, dtype=torch.int64), persistent=False)
         self.patch_size = patch_size
-        self.projection = PackedLinear(n_heads * n_rois, out_channels)
+        self.projection = nn.Linear(n_heads * n_rois, out_channels)
         self._band = DerivedTensor()
 
     def train(self, mode: bool = True) -> "LongConvolutionBranch":
@@ -230,7 +208,7 @@ class LongConvolutionBranch(nn.Module):
         n_heads = self.skip.shape[0]
         band = self._band.get([*self.kernels, self.skip, self.decay, self.kernel_norm], self.band)
         mixed = torch.bmm(windows.transpose(0, 1), band).view(n_rois, rows, size, n_heads)
-        return self.projection(mixed.permute(1, 2, 0, 3).reshape(rows, size, n_rois * n_heads))
+        return linear(self.projection, mixed.permute(1, 2, 0, 3).reshape(rows, size, n_rois * n_heads))
 
     def band(self) -> torch.Tensor:
         """Banded matrices of the kernels, `(n_rois, patch_size, patch_size * n_heads)`: from input time to output time
@@ -260,7 +238,7 @@ class NetworkTokenizer(nn.Module):
                 branches.append(ConvolutionBranch(n_rois, **values))
         self.branches = nn.ModuleList(branches)
         self.attention_pool = (
-            InitialisedLinear(config.hidden_size, 1, None, bias=False) if self.pooling == "attention" else None
+            initialised_linear(config.hidden_size, 1, None, bias=False) if self.pooling == "attention" else None
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=1e-5) if config.tokenizer_norm else nn.Identity()
 
@@ -373,8 +351,6 @@ class BrainSemantoksLayer(GradientCheckpointingLayer):
         self.attention = SelfAttention(config, width, config.num_attention_heads, False, dropout)
         self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.mlp = FeedForward(width, config.intermediate_size, config.hidden_act)
-        pack_linear_layers(self.attention)
-        pack_linear_layers(self.mlp)
         self.drop_path_rate = drop_path_rate
         scaled = bool(config.layer_scale_init_value)
         self.layer_scale1 = nn.Parameter(torch.empty(config.hidden_size)) if scaled else None
@@ -405,7 +381,7 @@ class ProjectionHead(nn.Module):
         hidden = [config.projection_hidden_size] * (config.projection_num_layers - 1)
         sizes = [config.hidden_size, *hidden, config.projection_size]
         self.layers = nn.ModuleList(
-            InitialisedLinear(size, following, 0.02, zero_bias=True) for size, following in itertools.pairwise(sizes)
+            initialised_linear(size, following, 0.02, zero_bias=True) for size, following in itertools.pairwise(sizes)
         )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -510,8 +486,7 @@ class BrainSemantoksPreTrainedModel(BrainPreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.uniform_(module.bias, -bound, bound)
-            if isinstance(module, InitialisedLinear):
-                module.initialise()
+            initialise(module, cut_at=2.0)
             return
         super()._init_weights(module)
         if isinstance(module, LongConvolutionBranch):
@@ -705,9 +680,6 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
         self.student_head = ProjectionHead(config)
         self.teacher_mask_head = ProjectionHead(config) if config.separate_mask_head else None
         self.student_mask_head = ProjectionHead(config) if config.separate_mask_head else None
-        for module in self.modules():
-            if isinstance(module, PackedLinear):
-                module.packs = False  # the teacher's weights change after every step
         # Set by the Trainer: losses are then those of the joint batch of all processes.
         self.across_ranks = False
         self.post_init()
@@ -720,6 +692,14 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_teacher()
         return loaded
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embeddings of the network that is trained."""
+        return self.student.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embeddings of the network that is trained."""
+        self.student.set_input_embeddings(value)
 
     def teacher_and_student(self) -> list[tuple[nn.Module, nn.Module]]:
         """Pairs of a part of the teacher and the part of the student that it follows."""
@@ -922,11 +902,11 @@ class SemantoksClassifier(nn.Module):
         self.norm = nn.BatchNorm1d(config.pooled_size) if self.kind == "batch_norm_linear" else None
         # The authors' downstream heads start near 0.
         self.hidden = nn.ModuleList(
-            InitialisedLinear(size, following, 0.02) for size, following in itertools.pairwise(sizes)
+            initialised_linear(size, following, 0.02) for size, following in itertools.pairwise(sizes)
         )
         self.dropout = nn.Dropout(config.classifier_dropout)
         plain = self.kind == "linear"
-        self.output = nn.Linear(sizes[-1], num_labels) if plain else InitialisedLinear(sizes[-1], num_labels, 2e-5)
+        self.output = nn.Linear(sizes[-1], num_labels) if plain else initialised_linear(sizes[-1], num_labels, 2e-5)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """`(batch, pooled_size)` -> `(batch, num_labels)`."""

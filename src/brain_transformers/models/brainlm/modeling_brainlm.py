@@ -24,6 +24,7 @@ from ...layers.masking import (
     sequence_masks,
     unpack_tokens,
 )
+from ...layers.plain import is_plain, linear
 from ...layers.positions import sincos_1d_table
 from ...layers.token_convolution import TokenConvolution
 from ...layers.transformer import FeedForward
@@ -107,7 +108,7 @@ class BrainLMAttention(FusedProjections):
             if keep_mask is not None:
                 value = value * keep_mask[:, None, :, None].to(value.dtype)
             context = context + self.token_convolution(value).transpose(1, 2)
-        return self.out_proj(context.flatten(2)), weights
+        return linear(self.out_proj, context.flatten(2)), weights
 
     def _check_landmark_length(self, n_tokens: int, keep_mask: torch.Tensor | None) -> None:
         expected = self.config.segment_means_seq_len
@@ -160,8 +161,7 @@ class BrainLMEmbeddings(nn.Module):
     ) -> torch.Tensor:
         """Embed the tokens `ids_keep` `(batch, n_kept)`, or all in natural order.
 
-        Signal, coordinates, time position and CLS are one matrix product: each token is a row [patch | xyz | one-hot
-        window] and each weight a column block, so the sequence is written once and hidden tokens are never projected.
+        Hidden tokens are never projected.
 
         Returns:
             `(batch, 1 + n_kept, hidden_size)`.
@@ -175,7 +175,25 @@ class BrainLMEmbeddings(nn.Module):
             ids = ids_keep
             patches = gather_tokens(patches, ids)
         centres = gather_tokens(coordinates, ids // n_windows)
-        window = nn.functional.pad(ids % n_windows, (1, 0), value=n_windows)  # the last "window" is CLS
+        if is_plain(self.signal_projection, self.coordinate_projection):
+            tokens = self._in_one_product(patches, centres, ids % n_windows, n_windows)
+        else:
+            dtype = self.cls_token.dtype
+            tokens = self.signal_projection(patches.to(dtype)) + self.coordinate_projection(centres.to(dtype))
+            tokens = tokens + self.time_positions.to(dtype)[ids % n_windows]
+            tokens = torch.cat([self.cls_token.to(tokens.dtype).expand(batch, -1, -1), tokens], dim=1)
+        if self.training and self.dropout.p > 0:
+            tokens = torch.cat([tokens[:, :1], self.dropout(tokens[:, 1:])], dim=1)
+        return tokens
+
+    def _in_one_product(
+        self, patches: torch.Tensor, centres: torch.Tensor, windows: torch.Tensor, n_windows: int
+    ) -> torch.Tensor:
+        """Signal, coordinates, time position and CLS as one matrix product, so that the sequence is written once.
+
+        Each token is a row [patch | xyz | one-hot window] and each weight a column block.
+        """
+        window = nn.functional.pad(windows, (1, 0), value=n_windows)  # the last "window" is CLS
         dtype = self.signal_projection.weight.dtype
         content = nn.functional.pad(torch.cat([patches, centres], dim=2).to(dtype), (0, 0, 1, 0))
         features = torch.cat([content, nn.functional.one_hot(window, n_windows + 1).to(dtype)], dim=2)
@@ -190,10 +208,7 @@ class BrainLMEmbeddings(nn.Module):
             ],
             dim=1,
         )
-        tokens = nn.functional.linear(features, weight)
-        if self.training and self.dropout.p > 0:
-            tokens = torch.cat([tokens[:, :1], self.dropout(tokens[:, 1:])], dim=1)
-        return tokens
+        return nn.functional.linear(features, weight)
 
 
 class BrainLMDecoder(nn.Module):

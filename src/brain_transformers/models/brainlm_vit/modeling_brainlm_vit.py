@@ -22,6 +22,7 @@ from ...layers.masking import (
     gather_tokens,
     sequence_masks,
 )
+from ...layers.plain import is_plain
 from ...layers.positions import sincos_2d_table
 from ...layers.transformer import PreNormLayer
 from ..modeling_base import (
@@ -100,35 +101,45 @@ class BrainLMViTEmbeddings(nn.Module):
         """Embed the patches `ids_keep` `(batch, n_kept)`, or all of them in natural order.
 
         Args:
-            image: `(batch, 1 or num_channels, n_rois, n_timepoints)`; one channel stands for identical channels, whose
-                weights are then summed instead of the image being repeated.
+            image: `(batch, 1 or num_channels, n_rois, n_timepoints)`; one channel stands for identical channels.
             zeroed_columns: half-open range of columns of the padded image to set to 0.
 
         Returns:
             `(batch, 1 + n_kept, hidden_size)`.
         """
-        config, weight = self.config, self.patch_projection.weight
+        config, dtype = self.config, self.cls_token.dtype
         geometry = image_geometry(image.shape[2], image.shape[3], config.side, config.patch_size)
         padding = (geometry.left, geometry.left, geometry.top, geometry.top)
-        image = nn.functional.pad(image.to(weight.dtype), padding, value=_PADDING)
+        image = nn.functional.pad(image.to(dtype), padding, value=_PADDING)
         if zeroed_columns[0] < zeroed_columns[1]:
             columns = torch.arange(config.side, device=image.device)
             image = image.masked_fill((columns >= zeroed_columns[0]) & (columns < zeroed_columns[1]), 0.0)
+        positions = self.positions.to(dtype)
+        patch_positions = positions[:, 1:] if ids_keep is None else positions[0, 1:][ids_keep]
+        if is_plain(self.patch_projection):
+            tokens = self._project_patches(image, ids_keep)
+        else:
+            tokens = self.patch_projection(image.expand(-1, config.num_channels, -1, -1)).flatten(2).transpose(1, 2)
+            tokens = tokens if ids_keep is None else gather_tokens(tokens, ids_keep)
+        tokens = tokens + patch_positions
+        cls = (self.cls_token + positions[:, :1]).to(tokens.dtype).expand(image.shape[0], -1, -1)
+        return self.dropout(torch.cat([cls, tokens], dim=1))
+
+    def _project_patches(self, image: torch.Tensor, ids_keep: torch.Tensor | None) -> torch.Tensor:
+        """Projected patches of the padded image by one matrix product, only those that are kept.
+
+        Where one channel stands for all, their weights are summed instead of the image being repeated.
+        """
         batch, n_channels, _, _ = image.shape
-        grid, side = config.grid_size, config.patch_size
-        # One row a patch (channel, parcel, time), so that only the visible ones are projected.
+        grid, side = self.config.grid_size, self.config.patch_size
         patches = image.reshape(batch, n_channels, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5)
         patches = patches.reshape(batch, grid * grid, n_channels * side * side)
-        positions = self.positions.to(weight.dtype)
-        patch_positions = positions[:, 1:]
         if ids_keep is not None:
             patches = gather_tokens(patches, ids_keep)
-            patch_positions = patch_positions[0][ids_keep]
+        weight = self.patch_projection.weight
         if n_channels == 1:
             weight = weight.sum(1)
-        tokens = nn.functional.linear(patches, weight.flatten(1), self.patch_projection.bias) + patch_positions
-        cls = (self.cls_token + positions[:, :1]).expand(batch, -1, -1)
-        return self.dropout(torch.cat([cls, tokens], dim=1))
+        return nn.functional.linear(patches, weight.flatten(1), self.patch_projection.bias)
 
 
 class BrainLMViTDecoder(nn.Module):
@@ -215,7 +226,7 @@ class BrainLMViTDecoder(nn.Module):
     def predict_recording(self, hidden_states: torch.Tensor, n_rois: int, n_timepoints: int) -> torch.Tensor:
         """Pixels of the data patches, averaged over channels and cropped to `(batch, n_rois, n_timepoints)`.
 
-        The mean over channels is a linear map, so it is taken of the weights.
+        The mean over channels is a linear map, so where it can be it is taken of the weights.
 
         Args:
             hidden_states: normed states of [`data_patches`], `(batch, n_data_patches, width)`.
@@ -225,9 +236,12 @@ class BrainLMViTDecoder(nn.Module):
         geometry = image_geometry(n_rois, n_timepoints, config.side, side)
         (row0, row1), (col0, col1) = geometry.rows, geometry.columns
         batch, _, width = hidden_states.shape
-        weight = self.prediction.weight.reshape(side * side, config.num_channels, width).mean(1)
-        bias = self.prediction.bias.reshape(side * side, config.num_channels).mean(1)
-        pixels = nn.functional.linear(hidden_states, weight, bias)
+        if is_plain(self.prediction):
+            weight = self.prediction.weight.reshape(side * side, config.num_channels, width).mean(1)
+            bias = self.prediction.bias.reshape(side * side, config.num_channels).mean(1)
+            pixels = nn.functional.linear(hidden_states, weight, bias)
+        else:
+            pixels = self.prediction(hidden_states).unflatten(2, (side * side, config.num_channels)).mean(3)
         pixels = pixels.reshape(batch, row1 - row0, col1 - col0, side, side).permute(0, 1, 3, 2, 4)
         pixels = pixels.reshape(batch, (row1 - row0) * side, (col1 - col0) * side)
         top, left = geometry.top - row0 * side, geometry.left - col0 * side
