@@ -1,8 +1,12 @@
 """`embed` and `probe` on a small model: resumable, and honest about what changed."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,20 +109,222 @@ def test_interrupted_run_goes_on_where_it_stopped(folder: Path, tmp_path: Path, 
     )
 
 
-def test_parts_of_other_settings_are_not_joined(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def stop_after(monkeypatch, n_parts: int) -> None:
+    """Let `embed` be interrupted when so many parts are finished."""
     from brain_transformers.evaluation import embedding
 
-    def stop(*args, **kwargs):
-        raise KeyboardInterrupt
+    whole, calls = embedding.embed_dataset, []
 
+    def stop(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > n_parts:
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(embedding, "embed_dataset", stop)
+
+
+def test_parts_of_other_settings_are_not_joined(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(embedding, "embed_dataset", stop)
+        stop_after(patch, 1)
         assert embed(folder, tmp_path / "table.parquet") == 130
     assert embed(folder, tmp_path / "table.parquet", "--pooling", "mean") == 2
-    assert "pooling" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "pooling: model then, mean now" in said
+    assert "--overwrite" in said
     assert embed(folder, tmp_path / "table.parquet", "--pooling", "mean", "--overwrite") == 0
     assert embed(folder, tmp_path / "table.parquet") == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_a_processor_fitted_anew_is_another_run(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    model = shutil.copytree(folder / "model", tmp_path / "model")
+    extractor = ROISeriesFeatureExtractor.from_pretrained(model)
+    statistics = {"median": [0.0] * 4, "iqr": [1.0] * 4, "n_scans": 1}
+    ROISeriesFeatureExtractor.from_dict(
+        {**extractor.to_dict(), "normalization": "robust", "statistics": statistics}
+    ).save_pretrained(model)
+    command = ["embed", str(folder / "dataset"), "--model", str(model), "--output", str(tmp_path / "table.parquet")]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        assert main([*command, "--part-size", "3"]) == 130
+    statistics["iqr"][2] = 2.0
+    ROISeriesFeatureExtractor.from_dict(
+        {**extractor.to_dict(), "normalization": "robust", "statistics": statistics}
+    ).save_pretrained(model)
+    assert main([*command, "--part-size", "3"]) == 2
+    assert "processor.statistics" in capsys.readouterr().err
+    assert not (tmp_path / "table.parquet").exists()
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "pooling": "mean"}))
+    assert main([*command, "--part-size", "3"]) == 2
+    assert "model.pooling: cls then, mean now" in capsys.readouterr().err
+    # Nothing that took time is in the way of another run.
+    assert main([*command, "--part-size", "3", "--overwrite"]) == 0
+
+
+def test_nothing_is_lost_before_the_new_table_is_whole(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    output = tmp_path / "table.parquet"
+    assert embed(folder, output) == 0
+    before = output.read_bytes()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert embed(folder, output, "--pooling", "mean", "--overwrite") == 130
+    assert output.read_bytes() == before
+    (tmp_path / ".table.parquet.parts" / "part-00000.parquet").write_bytes(b"PAR1 damaged")
+    capsys.readouterr()
+    assert embed(folder, output, "--pooling", "mean", "--overwrite") == 0
+    said = capsys.readouterr().out
+    assert "part-00000.parquet is damaged and made again" in said
+    assert "1 of 3 parts are there already" in said
+    assert embed(folder, tmp_path / "straight.parquet", "--pooling", "mean") == 0
+    assert output.read_bytes() == (tmp_path / "straight.parquet").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["straight.parquet", "table.parquet"]
+
+
+def test_a_second_process_waits_outside(folder: Path, tmp_path: Path, capsys) -> None:
+    holder = "import sys, time; from brain_transformers.files import locked\nwith locked(sys.argv[1], 'embedding'):\n"
+    holder += "    print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "table.csv")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            assert embed(folder, tmp_path / "table.csv") == 2
+            assert f"process {process.pid}" in capsys.readouterr().err
+        finally:
+            process.kill()
+    assert embed(folder, tmp_path / "table.csv") == 0
+
+
+def save_rows(folder: Path, signals: list, **columns) -> Path:
+    dataset_from_arrays(signals, roi_order=LABELS, t_r=2.0, **columns).save_to_disk(str(folder))
+    return folder
+
+
+def test_scans_that_cannot_be_used(folder: Path, tmp_path: Path, capsys) -> None:
+    rng = np.random.default_rng(1)
+    scans = [rng.normal(size=(4, 40)).astype(np.float32) for _ in range(5)]
+    scans[1] = np.zeros_like(scans[1])
+    scans[4] = np.full_like(scans[4], np.nan)
+    data = save_rows(tmp_path / "data", scans, subject=list("abcde"))
+    common = ["embed", str(data), "--model", str(folder / "model"), "--part-size", "2"]
+    output = tmp_path / "table.parquet"
+    assert main([*common, "--output", str(output)]) == 2
+    assert "'b'" in capsys.readouterr().err
+    assert not output.exists()
+    assert main([*common, "--output", str(output), "--on-error", "skip", "--overwrite"]) == 0
+    said = capsys.readouterr().out
+    assert "3 scans x 8 features" in said
+    assert "2 of 5 scans were left out" in said
+    table = pd.read_parquet(output)
+    assert list(table["subject"]) == ["a", "c", "d"]
+    report = pd.read_csv(tmp_path / "table.skipped.tsv", sep="\t")
+    assert list(report["scan"]) == ["b", "e"]
+    assert list(report["row"]) == [1, 4]
+    nothing = save_rows(tmp_path / "nothing", [scans[1]] * 2)
+    common[1] = str(nothing)
+    assert main([*common, "--output", str(tmp_path / "none.csv"), "--on-error", "skip"]) == 2
+    assert "None of 2 scans" in capsys.readouterr().err
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_embeddings_that_are_not_finite_are_not_written(folder: Path, tmp_path: Path, capsys) -> None:
+    model = BrainLMForMaskedModeling.from_pretrained(folder / "model")
+    with torch.no_grad():
+        model.brainlm.layernorm.weight[0] = torch.inf
+    broken = shutil.copytree(folder / "model", tmp_path / "broken")
+    model.save_pretrained(broken)
+    command = ["embed", str(folder / "dataset"), "--model", str(broken), "--output", str(tmp_path / "t.parquet")]
+    assert main(command) == 2
+    assert "a: 1 of 8 values are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "t.parquet").exists()
+
+
+def test_columns_of_other_meaning(folder: Path, tmp_path: Path, capsys) -> None:
+    rng = np.random.default_rng(2)
+    data = save_rows(
+        tmp_path / "data",
+        [rng.normal(size=(4, 20)) for _ in range(6)],
+        subject=["=1+1", "+a", "-b", "@c", "01", "001"],
+        split=["x", "y"] * 3,
+        n_windows=[7] * 6,
+        e008=[0, 1] * 3,
+        window=["w"] * 6,
+    )
+    common = ["embed", str(data), "--model", str(folder / "model"), "--output"]
+    assert main([*common, str(tmp_path / "t.parquet")]) == 0
+    table = pd.read_parquet(tmp_path / "t.parquet")
+    assert list(table["participant_split"]) == ["x", "y"] * 3
+    assert list(table["participant_n_windows"]) == [7] * 6
+    assert list(table["n_windows"]) == [1] * 6
+    assert list(table["window"]) == ["w"] * 6
+    assert list(table["subject"]) == ["=1+1", "+a", "-b", "@c", "01", "001"]
+    assert main([*common, str(tmp_path / "t.csv")]) == 0
+    lines = (tmp_path / "t.csv").read_text().splitlines()
+    assert any("'=1+1" in line for line in lines)
+    assert not any(cell[:1] in ("=", "+", "@") for line in lines for cell in line.split(","))
+    for name in ("t.parquet", "t.csv"):
+        scores = tmp_path / f"{name}.json"
+        arguments = ["probe", str(tmp_path / name), "--label", "e008", "--folds", "3", "--output", str(scores)]
+        assert main(arguments) == 0
+        assert json.loads(scores.read_text())["n_groups"] == 6
+        assert "classification of e008: 2 classes, 6 rows, 6 groups" in capsys.readouterr().out
+
+
+def test_several_splits_beside_a_column_split(folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    rows = dataset_from_arrays([rng.normal(size=(4, 20))] * 2, roi_order=LABELS, t_r=2.0, split=["x", "y"])
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(str(tmp_path / "data"))
+    command = ["embed", str(tmp_path / "data"), "--model", str(folder / "model"), "--output", str(tmp_path / "t.csv")]
+    assert main(command) == 0
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert list(table["split"]) == ["train", "train", "test", "test"]
+    assert list(table["participant_split"]) == ["x", "y", "x", "y"]
+
+
+def test_scale_is_fitted_where_the_model_has_none(folder: Path, tmp_path: Path, capsys) -> None:
+    model = shutil.copytree(folder / "model", tmp_path / "model")
+    extractor = ROISeriesFeatureExtractor.from_pretrained(model)
+    unfitted = ROISeriesFeatureExtractor.from_dict({**extractor.to_dict(), "normalization": "robust"})
+    unfitted.save_pretrained(model)
+    kept = (model / "preprocessor_config.json").read_bytes()
+    data = str(folder / "dataset")
+    common = ["embed", data, "--model", str(model), "--output", str(tmp_path / "t.parquet")]
+    assert main(common) == 2
+    assert "--fit-on" in capsys.readouterr().err
+    assert main([*common, "--fit-on", f"{data}:train"]) == 2
+    assert "no splits" in capsys.readouterr().err
+    assert main([*common, "--fit-on", data]) == 0
+    assert "scale fitted on 8 scans" in capsys.readouterr().out
+    assert (model / "preprocessor_config.json").read_bytes() == kept
+    assert main([*common, "--fit-on", data, "--save-processor", str(model), "--overwrite"]) == 0
+    saved = ROISeriesFeatureExtractor.from_pretrained(model)
+    expected = unfitted.fit(datasets.load_from_disk(data).with_format("numpy")).statistics
+    assert saved.statistics == expected
+    first = pd.read_parquet(tmp_path / "t.parquet")
+    assert main([*common[:-1], str(tmp_path / "again.parquet")]) == 0
+    pd.testing.assert_frame_equal(first, pd.read_parquet(tmp_path / "again.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", b"subject,e000\na,1\nb"),
+        ("t.csv", b"\xff\xfe\x00"),
+        ("t.csv", b""),
+        ("t.parquet", b"PAR1PAR1"),
+        ("t.csv", b"subject,sex,e000\na,f,x\nb,m,1\n"),
+        ("t.csv", b"subject,sex,e000\na,f,inf\nb,m,1\n"),
+    ],
+)
+def test_damaged_tables_are_named(tmp_path: Path, capsys, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert main(["probe", str(tmp_path / name), "--label", "sex"]) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path / name) in said
+    assert "--debug" not in said
 
 
 def test_probe_reads_the_table(folder: Path, tmp_path: Path, capsys) -> None:

@@ -1,12 +1,19 @@
 """Embedding tables: the same every time, one row a scan or a window, with where they come from."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from brain_transformers import BrainLMConfig, BrainLMForMaskedModeling, ROISeriesFeatureExtractor
+from brain_transformers import (
+    BrainLMConfig,
+    BrainLMForMaskedModeling,
+    BrainLMViTConfig,
+    BrainLMViTModel,
+    ROISeriesFeatureExtractor,
+)
 from brain_transformers.data.builders import dataset_from_arrays
-from brain_transformers.evaluation import embed_dataset, embedding_columns
+from brain_transformers.evaluation import crop_features, embed_dataset, embedding_columns
 
 LABELS = [f"roi{number}" for number in range(6)]
 
@@ -134,3 +141,110 @@ def test_wrong_option_and_wrong_order_are_refused(model, extractor, dataset, sca
     other = dataset_from_arrays([scans[0]], roi_order=[f"other{i}" for i in range(6)], t_r=2.0)
     with pytest.raises(ValueError, match=r"order|parcels|ROIs"):
         embed_dataset(model, other, extractor, progress=False)
+
+
+def test_rois_of_a_padded_image_are_pooled_over_what_was_measured() -> None:
+    """Against a plain loop: patches are rows x columns of the image, and only measured columns count."""
+    config = BrainLMViTConfig(
+        n_rois=24,
+        n_timepoints=40,
+        patch_size=8,
+        image_size=64,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+        roi_order=None,
+        t_r=None,
+    )
+    torch.manual_seed(0)
+    model = BrainLMViTModel(config).eval()
+    extractor = ROISeriesFeatureExtractor.from_model_config(
+        config, normalization="none", expected_std=None, sort_rows=None, divisor=1.0
+    )
+    scan = np.random.default_rng(0).normal(size=(24, 21)).astype(np.float32)
+    table = embed_dataset(model, [{"signals": scan}], extractor, pooling="roi", progress=False)
+    inputs = extractor(scan, return_tensors="pt")
+    with torch.no_grad():
+        states = model(**inputs).last_hidden_state[0, 1:].reshape(8, 8, 16)
+    observed = inputs["attention_mask"][0].reshape(8, 8).bool()
+    top, left = 20, 12  # (64 - 24) / 2 rows above, (64 - 40) / 2 columns before
+    expected = []
+    for roi in range(24):
+        patches = [
+            states[(top + roi) // 8, column]
+            for column in range(8)
+            if observed[(top + roi) // 8, column] and left - 8 < column * 8 < left + 40
+        ]
+        assert len(patches) == 4  # pixels 12 to 32 of the image, in patches of 8
+        expected.append(torch.stack(patches).mean(0))
+    found = table[embedding_columns(table)].to_numpy()[0].reshape(24, 16)
+    np.testing.assert_allclose(found, torch.stack(expected).numpy(), atol=1e-5)
+
+
+def test_rows_in_whatever_form(model, extractor, dataset, scans) -> None:
+    expected = embed_dataset(model, dataset, extractor, progress=False)
+    plain = [{"signals": scan, "t_r": 2.0, "roi_order": str(dataset[0]["roi_order"])} for scan in scans]
+    columns = embedding_columns(expected)
+    for rows in (
+        dataset.with_format(None),
+        dataset.with_format("torch"),
+        dataset.to_iterable_dataset(),
+        plain,
+        (row for row in plain),
+        torch.utils.data.Subset(dataset, [0, 1, 2]),
+    ):
+        table = embed_dataset(model, rows, extractor, progress=False)
+        np.testing.assert_array_equal(table[columns].to_numpy(), expected[columns].to_numpy())
+    table = embed_dataset(model, dataset.to_iterable_dataset(), extractor, progress=False)
+    assert list(table.columns) == list(expected.columns)
+    for wrong, message in (
+        ([scans[0]], "array of shape \\(6, 60\\).*dataset_from_arrays"),
+        ([{"n_rois": 6}], "Expected signals in scan 0"),
+        ([{"signals": scans[0].reshape(-1)}], "Expected signals \\(n_rois, n_timepoints\\)"),
+        (plain[0], "Pass \\[scan\\]"),
+        ({"train": dataset}, "dataset\\['train'\\]"),
+        (7, "got int"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embed_dataset(model, wrong, extractor, progress=False)
+
+
+def test_what_is_left_out_is_told(model, extractor, scans) -> None:
+    rows = dataset_from_arrays([scans[0], np.zeros((6, 40)), scans[1]], roi_order=LABELS, t_r=2.0, subject=list("abc"))
+    with pytest.raises(ValueError, match="'b'"):
+        embed_dataset(model, rows, extractor, progress=False)
+    with pytest.warns(UserWarning, match="1 of 3 scans were left out:\n.*'b'"):
+        table = embed_dataset(model, rows, extractor, progress=False, on_error="skip", batch_size=2)
+    assert list(table["subject"]) == ["a", "c"]
+    assert list(table.attrs["left_out"]) == [1]
+    alone = embed_dataset(model, rows.select([2]), extractor, progress=False)
+    columns = embedding_columns(table)
+    np.testing.assert_allclose(table.loc[1, columns].astype(float), alone.loc[0, columns].astype(float), atol=1e-6)
+
+
+def test_a_scan_that_overflows_is_named(config, scans) -> None:
+    torch.manual_seed(0)
+    broken = BrainLMForMaskedModeling(config)
+    broken.brainlm.set_coordinates(torch.randn(6, 3), source="test")
+    extractor = ROISeriesFeatureExtractor.from_model_config(config, normalization="none", expected_std=None)
+    rows = dataset_from_arrays([scans[0], scans[1] * 1e25], roi_order=LABELS, t_r=2.0, subject=["a", "b"])
+    with pytest.raises(ValueError, match=r"b: .* not finite.*overflowed"):
+        embed_dataset(broken, rows, extractor, progress=False)
+    with pytest.raises(ValueError, match=r"b: .* not finite"):
+        crop_features(broken, rows, extractor, 2, progress=False)
+    with pytest.warns(UserWarning, match="1 of 2 scans"):
+        table = embed_dataset(broken, rows, extractor, progress=False, on_error="skip")
+    assert list(table["subject"]) == ["a"]
+
+
+def test_only_its_own_columns_are_the_embedding() -> None:
+    features = {f"e{number:03d}": [0.0] for number in range(101)}
+    table = pd.DataFrame({"e101": [1], "e5": [2], "age": [3], **features, "e102": [4]})
+    assert embedding_columns(table) == list(features)
+    with pytest.raises(ValueError, match="Expected embedding columns"):
+        embedding_columns(pd.DataFrame({"e101": [1], "sex": [2]}))

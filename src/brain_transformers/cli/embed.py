@@ -1,11 +1,16 @@
 """`brain-transformers embed`: a dataset of scans becomes a table of embeddings."""
 
 import argparse
-import hashlib
 import json
 import shutil
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
+
+from ..files import bind, locked, whole_file, write_file
+
+SUFFIXES = (".parquet", ".csv")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
@@ -15,8 +20,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="turn a dataset of scans into a table of embeddings",
         description=(
             "Embed every scan of DATASET (a folder written by `brain-transformers prepare`) with a model and its "
-            "feature extractor, without masking. Finished parts are kept beside the output, so that an interrupted "
-            "run goes on where it stopped."
+            "feature extractor, without masking. Finished parts are kept beside the output, so that the same command "
+            "goes on where an interrupted run stopped. In a .csv, text that a spreadsheet would take for a formula "
+            "(=, +, -, @ in front) gets a leading apostrophe; .parquet holds it as it is."
         ),
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder with an Arrow dataset")
@@ -33,11 +39,34 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--level", default="scan", choices=("scan", "window"), help="one row a scan (default) or a window"
     )
     parser.add_argument("--window", default="all", choices=("all", "first", "center"), help="windows of a scan to use")
+    parser.add_argument(
+        "--fit-on",
+        metavar="DATASET[:SPLIT]",
+        help="fit the scale of the model's signals on these scans first, as a converted BrainLM needs; take training "
+        "scans in the same units",
+    )
+    parser.add_argument(
+        "--save-processor",
+        type=Path,
+        metavar="FOLDER",
+        help="write the fitted feature extractor there, such as into the model's folder; by default it is not kept",
+    )
+    parser.add_argument(
+        "--on-error",
+        default="raise",
+        choices=("raise", "skip"),
+        help="skip: leave out scans that cannot be used or whose embedding is not finite, and list them beside the "
+        "output in NAME.skipped.tsv (exit status 0 as long as one scan is left)",
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="windows in a forward pass (default 8)")
     parser.add_argument("--part-size", type=int, default=64, help="scans in a part that is kept on disk (default 64)")
     parser.add_argument("--device", help="such as cpu or cuda; by default a GPU if there is one")
     parser.add_argument("--bf16", action="store_true", help="mixed precision: faster on GPUs, about 3 digits")
-    parser.add_argument("--overwrite", action="store_true", help="start anew if the output or parts of it exist")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the output once the new table is whole, and parts of an interrupted run with other settings",
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -45,34 +74,103 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     output: Path = args.output
-    if output.suffix.lower() not in (".parquet", ".csv"):
+    if output.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--output must end in .parquet or .csv, got {output.name!r}.")
+    if output.is_dir():
+        raise IsADirectoryError(f"--output {output} is a folder; give the name of a file.")
     if args.part_size < 1 or args.batch_size < 1:
         raise ValueError("--part-size and --batch-size must be at least 1.")
-    if not args.dataset.exists():
-        raise FileNotFoundError(
-            f"{args.dataset}: there is no such folder. Write one with `brain-transformers prepare`."
-        )
-    parts_folder = output.with_name(f".{output.name}.parts")
-    if args.overwrite:
-        output.unlink(missing_ok=True)
-        shutil.rmtree(parts_folder, ignore_errors=True)
-    elif output.exists():
+    if args.save_processor is not None and args.fit_on is None:
+        raise ValueError("--save-processor keeps what --fit-on fits. Pass both, or leave it out.")
+    if output.exists() and not args.overwrite:
         raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite.")
-
     from ..optional import require
 
-    pandas = require("pandas", extra="eval", purpose="tables of embeddings")
+    require("pandas", extra="eval", purpose="tables of embeddings")
     require("pyarrow", extra="eval", purpose="writing parts of a table")
     rows = _load(args.dataset, args.split)
+    with locked(output, what="embedding"):
+        return _embed(args, rows)
 
-    import torch
+
+def _embed(args: argparse.Namespace, rows: list[tuple[str, Any]]) -> int:
+    import pandas
     from tqdm.auto import tqdm
+
+    from ..evaluation import embedding
+
+    model, extractor = _load_model(args)
+    device = _device(args.device)
+    output: Path = args.output
+    folder = output.with_name(f".{output.name}.parts")
+    _bind(folder, _settings(args, model, extractor, rows, device), args.overwrite)
+    total = sum(len(part) for _, part in rows)
+    if not total:
+        raise ValueError(f"{args.dataset} holds no scans, so there is nothing to embed.")
+    jobs = [(split, part, start) for split, part in rows for start in range(0, len(part), args.part_size)]
+    names = [folder / f"part-{number:05d}" for number in range(len(jobs))]
+    tables = [_read_part(name) for name in names]
+    if done := sum(table is not None for table in tables):
+        print(f"{done} of {len(names)} parts are there already")
+        args.go_on = ""
+    with tqdm(total=total, desc="Embedding", unit="scan") as bar:
+        for number, (split, part, start) in enumerate(jobs):
+            chunk = part.select(range(start, min(start + args.part_size, len(part))))
+            if tables[number] is None:
+                table, left_out = _embed_part(args, model, extractor, device, split, chunk, start)
+                _write_part(names[number], table, left_out)
+                tables[number] = table, left_out
+                args.go_on = ""  # the same command goes on from here
+            bar.update(len(chunk))
+    finished = [item for item in tables if item is not None]
+    left_out = [entry for _, entries in finished for entry in entries]
+    if len(left_out) == total:
+        _remove_parts(folder)
+        raise ValueError(f"None of {total} scans of {args.dataset} can be used:\n  {left_out[0]['error']}")
+    table = pandas.concat([table for table, _ in finished if len(table)], ignore_index=True)
+    report = output.with_suffix(".skipped.tsv")
+    if left_out:
+        write_table(pandas.DataFrame(left_out), report)
+    else:
+        report.unlink(missing_ok=True)  # of the table that is replaced now
+    write_table(table, output)
+    _remove_parts(folder)
+    n_features = len(embedding.embedding_columns(table))
+    print(f"{len(table)} {args.level}s x {n_features} features written to {output}")
+    if left_out:
+        print(f"{len(left_out)} of {total} scans were left out (first: {left_out[0]['error']}); see {report}")
+    return 0
+
+
+# --- what goes in ---
+
+
+def _load(folder: Path, split: str | None, flag: str = "--split") -> list[tuple[str, Any]]:
+    """The splits of a saved dataset as (name, rows); one unnamed split if it has none."""
+    from ..data.builders import load_dataset
+
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: there is no such folder. Write one with `brain-transformers prepare`.")
+    if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        raise FileNotFoundError(
+            f"{folder} does not hold a saved dataset. Write one with `brain-transformers prepare SCANS --output "
+            f"{folder}`."
+        )
+    loaded = load_dataset(folder)
+    if not isinstance(loaded, dict):
+        if split is not None:
+            raise ValueError(f"{folder} has no splits, got {flag} {split}. Leave it out.")
+        return [("", loaded)]
+    if split is not None and split not in loaded:
+        raise ValueError(f"{folder} has no split {split!r}, only {sorted(loaded)}.")
+    return [(name, loaded[name]) for name in ([split] if split is not None else list(loaded))]
+
+
+def _load_model(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The model and its feature extractor, fitted on --fit-on where that is given."""
     from transformers import AutoFeatureExtractor, AutoModel
 
     import brain_transformers  # noqa: F401  registers the Auto classes
-
-    from ..evaluation.embedding import embed_dataset
 
     try:
         extractor = AutoFeatureExtractor.from_pretrained(args.model)
@@ -82,111 +180,234 @@ def run(args: argparse.Namespace) -> int:
             f"--model {args.model}: expected a folder, or a name on the Hub, with a model and its feature extractor "
             f"(config.json, model.safetensors, preprocessor_config.json). {str(error).splitlines()[0]}"
         ) from error
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    settings = {
-        "model": str(args.model),
-        "weights": _weights_digest(model),
-        "dataset": [getattr(part, "_fingerprint", "") for _, part in rows],
+    if args.fit_on is not None:
+        _fit(extractor, args.fit_on)
+        if args.save_processor is not None:
+            _save_processor(extractor, args.save_processor)
+    elif not extractor.is_fitted:
+        raise ValueError(
+            f"--model {args.model}: its feature extractor scales by statistics of training scans "
+            f"(normalization {extractor.normalization!r}), and none are stored. Pass --fit-on DATASET:train to fit "
+            "them, with --save-processor to keep them."
+        )
+    return model, extractor
+
+
+def _fit(extractor: Any, source: str) -> None:
+    path, _, split = source.rpartition(":")
+    if Path(source).exists() or not path:
+        path, split = source, ""
+    splits = _load(Path(path), split or None, "--fit-on ...:")
+    if len(splits) > 1:
+        raise ValueError(
+            f"--fit-on {source} has the splits {', '.join(name for name, _ in splits)}. Say which, such as --fit-on "
+            f"{path}:{splits[0][0]}; a scale that is fitted on test scans knows them."
+        )
+    was_fitted = extractor.is_fitted
+    rows = splits[0][1]
+    extractor.fit(rows)
+    print(
+        f"scale fitted on {len(rows)} scans of {source} (normalization {extractor.normalization!r})"
+        + (", in place of the one in the model's folder" if was_fitted else "")
+    )
+
+
+def _save_processor(extractor: Any, folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as work:
+        extractor.save_pretrained(work)
+        for file in sorted(Path(work).iterdir()):
+            write_file(folder / file.name, file.read_bytes())
+    print(f"feature extractor written to {folder}")
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"--device {name}: expected a device of this machine, such as cpu or cuda. {str(error).splitlines()[0]}"
+        ) from error
+    return str(device)
+
+
+# --- parts ---
+
+
+def _settings(
+    args: argparse.Namespace, model: Any, extractor: Any, rows: list[tuple[str, Any]], device: str
+) -> dict[str, Any]:
+    """What the numbers follow from: weights, processor, data, flags."""
+    from ..files import digest
+    from ..training.run_settings import model_settings, processor_settings, rows_digest
+    from ..version import __version__
+
+    return {
+        "weights": digest(model.state_dict()),
+        "model": model_settings(model),
+        "processor": processor_settings(extractor),
+        "scans": {
+            split: {"rows": len(part), "content": rows_digest(part), "fingerprint": getattr(part, "_fingerprint", "")}
+            for split, part in rows
+        },
         "pooling": args.pooling,
         "level": args.level,
         "window": args.window,
-        "batch_size": args.batch_size,
-        "part_size": args.part_size,
-        "bf16": args.bf16,
+        "on error": args.on_error,
+        "batch size": args.batch_size,
+        "part size": args.part_size,
+        "precision": "bfloat16" if args.bf16 else "float32",
+        "device": device.partition(":")[0],
+        "version": __version__,
     }
-    _check_settings(parts_folder, settings, output)
-    jobs = [(split, part, start) for split, part in rows for start in range(0, len(part), args.part_size)]
-    files = [parts_folder / f"part-{number:05d}.parquet" for number in range(len(jobs))]
-    done = sum(file.exists() for file in files)
-    if done:
-        print(f"{done} of {len(files)} parts are there already")
-    total = sum(len(part) for _, part in rows)
-    with tqdm(total=total, desc="Embedding", unit="scan") as bar:
-        for (split, part, start), file in zip(jobs, files, strict=True):
-            chunk = part.select(range(start, min(start + args.part_size, len(part))))
-            if not file.exists():
-                table = embed_dataset(
-                    model,
-                    chunk,
-                    extractor,
-                    pooling=args.pooling,
-                    level=args.level,
-                    window=args.window,
-                    batch_size=args.batch_size,
-                    device=device,
-                    dtype="bfloat16" if args.bf16 else "float32",
-                    progress=False,
-                )
-                if split:
-                    table.insert(0, "split", split)
-                _write_table(table, file)
-            bar.update(len(chunk))
-    table = pandas.concat([pandas.read_parquet(file) for file in files], ignore_index=True)
-    _write_table(table, output)
-    shutil.rmtree(parts_folder)
-    n_features = sum(name[0] == "e" and name[1:].isdigit() for name in table.columns)
-    print(f"{len(table)} {args.level}s x {n_features} features written to {output}")
-    return 0
 
 
-def _load(folder: Path, split: str | None) -> list[tuple[str, Any]]:
-    """The splits of a saved dataset as (name, rows); one unnamed split if it has none."""
-    from ..optional import require
+def _bind(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """See that the parts in a folder are of this run; parts of another are removed only if they may be.
 
-    datasets = require("datasets", extra="data", purpose="reading datasets")
+    Raises:
+        ValueError: if it holds parts of another run.
+    """
+    if not any(folder.glob("part-*.parquet")):
+        _remove_parts(folder)  # nothing that took time
+    fix = "Repeat the command with those to go on, or pass --overwrite to start anew."
     try:
-        loaded = datasets.load_from_disk(str(folder))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{folder} does not hold a saved dataset. Write one with `brain-transformers prepare SCANS --output "
-            f"{folder}`."
-        ) from error
-    if not isinstance(loaded, dict):
-        if split is not None:
-            raise ValueError(f"{folder} has no splits, got --split {split}. Leave it out.")
-        return [("", loaded.with_format("numpy"))]
-    if split is not None and split not in loaded:
-        raise ValueError(f"{folder} has no split {split!r}, only {sorted(loaded)}.")
-    names = [split] if split is not None else list(loaded)
-    return [(name, loaded[name].with_format("numpy")) for name in names]
+        bind(folder / "settings.json", settings, what="parts of an interrupted run", fix=fix)
+    except ValueError:
+        if not overwrite:
+            raise
+        _remove_parts(folder)
+        bind(folder / "settings.json", settings, what="parts of an interrupted run", fix=fix)
 
 
-def _weights_digest(model: Any) -> str:
-    """A short fingerprint of weights and buffers, so that parts of two models are never joined."""
-    import torch
+def _embed_part(
+    args: argparse.Namespace, model: Any, extractor: Any, device: str, split: str, rows: Any, start: int
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The table of some rows, and what was left out of it."""
+    import pandas
 
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().to("cpu").contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    from ..evaluation import embedding
 
-
-def _check_settings(folder: Path, settings: dict[str, Any], output: Path) -> None:
-    from ..plotting.report import write_atomically
-
-    file = folder / "settings.json"
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        changed = [name for name in settings if before.get(name) != settings[name]]
-        if changed:
-            raise ValueError(
-                f"an interrupted run for {output} used other settings ({', '.join(changed)}). Repeat them to go on, "
-                "or pass --overwrite to start anew."
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".* scans were left out")  # all are listed at the end
+            table = embedding.embed_dataset(
+                model,
+                rows,
+                extractor,
+                pooling=args.pooling,
+                level=args.level,
+                window=args.window,
+                batch_size=args.batch_size,
+                device=device,
+                dtype="bfloat16" if args.bf16 else "float32",
+                progress=False,
+                on_error=args.on_error,
             )
-    else:
-        write_atomically(file, json.dumps(settings, indent=2) + "\n")
+        reasons = table.attrs.pop("left_out", {})
+        if split:
+            table.insert(0, "split", split)
+    except embedding.NoScanLeftError as error:
+        if args.on_error == "raise":
+            raise
+        table, reasons = pandas.DataFrame(), error.left_out
+    left_out = [
+        {"split": split, "row": start + place, "scan": embedding.scan_name(rows[place], start + place), "error": why}
+        for place, why in reasons.items()
+    ]
+    return table, left_out
 
 
-def _write_table(table: Any, path: Path) -> None:
-    """Write parquet or csv so that the file is whole or absent."""
-    import io
+def _write_part(name: Path, table: Any, left_out: list[dict[str, Any]]) -> None:
+    write_file(name.with_suffix(".json"), json.dumps(left_out))
+    write_table(table, name.with_suffix(".parquet"))  # last: with it the part counts as done
 
-    from ..plotting.report import write_atomically
 
-    if path.suffix.lower() == ".csv":
-        write_atomically(path, table.to_csv(index=False))
-    else:
-        buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False)
-        write_atomically(path, buffer.getvalue())
+def _read_part(name: Path) -> tuple[Any, list[dict[str, Any]]] | None:
+    """A part and what was left out of it; `None` if it is to be made."""
+    import pandas
+
+    table = name.with_suffix(".parquet")
+    if not table.exists():
+        return None
+    try:
+        return pandas.read_parquet(table), json.loads(name.with_suffix(".json").read_text(encoding="utf-8"))
+    except Exception as error:  # what a damaged file makes of libraries is not to be listed
+        print(f"{table} is damaged and made again ({type(error).__name__})")
+        return None
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove what this command wrote into a folder, and the folder if nothing else is in it."""
+    if not folder.is_dir():
+        return
+    for file in folder.iterdir():
+        if file.is_file() and ("part-" in file.name or "settings.json" in file.name):
+            file.unlink()
+    if not any(folder.iterdir()):
+        shutil.rmtree(folder)
+
+
+# --- what comes out ---
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_table(table: Any, path: Path) -> None:
+    """Write a table by its suffix (.parquet, .csv, .tsv) so that the file is whole or as it was.
+
+    In text files, text that a spreadsheet would run as a formula gets a leading apostrophe, and breaks inside of text
+    become blanks in .tsv.
+    """
+    with whole_file(path) as temporary:
+        if path.suffix.lower() == ".parquet":
+            table.to_parquet(temporary, index=False)
+            return
+        tabs = path.suffix.lower() == ".tsv"
+
+        def plain(value: Any) -> Any:
+            if not isinstance(value, str):
+                return value
+            value = " ".join(value.split()) if tabs else value
+            return f"'{value}" if value.startswith(_FORMULA) else value
+
+        text = table.select_dtypes(exclude="number").columns
+        table = table.assign(**{name: table[name].map(plain) for name in text})
+        table.rename(columns=plain).to_csv(temporary, index=False, sep="\t" if tabs else ",")
+
+
+def read_table(path: Path) -> Any:
+    """Read a table that [`write_table`] wrote, with the apostrophes of a .csv taken off again.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it cannot be read.
+    """
+    import pandas
+
+    from ..evaluation.embedding import embedding_columns
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such table. Write one with `brain-transformers embed`.")
+    try:
+        if path.suffix.lower() != ".csv":
+            return pandas.read_parquet(path)
+        # Only features are numbers for certain; "01" is a subject, and what a gap is, is said elsewhere.
+        header = pandas.read_csv(path, nrows=0)
+        features = set(embedding_columns(header))
+        text = {name: str for name in header.columns if name not in features}
+        table = pandas.read_csv(path, dtype=text, keep_default_na=False, low_memory=False)
+    except Exception as error:  # what a damaged file makes of libraries is not to be listed
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: expected a table of embeddings, {' or '.join(SUFFIXES)}, and cannot read it ({reason}). Write "
+            "it again with `brain-transformers embed`."
+        ) from error
+
+    def plain(value: Any) -> Any:
+        return value[1:] if isinstance(value, str) and value[:1] == "'" and value[1:].startswith(_FORMULA) else value
+
+    text = table.select_dtypes(exclude="number").columns
+    return table.assign(**{name: table[name].map(plain) for name in text}).rename(columns=plain)

@@ -2,7 +2,11 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from ..files import write_file
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
@@ -21,7 +25,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("table", type=Path, metavar="TABLE", help="parquet or csv with columns e000, e001, ...")
     parser.add_argument("--label", required=True, help="column to predict")
     parser.add_argument("--groups", default="subject", help="column that keeps rows together (default subject)")
-    parser.add_argument("--task", choices=("classification", "regression"), help="by default from the label's type")
+    parser.add_argument(
+        "--task",
+        choices=("classification", "regression"),
+        help="by default as the labels are: words, two whole numbers and codes up to 10 are classes",
+    )
     parser.add_argument("--folds", type=int, default=5, help="folds of the cross-validation (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
     parser.add_argument("--output", type=Path, help="JSON file for the scores")
@@ -31,43 +39,58 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    if not args.table.is_file():
-        raise FileNotFoundError(f"{args.table}: there is no such table. Write one with `brain-transformers embed`.")
+    if args.output is not None and args.output.is_dir():
+        raise IsADirectoryError(f"--output {args.output} is a folder; give the name of a file.")
+    if args.folds < 2:
+        raise ValueError(f"--folds must be at least 2, got {args.folds}.")
 
     from ..optional import require
 
-    pandas = require("pandas", extra="eval", purpose="tables of embeddings")
+    require("pandas", extra="eval", purpose="tables of embeddings")
+    from ..data.labels import Labels
+    from ..data.participants import is_gap
     from ..evaluation.embedding import embedding_columns
     from ..evaluation.probing import probe
+    from ..scores import json_ready
+    from .embed import read_table
 
-    read = pandas.read_csv if args.table.suffix.lower() == ".csv" else pandas.read_parquet
-    table = read(args.table)
-    for column in (args.label, args.groups):
-        if column not in table:
-            others = [name for name in table.columns if name not in set(embedding_columns(table))]
-            raise ValueError(f"{args.table} has no column {column!r}; it has {', '.join(map(str, others))}.")
-    known = table[table[args.label].notna()]
-    if len(known) < len(table):
-        print(f"{len(table) - len(known)} of {len(table)} rows have no {args.label} and are left out")
+    table = read_table(args.table)
+    features = embedding_columns(table)
+    others = [str(name) for name in table.columns if name not in set(features)]
+    label, groups = (_column(args.table, others, name) for name in (args.label, args.groups))
+    labels = Labels.from_values(table[label].tolist(), args.label, args.task)
+    if len(labels.rows) < len(table):
+        print(f"{len(table) - len(labels.rows)} of {len(table)} rows have no {args.label} and are left out")
+    known = table.iloc[labels.rows]
+    owners = known[groups].tolist()
+    if missing := [row for row, owner in zip(labels.rows, owners) if is_gap(owner)]:
+        raise ValueError(
+            f"{args.table}: row {missing[0]} has no {args.groups}, so it could stand on both sides of a split. Fill "
+            "the column in, or pass another as --groups (source_file where every scan is of another person)."
+        )
+    if note := _files_as_people(known, groups):
+        print(note)
     result = probe(
-        known[embedding_columns(table)].to_numpy(),
-        known[args.label].to_numpy(),
-        groups=known[args.groups].astype(str).to_numpy(),
-        task=args.task,
+        _numbers(args.table, known, features),
+        labels.values,
+        groups=[str(owner) for owner in owners],
+        task=labels.task,
         n_splits=args.folds,
         seed=args.seed,
     )
-    print(f"{result.task} of {args.label}: {len(known)} rows, {result.n_groups} groups, {result.n_splits} folds")
+    print(
+        f"{result.task} of {args.label}: {labels.describe()}, {len(known)} rows, {result.n_groups} groups, "
+        f"{result.n_splits} folds"
+    )
     width = max(len(name) for name in result.scores)
     print(f"{'':{width}}  probe  (without features)")
     for metric, value in result.scores.items():
         print(f"{metric:{width}}  {value:.3f}  ({result.baseline[metric]:.3f})")
     if args.output is not None:
-        from ..plotting.report import write_atomically
-
         content = {
             "task": result.task,
             "label": args.label,
+            "classes": list(labels.label2id) if labels.label2id is not None else None,
             "n_rows": len(known),
             "n_groups": result.n_groups,
             "n_splits": result.n_splits,
@@ -76,6 +99,53 @@ def run(args: argparse.Namespace) -> int:
             "fold_scores": result.fold_scores,
             "baseline": result.baseline,
         }
-        write_atomically(args.output, json.dumps(content, indent=2) + "\n")
+        write_file(args.output, json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n")
         print(f"scores written to {args.output}")
+        for metric, values in result.fold_scores.items():
+            if undefined := sum(value != value for value in values):
+                print(
+                    f"{metric} is not defined in {undefined} of {len(values)} folds (null), which lack a class or a "
+                    "spread; the score of all rows together is"
+                )
     return 0
+
+
+def _column(path: Path, columns: Sequence[str], name: str) -> str:
+    """The column that is meant by a name, which `embed` prefixes where the table has such a column of its own."""
+    for column in (name, f"participant_{name}"):
+        if column in columns:
+            return column
+    raise ValueError(f"{path} has no column {name!r} beside the embedding; it has {', '.join(columns)}.")
+
+
+def _numbers(path: Path, table: Any, features: Sequence[str]) -> Any:
+    """The embedding of every row as float64 `(n_rows, n_features)`.
+
+    Raises:
+        ValueError: if a cell is not a finite number.
+    """
+    import numpy as np
+
+    try:
+        values = table[list(features)].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected numbers in {features[0]} to {features[-1]} ({error}).") from error
+    if bad := np.flatnonzero(~np.isfinite(values).all(1)).tolist():
+        raise ValueError(
+            f"{path}: {len(bad)} of {len(values)} embeddings are not finite (first: row {table.index[bad[0]]}). Embed "
+            "these scans again with --on-error skip, or leave their rows out."
+        )
+    return values
+
+
+def _files_as_people(table: Any, groups: str) -> str | None:
+    """What to say where nobody named the people, so that each file counts as one."""
+    if "source_file" not in table or groups != "subject":
+        return None
+    pairs = [(str(file), str(subject)) for file, subject in zip(table["source_file"], table["subject"])]
+    if all(file.startswith(f"{subject}.") for file, subject in pairs):
+        return (
+            f"warning: each of {len(set(pairs))} files counts as a person of its own, since their names tell no "
+            "subject. If a person has several, scores are too good: prepare the scans with --name-pattern"
+        )
+    return None

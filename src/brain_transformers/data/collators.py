@@ -1,5 +1,6 @@
 """From rows of a scan dataset to a batch of model inputs."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -109,6 +110,9 @@ class ROISeriesCollator:
                 raise ValueError(f"Label {str(unknown[0])!r} is not in label2id {sorted(self.label2id)}.")
             values = [self.label2id[class_name(value)] for value in values]
         array = np.asarray(values)
+        if array.dtype.kind == "U":
+            with contextlib.suppress(ValueError):  # numbers as text are numbers, as for Labels
+                array = array.astype(np.float64)
         if array.dtype.kind in "iub":
             return torch.from_numpy(array.astype(np.int64))
         if array.dtype.kind != "f":

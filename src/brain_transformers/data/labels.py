@@ -1,5 +1,6 @@
 """Labels of scans: which rows have one, and whether they are classes or numbers. One rule for every command."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,25 +28,33 @@ def plain_value(value: Any) -> Any:
 
 
 def class_name(value: Any) -> str:
-    """The name of a class, the same with and without a gap in its column: `"1"` for 1, 1.0 and `"1"`."""
-    return str(plain_value(value))
+    """The name of a class, the same however its column is stored: `"1"` for 1, 1.0, `"1"` and `"1.0"`."""
+    value = plain_value(value)
+    return str(_number(value) if isinstance(value, str) and _is_number(value) else value)
+
+
+# "007" is a name, not a number.
+_NUMBER = re.compile(r"\s*[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 
 
 def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+    return bool(_NUMBER.fullmatch(value)) if isinstance(value, str) else isinstance(value, (int, float))
+
+
+def _number(text: str) -> Any:
+    return int(text) if re.fullmatch(r"\s*[-+]?\d+\s*", text) else plain_value(float(text))
 
 
 def known_labels(values: Sequence[Any]) -> tuple[list[int], list[Any]]:
-    """Places of the values that are no gap, and those values, plain."""
+    """Places of the values that are no gap, and those values, plain; text that holds only numbers becomes numbers."""
     plain = [None if is_gap(value) else plain_value(value) for value in values]
     words = [value for value in plain if value is not None and not _is_number(value)]
     numbers = bool(words) and all(is_gap(value, among_numbers=True) for value in words)
     places = [n for n, value in enumerate(plain) if value is not None and not (numbers and is_gap(value, True))]
-    return places, [plain[place] for place in places]
+    known = [plain[place] for place in places]
+    if all(map(_is_number, known)):
+        known = [_number(value) if isinstance(value, str) else value for value in known]
+    return places, known
 
 
 def column_values(dataset: Any, name: str, what: str = "dataset") -> list[Any]:
@@ -103,11 +112,11 @@ def choose_task(values: Sequence[Any], name: str = "label") -> str:
     distinct = set(values)
     if any(isinstance(value, (str, bool)) for value in distinct):
         words = [value for value in values if not _is_number(value)]
-        if len(distinct) > 2 and any(map(_is_number, distinct)) and len(words) <= 0.2 * len(values):
-            odd = f"all but {len(words)} (first: {words[0]!r}) of" if words else "all of"
+        if 0 < len(words) <= 0.2 * len(values) and len(distinct) > 2:
             warnings.warn(
-                f"{name}: {odd} {len(values)} cells are numbers, but the column holds text, so that it counts as "
-                f"{len(distinct)} classes. Mend these cells, or leave them empty, to predict numbers.",
+                f"{name}: all but {len(words)} (first: {words[0]!r}) of {len(values)} cells are numbers, so that it "
+                f"counts as text with {len(distinct)} classes. Mend these cells, or leave them empty, to predict "
+                "numbers.",
                 stacklevel=3,
             )
         return "classification"

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..data.collators import ROISeriesCollator
@@ -54,7 +53,7 @@ def crop_features(
     body = getattr(model, model.base_model_prefix, model)
 
     def pooled(output: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return pool_output(body, output, inputs.get("attention_mask"), pooling)
+        return pool_output(body, output, inputs.get("attention_mask"), pooling, inputs["signals"].shape[2])
 
     return _run_crops(
         body, dataset, extractor, n_crops, pooled, batch_size, device, dtype, progress, "Embedding crops"
@@ -105,7 +104,7 @@ def _run_crops(
     progress: bool,
     description: str,
 ) -> torch.Tensor:
-    values, _, starts = run_windows(
+    run = run_windows(
         model,
         dataset,
         ROISeriesCollator(extractor, n_windows=n_crops, return_windows=True),
@@ -116,7 +115,7 @@ def _run_crops(
         progress=progress,
         description=description,
     )
-    first = np.array(starts).reshape(-1, n_crops)
+    first = run.starts.reshape(-1, n_crops)
     n_same = int((first == first[:, :1]).all(1).sum())
     if n_crops > 1 and n_same:
         warnings.warn(
@@ -124,4 +123,4 @@ def _run_crops(
             "crops are all the same and averaging over them adds nothing.",
             stacklevel=3,
         )
-    return torch.from_numpy(values).unflatten(0, (-1, n_crops))
+    return torch.from_numpy(run.values).unflatten(0, (-1, n_crops))

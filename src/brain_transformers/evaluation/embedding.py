@@ -1,8 +1,10 @@
 """From scans to a table of embeddings: one row a scan or a window, with where it came from."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,60 +21,184 @@ if TYPE_CHECKING:
 POOLINGS = ("model", "cls", "mean", "max", "roi")
 LEVELS = ("scan", "window")
 _BIG_COLUMNS = ("signals",)
+# Columns that a table of embeddings has of its own; a column of the dataset with such a name gets a prefix.
+_OWN_COLUMNS = ("split", "n_windows", "window_start")
+_FEATURE = re.compile(r"e\d{3,}")
+_MAX_LISTED = 5
 
 
-def pool_output(model: Any, output: Any, attention_mask: torch.Tensor | None, pooling: str) -> torch.Tensor:
-    """`(n_windows, n_features)` float32 from the output of a body."""
+def pool_output(
+    model: Any,
+    output: Any,
+    attention_mask: torch.Tensor | None,
+    pooling: str,
+    n_timepoints: int | None = None,
+) -> torch.Tensor:
+    """`(n_windows, n_features)` float32 from the output of a body; NaN where nothing that is pooled was measured.
+
+    Args:
+        model: the body.
+        output: of the body.
+        attention_mask: what the body was given.
+        pooling: one of `POOLINGS`.
+        n_timepoints: of the signals, for models in which the place of a ROI's tokens depends on it.
+
+    Raises:
+        ValueError: if the model has nothing of that kind.
+    """
     if pooling == "model":
         if output.pooler_output is None:
             raise ValueError(f'{type(model).__name__} gives no pooler_output; choose pooling="mean".')
         return output.pooler_output.float()
     states = output.last_hidden_state.float()
-    has_cls = getattr(model, "has_cls_token", True)
     if pooling == "cls":
-        if not has_cls:
+        if not model.has_cls_token:
             raise ValueError(f'{type(model).__name__} has no CLS token; choose pooling="mean".')
         return states[:, 0]
+    observed = model.observed_tokens(output, attention_mask)
     if pooling == "roi":
-        if not hasattr(model, "roi_tokens"):
-            raise ValueError(f'{type(model).__name__} has no tokens of single ROIs; choose pooling="mean".')
-        tokens = model.roi_tokens(states)
-        if attention_mask is None:
+        tokens = model.roi_tokens(states, n_timepoints=n_timepoints)
+        if observed is None:
             return tokens.mean(2).flatten(1)
-        observed = attention_mask[:, -tokens.shape[1] * tokens.shape[2] :].reshape((*tokens.shape[:3], 1)).to(tokens)
-        return ((tokens * observed).sum(2) / observed.sum(2).clamp(min=1)).flatten(1)
-    tokens = states[:, 1:] if has_cls else states
-    if attention_mask is None:
+        # The mask takes the way of the tokens, so that it fits whatever layout the model has.
+        whole = torch.nn.functional.pad(observed.to(states), (int(model.has_cls_token), 0))
+        counted = model.roi_tokens(whole[..., None], n_timepoints=n_timepoints)
+        return ((tokens * counted).sum(2) / counted.sum(2)).flatten(1)
+    tokens = states[:, 1:] if model.has_cls_token else states
+    if observed is None:
         return tokens.mean(1) if pooling == "mean" else tokens.amax(1)
-    observed = attention_mask[:, -tokens.shape[1] :, None].to(tokens)
-    if attention_mask.shape[1] - tokens.shape[1] not in (0, 1):  # tokens are networks, and the mask is over parcels
-        observed = torch.ones_like(tokens[..., :1]) if output.token_mask is None else 1 - output.token_mask[..., None]
+    counted = observed.to(tokens)[..., None]
     if pooling == "mean":
-        return (tokens * observed).sum(1) / observed.sum(1).clamp(min=1)
-    return tokens.masked_fill(observed == 0, -torch.inf).amax(1)
+        return (tokens * counted).sum(1) / counted.sum(1)
+    return tokens.masked_fill(counted == 0, -torch.inf).amax(1)
+
+
+# --- rows ---
+
+
+def _numpy_rows(dataset: Any) -> Any:
+    """Rows of a `datasets` dataset would come as Python lists, which takes ten to forty times longer.
+
+    Raises:
+        ValueError: for what holds no rows of one split.
+    """
+    if isinstance(dataset, Mapping):
+        if "signals" in dataset:
+            raise ValueError("Expected a list of scans, got a single one. Pass [scan].")
+        raise ValueError(
+            f"Expected the scans of one split, got a dataset with the splits {', '.join(map(str, dataset))}. Choose "
+            f"one: dataset[{next(iter(dataset), 'train')!r}]."
+        )
+    if hasattr(dataset, "with_format"):
+        kind = (getattr(dataset, "format", None) or {"type": None})["type"]
+        return dataset if kind in ("numpy", "custom") else dataset.with_format("numpy")
+    if not hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__"):
+        raise ValueError(
+            f"Expected a dataset or a list of scans, got {type(dataset).__name__}. Make one with "
+            "brain_transformers.data.dataset_from_arrays(arrays, roi_order=..., t_r=...)."
+        )
+    return dataset
+
+
+def _checked_row(row: Any, index: int) -> Mapping[str, Any]:
+    """A row with all that a scan needs.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    make = "Make rows with brain_transformers.data.dataset_from_arrays(arrays, roi_order=..., t_r=...)."
+    if not isinstance(row, Mapping):
+        what = f"an array of shape {tuple(np.shape(row))}" if hasattr(row, "shape") else type(row).__name__
+        raise ValueError(
+            f"Expected scan {index} as a row with signals, roi_order and t_r, got {what}, which says neither its "
+            f"parcels nor its repetition time. {make}"
+        )
+    if row.get("signals") is None:
+        raise ValueError(f"Expected signals in scan {index}, got a row with {', '.join(map(str, row))}. {make}")
+    if row.get("n_rois") is not None and row.get("n_timepoints") is not None:
+        return row
+    shape = np.shape(row["signals"])
+    if len(shape) != 2:
+        raise ValueError(
+            f"Expected signals (n_rois, n_timepoints) in scan {index}, or flat ones beside n_rois and n_timepoints, "
+            f"got shape {shape} and {', '.join(map(str, row))}. {make}"
+        )
+    return {**row, "n_rois": shape[0], "n_timepoints": shape[1]}
+
+
+def scan_name(row: Mapping[str, Any], index: int) -> str:
+    """What to call a scan in a message: its file or its subject, else its number."""
+    for column in ("source_file", "subject"):
+        if value := row.get(column):
+            return f"{value!s}"
+    return f"scan {index}"
 
 
 def _provenance(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The scalar columns of a row as plain Python values."""
+    """The scalar columns of a row as plain Python values, by names that are no columns of the table's own."""
     values = {}
     for name, value in row.items():
-        if name in _BIG_COLUMNS:
+        if name in _BIG_COLUMNS or np.ndim(value) > 0 or isinstance(value, (Mapping, set)):
             continue
-        if isinstance(value, np.ndarray) and value.ndim > 0:
-            continue
-        values[name] = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+        taken = name in _OWN_COLUMNS or _FEATURE.fullmatch(name)
+        values[f"participant_{name}" if taken else name] = value.item() if hasattr(value, "item") else value
     return values
 
 
-def _windows(dataset: Any, collator: ROISeriesCollator, progress: Any) -> Iterator[tuple[int, dict[str, Any], int]]:
-    """(row of the dataset, model inputs of one window, its first timepoint), scan by scan."""
-    for index in range(len(dataset)):
-        batch = dict(collator([dataset[index]]))
-        batch.pop("scan_index", None)
-        starts = batch.pop("window_start")
-        for number, start in enumerate(starts.tolist()):
-            yield index, {name: value[number] for name, value in batch.items()}, int(start)
-        progress.update(1)
+# --- running ---
+
+
+class NoScanLeftError(ValueError):
+    """No scan of a dataset can be used; `left_out` says why, by the number of the scan."""
+
+    def __init__(self, left_out: dict[int, str]):
+        listing = "\n  ".join(list(left_out.values())[:_MAX_LISTED])
+        super().__init__(f"None of {len(left_out)} scans can be used:\n  {listing}")
+        self.left_out = left_out
+
+
+@dataclass
+class _Scans:
+    """Reads the scans of a dataset one after the other and keeps what the table needs of them.
+
+    Attributes:
+        provenance, names: of each scan that was read.
+        left_out: number of the scan -> why, where errors do not end the run.
+    """
+
+    dataset: Any
+    collator: ROISeriesCollator
+    skip: bool
+    progress: Any
+    provenance: list[dict[str, Any]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    left_out: dict[int, str] = field(default_factory=dict)
+
+    def windows(self) -> Iterator[tuple[int, dict[str, Any], int]]:
+        """(number of the scan, model inputs of one window, its first timepoint), scan by scan."""
+        for index, item in enumerate(self.dataset):
+            row = _checked_row(item, index)
+            self.provenance.append(_provenance(row))
+            self.names.append(scan_name(row, index))
+            try:
+                batch = dict(self.collator([row]))
+            except ValueError as error:
+                if not self.skip:
+                    raise
+                self.left_out[index] = str(error)
+                batch = {"window_start": torch.empty(0)}
+            batch.pop("scan_index", None)
+            starts = batch.pop("window_start")
+            for number, start in enumerate(starts.tolist()):
+                yield index, {name: value[number] for name, value in batch.items()}, int(start)
+            self.progress.update(1)
+
+    def refuse(self, index: int, reason: str) -> None:
+        """Leave a scan out, or end the run."""
+        message = f"{self.names[index]}: {reason}"
+        if not self.skip:
+            raise ValueError(message)
+        self.left_out.setdefault(index, message)
 
 
 def _batches(windows: Iterator[Any], batch_size: int) -> Iterator[list[Any]]:
@@ -97,13 +223,6 @@ def _stack(inputs: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tens
         elif all(name in window for window in inputs):
             joined[name] = torch.stack([window[name] for window in inputs])
     return joined
-
-
-def _numpy_rows(dataset: Any) -> Any:
-    """Rows of a `datasets.Dataset` would come as Python lists, which takes ten to forty times longer."""
-    if (getattr(dataset, "format", None) or {"type": "numpy"})["type"] is None:
-        return dataset.with_format("numpy")
-    return dataset
 
 
 def check_extractor(model: Any, extractor: Any) -> None:
@@ -133,6 +252,46 @@ def check_extractor(model: Any, extractor: Any) -> None:
         )
 
 
+def _why_not_finite(inputs: Mapping[str, torch.Tensor], window: int, values: np.ndarray) -> str:
+    """What to say of a window whose values are not finite."""
+    signals, mask = inputs["signals"][window].float(), inputs.get("attention_mask")
+    if mask is not None and not bool(mask[window].any()):
+        return "no token of a window was measured, so there is nothing to pool."
+    bad = f"{int((~np.isfinite(values)).sum())} of {len(values)} values are not finite"
+    if not bool(torch.isfinite(signals).all()):
+        return f"{bad}: the scaled scan holds NaN or infinity. Look at the scan, or leave it out."
+    if mask is not None and not bool(mask[window].all()) and np.isnan(values).any() and np.isfinite(values).any():
+        return (
+            f"{bad}: some parcels were not measured at all, so they have no tokens to pool. Choose another pooling, "
+            "or leave the scan out."
+        )
+    return (
+        f"{bad}: the network overflowed on scaled values up to {float(signals.abs().max()):.3g}, or its weights are "
+        "not finite. Look at the scan, its units and the weights, or leave the scan out."
+    )
+
+
+@dataclass(frozen=True)
+class WindowValues:
+    """What [`run_windows`] gives.
+
+    Attributes:
+        values: float32 `(n_windows, n_values)`, all finite.
+        scans: number of the scan in the dataset that each window is of.
+        starts: first timepoint of each window.
+        provenance: scalar columns of every scan of the dataset.
+        names: of every scan, for messages.
+        left_out: number of a scan -> why it was left out; it has no windows.
+    """
+
+    values: np.ndarray
+    scans: np.ndarray
+    starts: np.ndarray
+    provenance: list[dict[str, Any]]
+    names: list[str]
+    left_out: dict[int, str]
+
+
 def run_windows(
     model: Any,
     dataset: Any,
@@ -144,14 +303,15 @@ def run_windows(
     dtype: str,
     progress: bool,
     description: str,
-) -> tuple[np.ndarray, list[int], list[int]]:
+    on_error: str = "raise",
+) -> WindowValues:
     """Run a model on the windows of all scans, in batches that span scans, without gradients.
 
     The model is left on `device`, in the mode it came in.
 
     Args:
         model: a body or a model with a head.
-        dataset: rows of scans.
+        dataset: rows of scans; they are read once, one after the other, so that they may stream.
         collator: cuts the windows; made with `return_windows=True`.
         pick: from the model's output and inputs to the tensor to keep, `(n_windows, n_values)`.
         batch_size: windows in a forward pass.
@@ -159,43 +319,55 @@ def run_windows(
         dtype: `"float32"`, or `"bfloat16"` for mixed precision.
         progress: show a progress bar over scans.
         description: what the bar says.
-
-    Returns:
-        float32 `(n_windows, n_values)`, and of each window the row of the dataset and the first timepoint.
+        on_error: `"raise"`, or `"skip"` to leave out scans that cannot be used or whose values are not finite.
 
     Raises:
-        ValueError: for an unknown dtype, an empty dataset, or a scan that the extractor refuses.
+        ValueError: for an unknown option, an empty dataset, a scan that the extractor refuses or that gives values
+            which are not finite, or if no scan is left.
     """
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"Expected dtype to be one of ['float32', 'bfloat16'], got {dtype!r}.")
-    if isinstance(dataset, dict):
-        raise ValueError(
-            f"Expected the scans of one split, got a dataset with the splits {', '.join(map(str, dataset))}. Choose "
-            f"one: dataset[{next(iter(dataset), 'train')!r}]."
-        )
-    if len(dataset) == 0:
-        raise ValueError("the dataset holds no scans, so there is nothing to embed.")
+    for name, value, choices in (("dtype", dtype, ("float32", "bfloat16")), ("on_error", on_error, ("raise", "skip"))):
+        if value not in choices:
+            raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
+    if batch_size < 1:
+        raise ValueError(f"Expected batch_size to be at least 1, got {batch_size}.")
+    rows = _numpy_rows(dataset)
+    total = len(rows) if hasattr(rows, "__len__") else None
     check_extractor(model, collator.extractor)
-    dataset = _numpy_rows(dataset)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     model.to(device)
     was_training = model.training
     model.eval()
     precision = torch.autocast(device.type, dtype=torch.bfloat16) if dtype == "bfloat16" else nullcontext()
     values: list[np.ndarray] = []
-    rows: list[int] = []
+    owners: list[int] = []
     starts: list[int] = []
-    bar = tqdm(total=len(dataset), desc=description, unit="scan", disable=not progress)
+    bar = tqdm(total=total, desc=description, unit="scan", disable=not progress)
+    scans = _Scans(rows, collator, on_error == "skip", bar)
     try:
         with torch.inference_mode(), precision, bar:
-            for batch in _batches(_windows(dataset, collator, bar), batch_size):
+            for batch in _batches(scans.windows(), batch_size):
                 inputs = {name: value.to(device) for name, value in _stack([item[1] for item in batch]).items()}
-                values.append(pick(model(**inputs), inputs).float().cpu().numpy())
-                rows += [item[0] for item in batch]
+                found = pick(model(**inputs), inputs).float().cpu().numpy()
+                for window in np.flatnonzero(~np.isfinite(found).all(1)):
+                    scans.refuse(batch[window][0], _why_not_finite(inputs, int(window), found[window]))
+                values.append(found)
+                owners += [item[0] for item in batch]
                 starts += [item[2] for item in batch]
     finally:
         model.train(was_training)
-    return np.concatenate(values), rows, starts
+    if not scans.names:
+        raise ValueError("the dataset holds no scans, so there is nothing to embed.")
+    kept = np.array([owner not in scans.left_out for owner in owners], dtype=bool)
+    if not kept.any():
+        raise NoScanLeftError(scans.left_out)
+    return WindowValues(
+        np.concatenate(values)[kept],
+        np.array(owners)[kept],
+        np.array(starts)[kept],
+        scans.provenance,
+        scans.names,
+        scans.left_out,
+    )
 
 
 def embed_dataset(
@@ -210,6 +382,7 @@ def embed_dataset(
     device: str | torch.device | None = None,
     dtype: str = "float32",
     progress: bool = True,
+    on_error: str = "raise",
 ) -> "pandas.DataFrame":
     """Embed every scan of a dataset, without masking and without gradients.
 
@@ -218,7 +391,8 @@ def embed_dataset(
     Args:
         model: a body such as [`BrainLMModel`], or a head that holds one (its body is used).
         dataset: rows with `signals`, `n_rois`, `n_timepoints`, `t_r`, `roi_order` and any other columns, as
-            [`brain_transformers.data.load_dataset`] gives them; a list of such dictionaries works too.
+            [`brain_transformers.data.load_dataset`] gives them; a list of such dictionaries and a dataset that streams
+            work too.
         extractor: the model's feature extractor, or a [`ROISeriesCollator`] that holds one.
         pooling: `"model"`: `pooler_output`, as the configuration says; `"cls"`; `"mean"` or `"max"` over all tokens;
             `"roi"`: mean over time of each ROI's tokens, all ROIs side by side (n_rois * hidden_size columns).
@@ -229,13 +403,17 @@ def embed_dataset(
         device: where to run; by default where the model is.
         dtype: `"float32"`, or `"bfloat16"` for mixed precision.
         progress: show a progress bar over scans.
+        on_error: `"raise"`, or `"skip"` to leave out, with a warning, scans that cannot be used or whose embedding is
+            not finite.
 
     Returns:
         `pandas.DataFrame`: the scalar columns of the dataset, then `n_windows` (or `window_start`, the first timepoint
-        after resampling), then float32 columns `e000`, `e001`, ...
+        after resampling), then float32 columns `e000`, `e001`, ..., all finite. A column of the dataset with such a
+        name, or named `split`, gets the prefix `participant_`. `table.attrs["left_out"]`: number of a scan that was
+        left out -> why.
 
     Raises:
-        ValueError: for an unknown option, an empty dataset, or a scan that the extractor refuses.
+        ValueError: for an unknown option, an empty dataset, or a scan that cannot be used.
         ImportError: without pandas (extra `eval`).
     """
     pandas = require("pandas", extra="eval", purpose="tables of embeddings")
@@ -246,40 +424,64 @@ def embed_dataset(
     ):
         if value not in choices:
             raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
-    dataset = _numpy_rows(dataset)
     inner = extractor.extractor if isinstance(extractor, ROISeriesCollator) else extractor
     body = getattr(model, model.base_model_prefix, model)
-    values, rows_of, starts_of = run_windows(
+    run = run_windows(
         body,
         dataset,
         ROISeriesCollator(inner, window=window, return_windows=True),
-        lambda output, inputs: pool_output(body, output, inputs.get("attention_mask"), pooling),
+        lambda output, inputs: pool_output(
+            body, output, inputs.get("attention_mask"), pooling, inputs["signals"].shape[2]
+        ),
         batch_size=batch_size,
         device=device,
         dtype=dtype,
         progress=progress,
         description="Embedding",
+        on_error=on_error,
     )
-    owners = np.array(rows_of)
+    if run.left_out:
+        listing = "\n  ".join(list(run.left_out.values())[:_MAX_LISTED])
+        warnings.warn(
+            f"{len(run.left_out)} of {len(run.names)} scans were left out:\n  {listing}", UserWarning, stacklevel=2
+        )
     if level == "scan":
-        counts = np.bincount(owners, minlength=len(dataset))
-        sums = np.zeros((len(dataset), values.shape[1]))
-        np.add.at(sums, owners, values)
-        table = pandas.DataFrame([_provenance(dataset[index]) for index in range(len(dataset))])
-        table["n_windows"] = counts
-        values = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+        scans, places, counts = np.unique(run.scans, return_inverse=True, return_counts=True)
+        sums = np.zeros((len(scans), run.values.shape[1]))
+        np.add.at(sums, places.reshape(-1), run.values)
+        values = (sums / counts[:, None]).astype(np.float32)
+        own = {"n_windows": counts}
     else:
-        scalars = [_provenance(dataset[index]) for index in range(len(dataset))]
-        table = pandas.DataFrame([scalars[owner] for owner in rows_of])
-        table["window_start"] = starts_of
+        scans, values, own = run.scans, run.values, {"window_start": run.starts}
+    table = pandas.DataFrame([run.provenance[scan] for scan in scans]).assign(**own)
     digits = max(3, len(str(values.shape[1] - 1)))
     columns = [f"e{number:0{digits}d}" for number in range(values.shape[1])]
-    return pandas.concat([table, pandas.DataFrame(values, columns=columns)], axis=1)
+    table = pandas.concat([table, pandas.DataFrame(values, columns=columns)], axis=1)
+    table.attrs["left_out"] = run.left_out
+    return table
 
 
 def embedding_columns(table: "pandas.DataFrame") -> list[str]:
-    """Names of the embedding columns of a table of [`embed_dataset`], in order."""
-    names = [name for name in table.columns if len(name) > 3 and name[0] == "e" and name[1:].isdigit()]
-    if not names:
-        raise ValueError(f"expected embedding columns e000, e001, ..., found only {list(table.columns)[:10]}.")
-    return names
+    """Names of the embedding columns of a table of [`embed_dataset`], in order.
+
+    These are `e000` and the columns behind it that count on from there: a column of another name or place is none of
+    them, whatever it is called.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    names = [str(name) for name in table.columns]
+    best: list[str] = []
+    for first, name in enumerate(names):
+        if not re.fullmatch(r"e0{3,}", name):
+            continue
+        run = [name]
+        while names[first + len(run) : first + len(run) + 1] == [f"e{len(run):0{len(name) - 1}d}"]:
+            run.append(names[first + len(run)])
+        best = max(best, run, key=len)
+    if not best:
+        raise ValueError(
+            f"Expected embedding columns e000, e001, ... side by side, found only {', '.join(names[:10])}. Make a "
+            "table with `brain-transformers embed`."
+        )
+    return best

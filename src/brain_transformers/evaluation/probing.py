@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..data.labels import Labels
+from ..data.participants import is_gap
 from ..optional import require
 
 CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
@@ -89,7 +91,7 @@ def probe(
 
     Args:
         features: `(n_samples, n_features)`.
-        labels: one a sample. Floats that are not whole numbers mean regression, everything else classification.
+        labels: one a sample; [`brain_transformers.data.labels.choose_task`] says whether they are classes or numbers.
         groups: the subject of each sample; without it every sample counts as its own.
         task: `"classification"` or `"regression"` to decide it.
         n_splits: folds; lowered to what groups and classes allow.
@@ -100,40 +102,33 @@ def probe(
         ImportError: without scikit-learn (extra `eval`).
     """
     values = np.asarray(features, dtype=np.float64)
-    targets = np.asarray(labels)
-    if values.ndim != 2 or targets.shape != (len(values),):
+    if values.ndim != 2 or np.shape(labels) != (len(values),):
         raise ValueError(
-            f"expected features (n_samples, n_features) and one label a sample, got {values.shape} and "
-            f"{targets.shape}."
+            f"Expected features (n_samples, n_features) and one label a sample, got {values.shape} and "
+            f"{np.shape(labels)}."
         )
     if not np.isfinite(values).all():
         raise ValueError("features hold NaN or infinite values; drop those rows first.")
-    if task is None:
-        is_float = targets.dtype.kind == "f"
-        task = (
-            "regression"
-            if is_float and not np.equal(np.mod(targets[np.isfinite(targets)], 1), 0).all()
-            else "classification"
-        )
-    if task not in ("classification", "regression"):
-        raise ValueError(f'expected task "classification" or "regression", got {task!r}.')
-    if targets.dtype.kind == "f" and not np.isfinite(targets).all():
-        raise ValueError(f"{int((~np.isfinite(targets)).sum())} labels are missing; drop those rows first.")
-    owners = (
-        np.arange(len(values)) if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
-    )
+    known = Labels.from_values(labels, task=task)
+    if missing := len(values) - len(known.rows):
+        raise ValueError(f"{missing} labels are missing; drop those rows first.")
+    task, targets = known.task, known.targets
+    owners = np.arange(len(values))
+    if groups is not None:
+        if len(groups) != len(values) or any(map(is_gap, groups)):
+            raise ValueError(
+                f"Expected a group for each of {len(values)} samples, got {len(groups)}, "
+                f"{sum(map(is_gap, groups))} of them missing. A sample without one could be on both sides of a split."
+            )
+        owners = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)[1]
     n_groups = len(np.unique(owners))
     selection = require("sklearn.model_selection", extra="eval", purpose="probing")
     preprocessing = require("sklearn.preprocessing", extra="eval", purpose="probing")
     pipeline = require("sklearn.pipeline", extra="eval", purpose="probing")
     linear = require("sklearn.linear_model", extra="eval", purpose="probing")
     classes: np.ndarray = np.array([])
-    numeric = False
     if task == "classification":
         classes = np.unique(targets)
-        numeric = targets.dtype.kind in "iuf"
-        if len(classes) < 2:
-            raise ValueError(f"a classification probe needs two classes, got only {classes.tolist()}.")
         smallest = min(len(np.unique(owners[targets == c])) for c in classes)
         n_splits = min(n_splits, smallest)
     n_splits = min(n_splits, n_groups)
@@ -142,7 +137,7 @@ def probe(
             f"too few independent samples for cross-validation: {n_groups} groups"
             + (f", and a class that only {n_splits} of them have" if task == "classification" else "")
             + ". At least two are needed."
-            + (" Numbers to be predicted as such: task regression." if len(classes) > 2 and numeric else "")
+            + (f" The labels are taken as {known.describe()}." if task == "classification" else "")
         )
     if task == "classification":
         splitter = selection.StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
@@ -150,17 +145,16 @@ def probe(
     else:
         splitter = selection.GroupKFold(n_splits, shuffle=True, random_state=seed)
         folds = list(splitter.split(values, targets, owners))
-    guesses, base = np.empty(len(targets), dtype=targets.dtype if task == "classification" else float), None
-    base = np.empty_like(guesses)
+    guesses, base = np.empty_like(targets), np.empty_like(targets)
     shares = np.zeros((len(targets), max(1, len(classes))))
     fold_scores: dict[str, list[float]] = {}
     for train, test in folds:
         scaler = preprocessing.StandardScaler()
         if task == "regression":
             model = pipeline.make_pipeline(scaler, linear.RidgeCV(alphas=_REGULARIZATION))
-            model.fit(values[train], targets[train].astype(float))
-            guesses[test], base[test] = model.predict(values[test]), targets[train].astype(float).mean()
-            scores = _regression_scores(targets[test].astype(float), guesses[test])
+            model.fit(values[train], targets[train])
+            guesses[test], base[test] = model.predict(values[test]), targets[train].mean()
+            scores = _regression_scores(targets[test], guesses[test])
         else:
             classifier = linear.LogisticRegression(class_weight="balanced", max_iter=1000)
             model = pipeline.make_pipeline(scaler, classifier)
@@ -187,18 +181,19 @@ def probe(
         for metric, value in scores.items():
             fold_scores.setdefault(metric, []).append(value)
     if task == "regression":
-        pooled = _regression_scores(targets.astype(float), guesses)
-        baseline = _regression_scores(targets.astype(float), base)
+        pooled = _regression_scores(targets, guesses)
+        baseline = _regression_scores(targets, base)
     else:
         pooled = _classification_scores(targets, guesses, shares, classes)
         baseline = _classification_scores(targets, base, np.full_like(shares, 1 / len(classes)), classes)
+    given = np.asarray(labels)[[int(np.flatnonzero(targets == number)[0]) for number in classes]]
     return ProbeResult(
         task=task,
         scores=pooled,
         fold_scores=fold_scores,
         baseline=baseline,
-        predictions=guesses,
-        classes=tuple(classes.tolist()),
+        predictions=guesses if task == "regression" else given[guesses],
+        classes=tuple(given.tolist()) if task == "classification" else (),
         n_splits=n_splits,
         n_groups=n_groups,
     )

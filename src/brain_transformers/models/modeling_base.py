@@ -198,6 +198,30 @@ class BrainPreTrainedModel(PreTrainedModel):
     def _check_length(self, n_timepoints: int) -> None:
         """Raise ValueError for a number of timepoints that the model cannot take."""
 
+    def observed_tokens(self, output: Any, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """Which tokens of an unmasked pass were measured: bool `(batch, n_tokens)` without CLS, `None` if all were.
+
+        Args:
+            output: of the body.
+            attention_mask: what the body was given; here one entry a token, with or without one for CLS.
+        """
+        if attention_mask is None:
+            return None
+        n_tokens = output.last_hidden_state.shape[1] - self.has_cls_token
+        return attention_mask[:, -n_tokens:].bool()
+
+    def roi_tokens(self, last_hidden_state: torch.Tensor, n_timepoints: int | None = None) -> torch.Tensor:
+        """Tokens of an unmasked pass as `(batch, n_rois, n_windows, hidden_size)`, without CLS and borders.
+
+        Args:
+            last_hidden_state: `(batch, n_tokens, width)`, with CLS where the model has one; also a mask in that form.
+            n_timepoints: of the signals, for models whose layout depends on it.
+
+        Raises:
+            ValueError: if the model has no tokens of single ROIs.
+        """
+        raise ValueError(f'{type(self).__name__} has no tokens of single ROIs; choose pooling="mean".')
+
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
         """Do nothing: see [`BrainConfig.register_for_auto_class`]."""

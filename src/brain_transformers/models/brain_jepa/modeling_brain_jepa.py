@@ -411,7 +411,7 @@ class BrainJEPAModel(BrainJEPAPreTrainedModel):
             hidden_states = unpack_tokens(hidden_states, packed, n_tokens)
         return BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
 
-    def roi_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
+    def roi_tokens(self, last_hidden_state: torch.Tensor, n_timepoints: int | None = None) -> torch.Tensor:
         """Tokens of an unmasked pass as `(batch, n_rois, n_windows, hidden_size)`."""
         batch, length, width = last_hidden_state.shape
         n_rois = self.config.n_rois

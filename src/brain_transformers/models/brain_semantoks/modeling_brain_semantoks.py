@@ -656,7 +656,16 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
         batch, _, width = last_hidden_state.shape
         return last_hidden_state[:, 1:].reshape(batch, self.config.n_networks, self.config.n_windows, width)
 
-    def roi_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
+    def observed_tokens(self, output: Any, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """See [`BrainPreTrainedModel.observed_tokens`]: a token of a network counts if one of its parcels was seen."""
+        if output.token_mask is not None:
+            return output.token_mask == 0
+        observed = self._observed_tokens(
+            attention_mask, (len(output.last_hidden_state), self.config.n_networks, self.config.n_windows)
+        )
+        return None if observed is None else observed.flatten(1)
+
+    def roi_tokens(self, last_hidden_state: torch.Tensor, n_timepoints: int | None = None) -> torch.Tensor:
         """Tokens as `(batch, n_rois, n_windows, hidden_size)`: each parcel has the token of its network."""
         networks = torch.empty(self.config.n_rois, dtype=torch.int64)
         for network, rois in enumerate(self.embeddings.rois_of_networks):

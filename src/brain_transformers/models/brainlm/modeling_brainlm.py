@@ -468,7 +468,7 @@ class BrainLMModel(BrainLMPreTrainedModel):
             hidden_states = layer(hidden_states, mask, keep, **kwargs)
         return encoder_output(self.layernorm(hidden_states), selection, self.config.pooling, n_tokens)
 
-    def roi_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
+    def roi_tokens(self, last_hidden_state: torch.Tensor, n_timepoints: int | None = None) -> torch.Tensor:
         """Tokens of an unmasked pass as `(batch, n_rois, n_windows, hidden_size)`, without CLS."""
         batch, length, width = last_hidden_state.shape
         n_rois = self.config.n_rois

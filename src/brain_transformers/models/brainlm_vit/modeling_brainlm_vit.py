@@ -430,7 +430,7 @@ class BrainLMViTModel(BrainLMViTPreTrainedModel):
         return encoder_output(self.layernorm(hidden_states), selection, self.config.pooling, n_tokens)
 
     def roi_tokens(
-        self, last_hidden_state: torch.Tensor, n_rois: int | None = None, n_timepoints: int | None = None
+        self, last_hidden_state: torch.Tensor, n_timepoints: int | None = None, n_rois: int | None = None
     ) -> torch.Tensor:
         """Tokens of an unmasked pass as `(batch, n_rois, n_windows, hidden_size)`, without CLS and padding patches.
 
