@@ -1,15 +1,17 @@
 """`brain-transformers prepare`: a folder of scans becomes an Arrow dataset."""
 
 import argparse
-import os
 import shutil
-import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ..files import locked, whole_folder, write_file
 from ..optional import require
 from ..processing.roi_orders import ROI_ORDERS, ROIOrder
 
-_SKIPPED_FILE = "skipped_files.tsv"
+_MAX_NAMED = 5
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
@@ -20,8 +22,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description=(
             "Read every ROI series (npy, npz, csv, tsv, mat, dat) below FOLDER, or average every BOLD image over the "
             "parcels of --atlas, and save one Arrow dataset: a row a scan, in its own order, repetition time and "
-            "units. A participants.tsv in FOLDER adds its columns. Sub-folders train, validation and test become "
-            "splits."
+            "units. Names of BIDS, HCP and UK Biobank tell whose scans they are; for others give --name-pattern. A "
+            "participants.tsv in FOLDER adds its columns, with a column session_id by session. Sub-folders train, "
+            "validation and test become splits. What is left out is listed in skipped_files.tsv."
         ),
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder with the scans")
@@ -30,21 +33,27 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--roi-order",
         help=f"order of the parcels: one of {', '.join(ROI_ORDERS)}, or a text file with one label a line",
     )
-    parser.add_argument("--t-r", type=float, help="repetition time in seconds; by default what the files say")
+    parser.add_argument(
+        "--t-r", type=float, help="repetition time in seconds; by default what the files say, and never against it"
+    )
     parser.add_argument(
         "--atlas", help="label image (NIfTI) for BOLD images, or schaefer400-7net / -17net to fetch it"
     )
     parser.add_argument("--n-rois", type=int, help="number of parcels, for an order that is not a known one")
     parser.add_argument("--pattern", help="glob of the files below FOLDER, such as '*/functional/*.mat'")
     parser.add_argument(
-        "--name-pattern", help="regular expression with groups (?P<subject>), (?P<session>), (?P<run>) for file paths"
+        "--name-pattern",
+        help="regular expression with the group (?P<subject>...), and session, run, task, acq, dir, space, desc where "
+        "they apply, searched in the path below FOLDER, such as '^(?P<subject>[^_]+)_'",
     )
     parser.add_argument("--participants", type=Path, help="participants table; by default FOLDER/participants.tsv")
     parser.add_argument("--key", help="name of the array in npz and mat files that hold several")
     parser.add_argument("--time-axis", type=int, choices=(0, 1), help="axis of time, where shapes do not tell")
     parser.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="what to do about bad files")
     parser.add_argument("--num-proc", type=int, help="processes that read files")
-    parser.add_argument("--overwrite", action="store_true", help="replace --output if it is a dataset")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace --output if it is a dataset; other files in it stay"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -85,11 +94,12 @@ def _check_output(output: Path, args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace, output: Path) -> None:
     from ..data.builders import ROISeriesFolderBuilder
+    from ..data.participants import table_cell
+    from ..data.saved_datasets import SKIPPED_FILE, is_saved_file
 
     roi_order = _roi_order(args)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Next to the output, so that the last step is a rename on one file system.
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as work:
+    with locked(output, "preparing a dataset"), whole_folder(output, is_ours=is_saved_file) as work:
+        cache = work / ".cache"
         builder = ROISeriesFolderBuilder(
             args.folder,
             roi_order=roi_order,
@@ -102,40 +112,80 @@ def _prepare(args: argparse.Namespace, output: Path) -> None:
             key=args.key,
             atlas=args.atlas,
             on_error=args.on_error,
-            cache_dir=Path(work) / "cache",
+            cache_dir=cache,
         )
         splits = builder.config.files
         builder.download_and_prepare(num_proc=args.num_proc)
         dataset = builder.as_dataset(split=next(iter(splits)) if len(splits) == 1 else None)
-        finished = Path(work) / "dataset"
-        dataset.save_to_disk(str(finished))
-        if builder.skipped:
-            lines = [f"{name}\t{' '.join(error.split())}" for name, error in builder.skipped.items()]
-            (finished / _SKIPPED_FILE).write_text("\n".join(["source_file\terror", *lines]) + "\n", encoding="utf-8")
-        if output.exists():
-            replaced = Path(work) / "replaced"
-            os.replace(output, replaced)
-            shutil.rmtree(replaced)
-        os.replace(finished, output)
-    parts = dataset if isinstance(dataset, dict) else {"": dataset}
+        dataset.save_to_disk(str(work))
+        left_out = {**builder.skipped, **builder.left_out}
+        if left_out:
+            lines = [f"{table_cell(name)}\t{table_cell(' '.join(why.split()))}\n" for name, why in left_out.items()]
+            write_file(work / SKIPPED_FILE, "".join(["source_file\terror\n", *lines]))
+        said = _report(dataset, builder, args.t_r)
+        shutil.rmtree(cache)
+    print("\n".join(said))
+    if left_out:
+        print(f"{len(left_out)} files were left out; see {output / SKIPPED_FILE}:")
+        for why, names in _by_reason(builder).items():
+            print(f"  {len(names)}: {why} (first: {names[0]})")
+    print(f"dataset written to {output}")
+
+
+def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
+    """What is in the dataset, as lines: counts of its rows alone."""
+    from ..data.builders import column_of
+
+    said: list[str] = []
     splits_of: dict[str, list[str]] = {}
-    for split, part in parts.items():
-        timepoints = part.data.column("n_timepoints").to_pylist()
-        subjects = set(part.data.column("subject").to_pylist())
-        for subject in subjects - {None}:
+    for split, part in (dataset if isinstance(dataset, dict) else {"": dataset}).items():
+        columns = {
+            name: column_of(part, name)
+            for name in ("n_rois", "n_timepoints", "t_r", "subject", "subject_known", "session", "task")
+        }
+        subjects = sorted(set(columns["subject"]))
+        for subject in subjects:
             splits_of.setdefault(subject, []).append(split)
-        print(
-            f"{split + ': ' if split else ''}{len(part)} scans of {len(subjects)} subjects, {part[0]['n_rois']} ROIs, "
-            f"{min(timepoints)} to {max(timepoints)} timepoints"
+        unknown = columns["subject_known"].count(False)
+        whose = "" if not unknown else f" ({unknown} files count as a person each, since no name says whose they are)"
+        said.append(
+            f"{split + ': ' if split else ''}{len(part)} scans of {len(subjects)} subjects{whose}, "
+            f"{_range(columns['n_rois'])} ROIs, {_range(columns['n_timepoints'])} timepoints"
         )
+        named = [f"{name}s: {_counts(columns[name])}" for name in ("session", "task") if any(columns[name])]
+        known = [value for value in columns["t_r"] if value is not None and value == value]
+        lacking = len(part) - len(known)
+        times = f"t_r: {_range(known)} s ({'--t-r' if t_r is not None else 'from the files'})" if known else "t_r: "
+        times += f"{', ' if known else ''}{lacking} scans have none" if lacking else ""
+        said.append("  " + "; ".join([*named, times]))
     if shared := sorted(subject for subject, names in splits_of.items() if len(names) > 1):
-        print(
+        said.append(
             f"warning: {len(shared)} subjects are in several splits (first {shared[0]}: "
             f"{', '.join(splits_of[shared[0]])}), so what is trained on one knows people of another"
         )
-    if builder.skipped:
-        print(f"{len(builder.skipped)} files were left out; see {output / _SKIPPED_FILE}")
-    print(f"dataset written to {output}")
+    if absent := len(builder.people - set(splits_of)):
+        said.append(f"{absent} of {len(builder.people)} people in the participants table have no scan here")
+    return said
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _counts(values: Sequence[str | None]) -> str:
+    counts = Counter("none" if value is None else value for value in values)
+    named = [f"{value} ({count} scans)" for value, count in counts.most_common(_MAX_NAMED)]
+    return ", ".join(named) + (f" and {len(counts) - _MAX_NAMED} more" if len(counts) > _MAX_NAMED else "")
+
+
+def _by_reason(builder: Any) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for name in builder.skipped:
+        reasons.setdefault("cannot be used", []).append(name)
+    for name, why in builder.left_out.items():
+        reasons.setdefault(why, []).append(name)
+    return reasons
 
 
 def _roi_order(args: argparse.Namespace) -> ROIOrder:
@@ -147,6 +197,13 @@ def _roi_order(args: argparse.Namespace) -> ROIOrder:
             "--roi-order is missing: files do not tell the order of their parcels. Use one of "
             f"{', '.join(ROI_ORDERS)}, or a text file with one label a line."
         )
-    if Path(value).is_file():
-        return [line.strip() for line in Path(value).read_text(encoding="utf-8").splitlines() if line.strip()]
-    return value
+    if value.startswith("[") or not (Path(value).is_file() or Path(value).suffix in (".txt", ".csv", ".tsv")):
+        return value
+    try:
+        lines = Path(value).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--roi-order {value}: expected a text file with one label a line ({error}).") from error
+    labels = [line.strip() for line in lines if line.strip()]
+    if not labels:
+        raise ValueError(f"--roi-order {value}: the file has no labels; expected one a line.")
+    return labels

@@ -4,21 +4,29 @@
 as a memory map, while nested lists cost a hundred times more.
 """
 
-import csv
-import hashlib
+import difflib
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import digest, no_space
 from ..optional import require
-from ..processing.roi_orders import ROIOrder, resolve_roi_order, roi_order_text
-from .readers import SERIES_SUFFIXES, ROISeries, ROISeriesReadError, read_coordinates, read_roi_series, series_suffix
+from ..processing import roi_orders
+from ..processing.roi_orders import ROI_ORDERS, ROIOrder, resolve_roi_order, roi_order_text
+from ..processing.time import check_t_r
+from ..version import __version__
+from .derivatives import NAME_COLUMNS, FoundScans, find_scans
+from .errors import ROISeriesReadError
+from .participants import Participants, read_participants
+from .readers import ROISeries, read_coordinates, read_roi_series
+from .saved_datasets import is_saved, load_saved
 
 if TYPE_CHECKING:
     import datasets
@@ -30,19 +38,9 @@ else:
     pa = require("pyarrow", extra="data", purpose="datasets of scans")
     Key = require("datasets.builder", extra="data", purpose="datasets of scans").Key
 
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-_NIFTI = (".nii", ".nii.gz")
-# Tables of a BIDS folder that are not series of ROIs.
-_NOT_SERIES = re.compile(
-    r"^participants\.|_(events|scans|sessions|channels|physio)\.|confounds|coordinates", re.IGNORECASE
-)
-_ENTITIES = {
-    "subject": r"(?:^|[/_])sub-([A-Za-z0-9]+)",
-    "session": r"(?:^|[/_])ses-([A-Za-z0-9]+)",
-    "run": r"_run-([A-Za-z0-9]+)",
-}
-_NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 _MAX_LISTED = 20
+# Relative difference of repetition times that is worth a word.
+_T_R_TOLERANCE = 0.005
 
 
 def _scan_features(extra: Mapping[str, Any]) -> datasets.Features:
@@ -53,9 +51,8 @@ def _scan_features(extra: Mapping[str, Any]) -> datasets.Features:
             "n_timepoints": datasets.Value("int64"),
             "t_r": datasets.Value("float64"),
             "roi_order": datasets.Value("string"),
-            "subject": datasets.Value("string"),
-            "session": datasets.Value("string"),
-            "run": datasets.Value("string"),
+            **{column: datasets.Value("string") for column in NAME_COLUMNS},
+            "subject_known": datasets.Value("bool"),
             "source_file": datasets.Value("string"),
             **extra,
         }
@@ -66,58 +63,6 @@ def _signals_column(arrays: Sequence[np.ndarray]) -> pa.ListArray:
     offsets = np.cumsum([0, *(array.size for array in arrays)])
     flat = np.concatenate([array.reshape(-1) for array in arrays]) if len(arrays) != 1 else arrays[0].reshape(-1)
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, pa.float32()))
-
-
-# --- participants ---
-
-
-@dataclass
-class _Participants:
-    """A participants.tsv: typed columns by subject."""
-
-    features: dict[str, datasets.Value] = field(default_factory=dict)
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-def _read_participants(path: Path | None) -> _Participants:
-    if path is None:
-        return _Participants()
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = list(csv.DictReader(file, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ROISeriesReadError(f"{path}: cannot be read as a participants table ({error}).") from error
-    if not table or "participant_id" not in table[0]:
-        raise ROISeriesReadError(f"{path}: expected a tab-separated table with a column participant_id.")
-    taken = set(_scan_features({}))
-    result = _Participants()
-    for row in table:
-        subject = (row["participant_id"] or "").strip().removeprefix("sub-")
-        if subject in result.rows:
-            raise ROISeriesReadError(f"{path}: participant {subject!r} has more than one row.")
-        result.rows[subject] = {}
-    for column in table[0]:
-        if column is None or column == "participant_id":
-            continue
-        cells = [(row[column] or "").strip() for row in table]
-        gaps = [cell.lower() in ("", "n/a", "nan") for cell in cells]
-        kind, values = _typed(cells, gaps)
-        name = f"participant_{column}" if column in taken else column
-        result.features[name] = datasets.Value(kind)
-        for subject, value in zip(result.rows, values):
-            result.rows[subject][name] = value
-    return result
-
-
-def _typed(cells: list[str], gaps: list[bool]) -> tuple[str, list[Any]]:
-    """Integers where all are whole and none is missing, floats with NaN for gaps, else text with None for gaps."""
-    given = [cell for cell, gap in zip(cells, gaps) if not gap]
-    if given and not any(gaps) and all(re.fullmatch(r"-?(0|[1-9]\d*)", cell) for cell in given):
-        return "int64", [int(cell) for cell in cells]
-    # "007" is a name, not a number.
-    if given and all(re.fullmatch(_NUMBER, cell) and not re.fullmatch(r"0\d+", cell) for cell in given):
-        return "float64", [float("nan") if gap else float(cell) for cell, gap in zip(cells, gaps)]
-    return "string", [None if gap else cell for cell, gap in zip(cells, gaps)]
 
 
 # --- builders ---
@@ -143,8 +88,13 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
     """Build an Arrow dataset from a folder of ROI series, or of 4-D BOLD images and an atlas.
 
     Rows hold `signals` (flat float32, reshape to (n_rois, n_timepoints)), `n_rois`, `n_timepoints`, `t_r` (seconds,
-    NaN if unknown), `roi_order`, `subject`, `session`, `run`, `source_file` and the columns of participants.tsv. The
-    cache is rebuilt when any file changes.
+    NaN if unknown), `roi_order`, what the name says (`subject`, `session`, `run`, `task`, `acq`, `dir`, `space`,
+    `desc`), `subject_known` (false where a file counts as a person, since nothing says whose scan it is),
+    `source_file` and the columns of participants.tsv. The cache is rebuilt when any file, or this package, changes.
+
+    Which files are scans is told by their names: tables of BIDS and XCP-D that are no series are left out, and images
+    that are not in the atlas's space; several images of one run are refused. `left_out` names the files and reasons,
+    `notes` holds what was warned of.
 
     A file that cannot be read does not cost the others: all are read, and then `as_dataset` raises one error that
     lists the bad ones (`on_error="raise"`), or leaves them out with a warning (`on_error="skip"`; they are in
@@ -154,11 +104,14 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
         folder: where the files are, at any depth. Sub-folders train, validation (or val) and test become splits.
         roi_order: order of the files' ROIs.
         n_rois: number of ROIs, where the order is not one that is known.
-        t_r: repetition time in seconds; by default what the files say.
+        t_r: repetition time in seconds, 0.05 to 30; by default what the files say, which it must not contradict.
         pattern: glob of the files, such as `"*/functional/*.mat"`; by default every file of a known format.
-        name_pattern: regular expression with named groups `subject`, `session`, `run`, searched in the relative path;
-            by default BIDS names (`sub-01_ses-02_run-1`), else the path without suffix is the subject.
-        participants: a participants.tsv; by default the one in the folder, if any.
+        name_pattern: regular expression with named groups `subject`, `session`, `run`, `task`, `acq`, `dir`, `space`,
+            `desc`, searched in the relative path, where it must find a subject; by default names of BIDS
+            (`sub-01_ses-02_run-1`), HCP and UK Biobank, or that begin with an identifier of the participants table.
+            Else each file counts as a person, unless names begin alike.
+        participants: a participants.tsv; by default the one in the folder, if any. With a column session_id its values
+            are those of a session.
         time_axis, key: see `read_roi_series`.
         atlas: label image or name, for 4-D BOLD images; see `parcellate`.
         on_error: `"raise"` or `"skip"`.
@@ -166,7 +119,8 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
 
     Raises:
         FileNotFoundError: if the folder or files of a known format are missing.
-        ValueError: if roi_order is missing or an option does not exist.
+        ValueError: if an option does not exist or contradicts another, it cannot be told whose scans they are, several
+            files are one run, or no scan has a row in the participants table.
     """
 
     BUILDER_CONFIG_CLASS = ROISeriesConfig
@@ -191,41 +145,107 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f'Expected on_error to be "raise" or "skip", got {on_error!r}.')
+        if time_axis not in (None, 0, 1):
+            raise ValueError(f"Expected time_axis to be 0 or 1, got {time_axis!r}.")
         root = Path(folder).resolve()
         if not root.is_dir():
             raise FileNotFoundError(f"{folder}: there is no such folder.")
-        labels = resolve_roi_order(roi_order).labels
-        if name_pattern is not None and not {"subject"} <= set(re.compile(name_pattern).groupindex):
-            raise ValueError(f"Expected name_pattern with a named group (?P<subject>...), got {name_pattern!r}.")
-        files = _list_files(root, pattern, nifti=atlas is not None)
+        n_rois = _checked_size(roi_order, n_rois, time_axis)
         default = root / "participants.tsv"
         table = Path(participants) if participants is not None else default if default.is_file() else None
+        people = read_participants(table, ())
+        found = find_scans(
+            root,
+            images=atlas is not None,
+            pattern=pattern,
+            name_pattern=name_pattern,
+            participants=set(people.sessions),
+            skip_unusable=on_error == "skip",
+        )
+        taken = {*_scan_features({}), "read_error"}
+        self._participants = read_participants(table, taken, found.sessions)
+        self.left_out, self.notes = found.left_out, [*found.notes, *self._participants.notes]
+        self._names, self._unusable = found.names, found.unusable
+        self._match_participants(root, found, table)
+        if self._unusable and on_error == "raise":
+            raise ROISeriesReadError(_listed(self._unusable.values(), len(found.names)))
         self._on_error = on_error
-        self._participants = _read_participants(table)
         self.skipped: dict[str, str] = {}
-        self._atlas_image = None if atlas is None else self._load_atlas(atlas, len(labels) or n_rois)
-        sources = [root / name for names in files.values() for name in names]
+        self._atlas_image = None if atlas is None else self._load_atlas(atlas, roi_order, n_rois)
+        sources = [root / name for names in found.files.values() for name in names]
+        sources += [*found.sidecars, *_outer_sidecars(root), *found.sessions]
         if atlas is not None and Path(atlas).is_file():
             sources.append(Path(atlas).resolve())
         super().__init__(
             cache_dir=None if cache_dir is None else str(cache_dir),
             dataset_name=re.sub(r"\W+", "_", root.name) or "scans",
             folder=str(root),
-            files=files,
+            files=found.files,
             fingerprint=_fingerprint(root, sources + ([table] if table is not None else [])),
             roi_order=roi_order_text(roi_order),
-            n_rois=len(labels) or n_rois,
-            t_r=None if t_r is None else float(t_r),
+            n_rois=n_rois,
+            t_r=None if t_r is None else check_t_r(t_r, "t_r (--t-r)"),
             time_axis=time_axis,
             key=key,
             name_pattern=name_pattern,
             atlas=None if atlas is None else str(atlas),
         )
+        for note in self.notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
+
+    def _match_participants(self, root: Path, found: FoundScans, table: Path | None) -> None:
+        """Note scans without values of their person; refuse a table that says nothing of any scan."""
+        if not self._participants.rows:
+            return
+        unmatched, n_scans = [], 0
+        for name in (name for names in found.files.values() for name in names):
+            said = found.names[name].columns
+            try:
+                values = self._participants.values(said["subject"], said["session"])
+            except ROISeriesReadError as error:
+                found.unusable[name] = f"{root / name}: {error}"
+                continue
+            n_scans += 1
+            if values is None:
+                unmatched.append(f"{said['subject']}" + (f" (session {said['session']})" if said["session"] else ""))
+        missing = sorted(set(unmatched))
+        if not missing:
+            return
+        hint = self._hint_on_ids(missing)
+        if len(unmatched) == n_scans and table is not None:
+            raise ValueError(
+                f"{table}: none of {n_scans} scans has a row in it. The scans are of {', '.join(missing[:5])}; the "
+                f"table has {', '.join(_row_names(self._participants)[:5])}. {hint}Make the names the same, say where "
+                "the subject stands in the path with name_pattern (--name-pattern), or move the table away."
+            )
+        self.notes.append(
+            f"{len(missing)} subjects have no row in the participants table (first: {missing[:5]}); their columns are "
+            f"empty. {hint}".rstrip()
+        )
+
+    @property
+    def people(self) -> set[str]:
+        """Subjects of the participants table, without `sub-`."""
+        return set(self._participants.sessions)
+
+    def _hint_on_ids(self, missing: list[str]) -> str:
+        """What may be wrong with identifiers that nearly match."""
+        near = {name.lstrip("0").lower(): name for name in self._participants.sessions}
+        for name in missing:
+            if (other := near.get(name.lstrip("0").lower())) not in (None, name):
+                return f"{other} of the table may be {name} (a spreadsheet drops zeros in front). "
+        return ""
 
     @staticmethod
-    def _load_atlas(atlas: str | Path, n_rois: int | None) -> Any:
+    def _load_atlas(atlas: str | Path, roi_order: ROIOrder, n_rois: int | None) -> Any:
         from .parcellation import load_atlas
 
+        name = resolve_roi_order(roi_order).name
+        if str(atlas) in ROI_ORDERS and name != str(atlas) and not Path(atlas).exists():
+            raise ValueError(
+                f"The atlas {atlas} has its parcels in the order of its name, but roi_order is {name or 'a list'!r}. "
+                f"Use roi_order={str(atlas)!r} (--roi-order)."
+            )
         image = load_atlas(atlas)
         highest = int(np.asarray(image.dataobj).max())
         if n_rois is not None and highest != n_rois:
@@ -236,7 +256,8 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
         return image
 
     def _info(self) -> datasets.DatasetInfo:
-        extra = {**self._participants.features, "read_error": datasets.Value("string")}
+        kinds = {column: datasets.Value(kind) for column, kind in self._participants.kinds.items()}
+        extra = {**kinds, "read_error": datasets.Value("string")}
         return datasets.DatasetInfo(features=_scan_features(extra))
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
@@ -252,22 +273,31 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
     def _generate_tables(self, files: list[str]) -> Iterator[tuple[Key, pa.Table]]:
         schema = self.info.features.arrow_schema
         for number, name in enumerate(files):
-            error, series = "", ROISeries(np.empty((0, 0), dtype=np.float32))
+            path = Path(self.config.folder) / name
+            error, series = self._unusable.get(name, ""), ROISeries(np.empty((0, 0), dtype=np.float32))
             try:
-                series = self._read(Path(self.config.folder) / name)
+                series = series if error else self._read(path)
             except ROISeriesReadError as problem:
                 error = str(problem)
-            names = _parse_name(name, self.config.name_pattern)
-            person = self._participants.rows.get(names["subject"] or "", {})
+            except ImportError:
+                raise  # a missing package, not a bad file
+            except Exception as problem:
+                if no_space(problem):
+                    raise
+                # What a reader did not foresee costs this file, not the others.
+                error = f"{path}: cannot be read; it may be damaged ({type(problem).__name__}: {problem})."
+            said = self._names[name]
+            person = {} if error else self._participants.values(said.columns["subject"], said.columns["session"]) or {}
             cells: dict[str, Any] = {
                 "n_rois": series.signals.shape[0],
                 "n_timepoints": series.signals.shape[1],
                 "t_r": self.config.t_r if self.config.t_r is not None else series.t_r,
                 "roi_order": self.config.roi_order,
-                **names,
+                **said.columns,
+                "subject_known": said.known,
                 "source_file": name,
-                **{column: person.get(column) for column in self._participants.features},
-                "read_error": error,
+                **{column: person.get(column) for column in self._participants.kinds},
+                "read_error": error.encode("utf-8", "replace").decode(),
             }
             columns = [
                 _signals_column([series.signals])
@@ -279,11 +309,11 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
 
     def _read(self, path: Path) -> ROISeries:
         config = self.config
-        if path.name.lower().endswith(_NIFTI):
+        if self._atlas_image is not None:
             from .parcellation import parcellate
 
             return parcellate(path, self._atlas_image, n_rois=config.n_rois, t_r=config.t_r)
-        return read_roi_series(
+        series = read_roi_series(
             path,
             roi_order=config.roi_order,
             n_rois=config.n_rois,
@@ -291,6 +321,8 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
             time_axis=config.time_axis,
             key=config.key,
         )
+        _refuse_matrix(path, series.signals)
+        return series
 
     def download_and_prepare(self, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
         """Read the files and write the Arrow cache, with up to `num_proc` processes.
@@ -316,52 +348,104 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
         """
         self.skipped = {}
         result = super().as_dataset(*args, **kwargs)
-        splits = result.values() if isinstance(result, dict) else [result]
+        names = list(result) if isinstance(result, dict) else [""]
+        splits = list(result.values()) if isinstance(result, dict) else [result]
         for dataset in splits:
-            for name, error in zip(_strings(dataset, "source_file"), _strings(dataset, "read_error")):
+            for name, error in zip(column_of(dataset, "source_file"), column_of(dataset, "read_error")):
                 if error:
                     self.skipped[name] = error
         total = sum(len(dataset) for dataset in splits)
         if self.skipped:
-            lines = list(self.skipped.values())
-            listing = "\n  ".join(
-                lines[:_MAX_LISTED]
-                + ([f"... and {len(lines) - _MAX_LISTED} more"] if len(lines) > _MAX_LISTED else [])
-            )
-            if self._on_error == "raise" or len(self.skipped) == total:
-                hint = (
-                    ""
-                    if len(self.skipped) == total
-                    else ' The others are cached; on_error="skip" goes on without these.'
-                )
-                raise ROISeriesReadError(f"{len(self.skipped)} of {total} files cannot be used.{hint}\n  {listing}")
-            warnings.warn(
-                f"{len(self.skipped)} of {total} files were left out:\n  {listing}", UserWarning, stacklevel=2
-            )
-        unmatched = self._unmatched_subjects(list(splits))
-        if unmatched:
-            warnings.warn(
-                f"{len(unmatched)} subjects have no row in the participants table (first: {unmatched[:5]}); their "
-                "columns are empty.",
-                UserWarning,
-                stacklevel=2,
-            )
-        if isinstance(result, dict):
-            return datasets.DatasetDict({split: self._good_rows(dataset) for split, dataset in result.items()})
-        return self._good_rows(result)
+            everything_is_bad = len(self.skipped) == total
+            if self._on_error == "raise" or everything_is_bad:
+                hint = "" if everything_is_bad else ' The others are cached; on_error="skip" goes on without these.'
+                raise ROISeriesReadError(_listed(self.skipped.values(), total, hint))
+            listing = _listed(self.skipped.values(), total).replace("cannot be used.", "were left out:", 1)
+            warnings.warn(listing, UserWarning, stacklevel=2)
+        good = {split: self._good_rows(dataset) for split, dataset in zip(names, splits)}
+        _say_t_r([value for dataset in good.values() for value in column_of(dataset, "t_r")])
+        return datasets.DatasetDict(good) if isinstance(result, dict) else good[names[0]]
 
     def _good_rows(self, dataset: datasets.Dataset) -> datasets.Dataset:
-        errors = _strings(dataset, "read_error")
+        errors = column_of(dataset, "read_error")
         dataset = dataset.remove_columns("read_error")
         if any(errors):
             dataset = dataset.select([row for row, error in enumerate(errors) if not error])
         return dataset.with_format("numpy")
 
-    def _unmatched_subjects(self, splits: list[datasets.Dataset]) -> list[str]:
-        if not self._participants.rows:
-            return []
-        subjects = {subject for dataset in splits for subject in _strings(dataset, "subject")}
-        return sorted(subjects - set(self._participants.rows))
+
+def _checked_size(roi_order: ROIOrder, n_rois: int | None, time_axis: int | None) -> int | None:
+    """The number of ROIs; refuses an order that is most likely a misspelt known one.
+
+    Raises:
+        ValueError: if sizes contradict each other, or an unknown name looks like a known order or has no size.
+    """
+    resolved = resolve_roi_order(roi_order)
+    if n_rois is not None and (isinstance(n_rois, bool) or not isinstance(n_rois, int) or n_rois < 1):
+        raise ValueError(f"Expected n_rois (--n-rois) to be a whole number from 1 up, got {n_rois!r}.")
+    if resolved.known:
+        if n_rois is not None and n_rois != len(resolved.labels):
+            raise ValueError(
+                f"roi_order has {len(resolved.labels)} ROIs but n_rois is {n_rois}. Give one of them, or make them "
+                "agree."
+            )
+        return len(resolved.labels)
+    name = str(resolved.name)
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    near = []
+    for order in (*ROI_ORDERS, "tian-s3", "buckner7"):
+        known = re.sub(r"[^a-z0-9]", "", order)
+        alike = difflib.SequenceMatcher(None, plain, known).ratio() > 0.75 or (len(plain) > 3 and plain in known)
+        # schaefer100-7net of 100 parcels is another order; schafer400-7net of 400 is not.
+        same_size = n_rois is not None and n_rois == len(resolve_roi_order(order).labels)
+        if alike and (same_size or re.findall(r"\d+", name) == re.findall(r"\d+", order)):
+            near.append(order)
+    if near or (n_rois is None and time_axis is None):
+        fix = f"Did you mean {' or '.join(near)}?" if near else f"Known are {', '.join(ROI_ORDERS)}."
+        raise ValueError(
+            f"roi_order {name!r} (--roi-order) is not known. {fix} For an order of your own give the list of its "
+            + ("labels, or a name that is less like these." if near else "labels, or n_rois (--n-rois) with its name.")
+        )
+    return n_rois
+
+
+def _row_names(people: Participants) -> list[str]:
+    return [f"{subject} (session {session})" if session else subject for subject, session in people.rows]
+
+
+def _listed(errors: Iterable[str], total: int, hint: str = "") -> str:
+    lines = list(errors)
+    shown = lines[:_MAX_LISTED] + ([f"... and {len(lines) - _MAX_LISTED} more"] if len(lines) > _MAX_LISTED else [])
+    return f"{len(lines)} of {total} files cannot be used.{hint}\n  " + "\n  ".join(shown)
+
+
+def _refuse_matrix(path: Path, signals: np.ndarray) -> None:
+    """Refuse a correlation or another symmetric matrix: no recording has as many timepoints as ROIs and is its own
+    mirror image."""
+    if signals.shape[0] == signals.shape[1] > 2 and np.allclose(
+        signals, signals.T, rtol=1e-4, atol=1e-5, equal_nan=True
+    ):
+        kind = "correlation matrix" if np.nanmax(np.abs(np.diag(signals) - 1)) < 1e-3 else "symmetric matrix"
+        raise ROISeriesReadError(
+            f"{path}: expected a series in time, got a {kind} of {len(signals)} ROIs. Leave such files out with "
+            "pattern (--pattern)."
+        )
+
+
+def _say_t_r(values: Sequence[float | None]) -> None:
+    """Warn where scans differ in their repetition time, or some have none."""
+    known = [value for value in values if value is not None and value == value]
+    if not known:
+        return
+    counts = Counter(known)
+    parts = [f"{count} have {value:g} s" for value, count in counts.most_common(5)]
+    parts += [f"{len(values) - len(known)} have none"] if len(known) < len(values) else []
+    if len(known) < len(values) or max(known) - min(known) > _T_R_TOLERANCE * min(known):
+        warnings.warn(
+            f"The scans differ in their repetition time: {', '.join(parts)}. Each row keeps its own.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass
@@ -449,8 +533,8 @@ def load_dataset(
         ROISeriesReadError: if files could not be read; the message lists all of them.
     """
     folder = Path(path)
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return _load_saved(folder, roi_order, split)
+    if is_saved(folder):
+        return load_saved(folder, roi_order, split)
     if roi_order is None:
         raise ValueError(
             f"{path}: roi_order is missing. Files do not tell the order of their rows; name it, for example "
@@ -518,9 +602,11 @@ def dataset_from_arrays(
             )
     given: dict[str, Any] = {
         "t_r": [t_r] * n_scans if t_r is None or np.ndim(t_r) == 0 else t_r,
+        **{name: [None] * n_scans for name in NAME_COLUMNS},
         "subject": subject if subject is not None else [str(number) for number in range(n_scans)],
-        "session": session if session is not None else [None] * n_scans,
-        "run": run if run is not None else [None] * n_scans,
+        "subject_known": [subject is not None] * n_scans,
+        "source_file": [""] * n_scans,
+        **{name: values for name, values in (("session", session), ("run", run)) if values is not None},
         **columns,
     }
     for name, values in given.items():
@@ -531,17 +617,16 @@ def dataset_from_arrays(
         "n_rois": [array.shape[0] for array in arrays],
         "n_timepoints": [array.shape[1] for array in arrays],
         "roi_order": [text] * n_scans,
-        "source_file": [""] * n_scans,
-        **{name: given[name] for name in ("t_r", "subject", "session", "run")},
     }
     base = _scan_features({}).arrow_schema
+    fixed.update({name: given[name] for name in base.names if name in given})
     built = {
         name: pa.chunked_array([_signals_column([array]) for array in arrays])
         if name == "signals"
         else pa.array(list(fixed[name]), base.field(name).type)
         for name in base.names
     }
-    built.update({name: pa.array(list(values)) for name, values in columns.items()})
+    built.update({name: pa.array(list(values)) for name, values in columns.items() if name not in built})
     table = pa.table(built)
     features = datasets.Features({**datasets.Features.from_arrow_schema(table.schema), **_scan_features({})})
     info = datasets.DatasetInfo(features=features)
@@ -551,95 +636,27 @@ def dataset_from_arrays(
 # --- files ---
 
 
-def _list_files(root: Path, pattern: str | None, nifti: bool) -> dict[str, list[str]]:
-    suffixes = _NIFTI if nifti else SERIES_SUFFIXES
-    default = "**/*bold.nii*" if nifti else "**/*"
-    found = [
-        path.relative_to(root).as_posix()
-        for path in sorted(root.glob(pattern or default))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and (path.name.lower().endswith(_NIFTI) if nifti else bool(series_suffix(path)))
-        and not (pattern is None and _NOT_SERIES.search(path.name))
-    ]
-    if not found:
-        raise FileNotFoundError(
-            f"{root}: expected files ending in {', '.join(suffixes)} (pattern {pattern or default!r}), got none. "
-            "Check the folder, or give a pattern."
-        )
-    spaces = {match.group(1) for name in found if (match := re.search(r"space-([A-Za-z0-9]+)", name))}
-    if nifti and len(spaces) > 1:
-        raise ValueError(
-            f"{root}: the same scans come in several spaces ({sorted(spaces)}). Choose one, for example with "
-            'pattern="**/*space-MNI152NLin6Asym*bold.nii.gz".'
-        )
-    by_split: dict[str, list[str]] = {}
-    for name in found:
-        top = name.split("/", 1)[0] if "/" in name else ""
-        by_split.setdefault(_SPLITS.get(top, ""), []).append(name)
-    if set(by_split) == {""}:
-        return {"train": found}
-    if "" in by_split:
-        raise ValueError(
-            f"{root}: some files lie in split folders ({sorted(set(by_split) - {''})}) and some do not (first: "
-            f"{by_split[''][0]}). Put all in split folders, or none."
-        )
-    return by_split
+def _outer_sidecars(root: Path) -> list[Path]:
+    """JSON files above the folder that say something of its files, where it is a part of a BIDS dataset."""
+    for number, parent in enumerate(root.parents):
+        if number > 3 or not os.access(parent, os.R_OK):
+            break
+        if (parent / "dataset_description.json").is_file():
+            return [path for outer in root.parents[: number + 1] for path in sorted(outer.glob("*.json"))]
+    return []
 
 
 def _fingerprint(root: Path, files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        status = path.stat()
-        digest.update(f"{os.path.relpath(path, root)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        sidecar = path.with_suffix("").with_suffix(".json")
-        if sidecar.is_file():
-            digest.update(f"{sidecar.stat().st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    """Of the files as they are on disk, and of the code that reads them, so that a repaired reader reads again."""
+    room = Path(__file__).parent
+    code = [
+        path.read_bytes()
+        for path in (*sorted(room.glob("*.py")), *sorted(Path(roi_orders.__file__).parent.glob("*.py")))
+    ]
+    stats = [(os.path.relpath(path, root), path.stat()) for path in files if path.exists()]
+    return digest([__version__, code, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]])
 
 
-def _parse_name(name: str, pattern: str | None) -> dict[str, str | None]:
-    """Subject, session and run from a relative path."""
-    if pattern is not None:
-        match = re.search(pattern, name)
-        groups = match.groupdict() if match else {}
-        result = {key: groups.get(key) for key in _ENTITIES}
-    else:
-        result = {}
-        for key, expression in _ENTITIES.items():
-            matches = re.findall(expression, name)
-            result[key] = matches[-1] if matches else None
-    if result["subject"] is None:
-        # Not a name we know: the path is unique and claims nothing.
-        suffix = series_suffix(name) or (".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix)
-        result["subject"] = name[: len(name) - len(suffix)]
-    return result
-
-
-def _strings(dataset: datasets.Dataset, column: str) -> list[str]:
-    return [value or "" for value in dataset.data.column(column).to_pylist()]
-
-
-def _load_saved(
-    folder: Path, roi_order: ROIOrder | None, split: str | None
-) -> datasets.Dataset | datasets.DatasetDict:
-    saved = datasets.load_from_disk(str(folder))
-    parts = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-    if split is not None and split not in parts:
-        raise ValueError(f"Expected split to be one of {list(parts)} for {folder}, got {split!r}.")
-    for name, dataset in parts.items():
-        if not {"signals", "n_rois", "roi_order"} <= set(dataset.column_names):
-            raise ValueError(
-                f"{folder}: expected a dataset of scans with columns signals, n_rois and roi_order, got "
-                f"{dataset.column_names}. Make one with `brain-transformers prepare`."
-            )
-        stored = set(dataset.data.column("roi_order").to_pylist())
-        if roi_order is not None and stored != {roi_order_text(roi_order)}:
-            raise ValueError(
-                f"{folder}: expected rows in roi_order {roi_order_text(roi_order)!r}, got {sorted(stored)}. "
-                "Leave roi_order out to use what is stored."
-            )
-        parts[name] = dataset.with_format("numpy")
-    if split is not None:
-        return parts[split]
-    return datasets.DatasetDict(parts) if isinstance(saved, datasets.DatasetDict) else parts["train"]
+def column_of(dataset: datasets.Dataset, name: str) -> list[Any]:
+    """A column of a dataset as Python values, of the rows it has now."""
+    return dataset.select_columns([name]).with_format("arrow")[:].column(name).to_pylist() if len(dataset) else []

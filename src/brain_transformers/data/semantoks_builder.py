@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..optional import require
 from ..processing.roi_orders import ROIOrder, roi_order_text
 from .builders import Key, _fingerprint, _scan_features, _signals_column
+from .derivatives import NAME_COLUMNS
 from .readers import ROISeriesReadError
 from .semantoks_recordings import SemantoksRecordings, measured_length
 
@@ -131,9 +132,9 @@ class SemantoksHDF5Builder(datasets.ArrowBasedBuilder):
                         "n_timepoints": [series.shape[1] for series in signals],
                         "t_r": [config.t_r] * len(part),
                         "roi_order": [config.roi_order] * len(part),
+                        **{column: [None] * len(part) for column in NAME_COLUMNS},
                         "subject": [recording.subject for recording in part],
-                        "session": [None] * len(part),
-                        "run": [None] * len(part),
+                        "subject_known": [True] * len(part),
                         "source_file": [Path(path).name] * len(part),
                         **{
                             label.rsplit("/", 1)[-1]: [recording.labels[label] for recording in part]

@@ -1,0 +1,174 @@
+"""Saved datasets of scans: read back whole, or refused with the name of the file that is damaged.
+
+Arrow trusts its files: a damaged one crashes the interpreter when its values are read. So the structure of every file
+is validated first. That looks at lengths and offsets and not at the values, so that a large file costs no more time.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..optional import require
+from ..processing.roi_orders import ROIOrder, roi_order_text
+from .errors import ROISeriesReadError
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+    import pyarrow.compute as pc
+else:
+    datasets = require("datasets", extra="data", purpose="datasets of scans")
+    pa = require("pyarrow", extra="data", purpose="datasets of scans")
+    pc = require("pyarrow.compute", extra="data", purpose="datasets of scans")
+
+SKIPPED_FILE = "skipped_files.tsv"
+"""What `prepare` left out of a dataset, and why."""
+_FIX = "Make the dataset anew with `brain-transformers prepare`, or copy it again from where it is whole."
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder holds what `save_to_disk` writes."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def is_saved_file(name: str) -> bool:
+    """Whether a file of a saved dataset, named by its path in the folder, is one that `prepare` writes."""
+    split, _, base = name.rpartition("/")
+    if split and split not in ("train", "validation", "test"):
+        return False
+    ours = ("state.json", "dataset_info.json") if split else ("dataset_dict.json", "state.json", "dataset_info.json")
+    return base in (*ours, SKIPPED_FILE) or bool(re.fullmatch(r"data-\d+-of-\d+\.arrow", base))
+
+
+def load_saved(
+    folder: Path, roi_order: ROIOrder | None = None, split: str | None = None
+) -> "datasets.Dataset | datasets.DatasetDict":
+    """Load a saved dataset of scans in numpy format.
+
+    Args:
+        folder: what `save_to_disk` wrote.
+        roi_order: order that its rows must have.
+        split: the split to return.
+
+    Raises:
+        ROISeriesReadError: if a file is damaged; the message names it.
+        ValueError: if it is no dataset of scans, or has another order or other splits.
+    """
+    names = _splits(folder)
+    if split is not None and names is not None and split not in names:
+        raise ValueError(f"Expected split to be one of {names} for {folder}, got {split!r}.")
+    wanted = names if split is None or names is None else [split]
+    parts = {name: _load_part(folder / name) for name in wanted} if wanted else {"train": _load_part(folder)}
+    if split is not None and split not in parts:
+        raise ValueError(f"Expected split to be one of {list(parts)} for {folder}, got {split!r}.")
+    for dataset in parts.values():
+        stored = set(pc.unique(dataset.data.column("roi_order")).to_pylist())
+        if roi_order is not None and stored != {roi_order_text(roi_order)}:
+            raise ValueError(
+                f"{folder}: expected rows in roi_order {roi_order_text(roi_order)!r}, got {sorted(map(str, stored))}. "
+                "Leave roi_order out to use what is stored."
+            )
+    if split is not None:
+        return parts[split]
+    return datasets.DatasetDict(parts) if names is not None else parts["train"]
+
+
+def _splits(folder: Path) -> list[str] | None:
+    """Names of the splits, `None` for a dataset without."""
+    file = folder / "dataset_dict.json"
+    if not file.is_file():
+        return None
+    names = _read_json(file).get("splits")
+    plain = isinstance(names, list) and all(isinstance(name, str) and name == Path(name).name for name in names)
+    if not plain or not names:
+        raise ROISeriesReadError(f"{file}: expected a list of splits, got {str(names)[:80]}. {_FIX}")
+    return list(names)
+
+
+def _load_part(folder: Path) -> "datasets.Dataset":
+    state = _read_json(folder / "state.json")
+    _read_json(folder / "dataset_info.json")
+    for path in _arrow_files(folder, state):
+        _validate(path)
+    try:
+        dataset = datasets.load_from_disk(str(folder))
+        dataset.with_format("numpy")
+    except Exception as error:  # many libraries' words for damaged features or states
+        raise ROISeriesReadError(
+            f"{folder}: cannot be read as a saved dataset; state.json or dataset_info.json may be damaged "
+            f"({type(error).__name__}: {str(error)[:300]}). {_FIX}"
+        ) from error
+    _check_rows(folder, dataset)
+    return dataset.with_format("numpy")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} instead of names and values")
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise ROISeriesReadError(
+            f"{file}: expected a part of a saved dataset, cannot read it ({error}). {_FIX}"
+        ) from error
+    return content
+
+
+def _arrow_files(folder: Path, state: dict[str, Any]) -> Iterator[Path]:
+    files = state.get("_data_files")
+    if not isinstance(files, list) or not all(isinstance(item, dict) for item in files):
+        raise ROISeriesReadError(
+            f"{folder / 'state.json'}: expected a list of data files, got {str(files)[:80]}. {_FIX}"
+        )
+    for item in files:
+        name = item.get("filename")
+        # A name that leads elsewhere would read another file.
+        if not isinstance(name, str) or name != Path(name).name or not (folder / name).is_file():
+            raise ROISeriesReadError(f"{folder / 'state.json'}: expected data files beside it, got {name!r}. {_FIX}")
+        yield folder / name
+
+
+def _validate(path: Path) -> None:
+    """Raise unless the structure of an Arrow stream is sound; values of signals are not read."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            pa.ipc.open_stream(source).read_all().validate(full=True)
+    except Exception as error:
+        raise ROISeriesReadError(
+            f"{path}: the Arrow file is damaged or cut off ({str(error)[:300]}). {_FIX}"
+        ) from error
+
+
+def _check_rows(folder: Path, dataset: "datasets.Dataset") -> None:
+    """Raise unless the rows are scans: columns, types and lengths that belong together."""
+    features = dataset.features
+    if not {"signals", "n_rois", "roi_order"} <= set(features):
+        raise ValueError(
+            f"{folder}: expected a dataset of scans with columns signals, n_rois and roi_order, got "
+            f"{dataset.column_names}. Make one with `brain-transformers prepare`."
+        )
+    table = dataset.data
+    wrong = ""
+    if not pa.types.is_list(table.schema.field("signals").type) or not pa.types.is_floating(
+        table.schema.field("signals").type.value_type
+    ):
+        wrong = f"signals of type {table.schema.field('signals').type}"
+    elif not pa.types.is_integer(table.schema.field("n_rois").type):
+        wrong = f"n_rois of type {table.schema.field('n_rois').type}"
+    elif len(dataset):
+        n_rois = table.column("n_rois")
+        sizes = pc.list_value_length(table.column("signals"))
+        smallest = pc.min(n_rois).as_py()
+        if n_rois.null_count or sizes.null_count or smallest < 1:
+            wrong = "rows without signals, or with fewer than 1 ROI"
+        elif "n_timepoints" in features:
+            # Not a row may be cut into ROIs that it does not have.
+            product = pc.multiply(n_rois, table.column("n_timepoints"))
+            if product.null_count or not pc.all(pc.equal(product, pc.cast(sizes, product.type))).as_py():
+                wrong = "rows whose signals are not n_rois x n_timepoints values"
+    if wrong:
+        raise ROISeriesReadError(
+            f"{folder}: expected scans as flat signals of n_rois x n_timepoints, got {wrong}. {_FIX}"
+        )
