@@ -146,3 +146,18 @@ def test_coordinate_init_scale_shrinks_both_projections() -> None:
         spread[scale] = [float(part.coordinate_projection.weight.std()) for part in parts]
     for published, small in zip(spread[1.0], spread[0.02], strict=True):
         assert 0.015 < small / published < 0.025
+
+
+def test_coordinates_of_one_model_are_not_those_of_another(tmp_path) -> None:
+    config = bt.load_config("brainlm-tiny")
+    signals, coordinates = inputs()
+    first, second = bt.BrainLMModel(config).eval(), bt.BrainLMModel(config).eval()
+    first.set_coordinates(coordinates[0], source="mine")
+    with pytest.raises(ValueError, match="set_coordinates"):
+        second(signals)
+    assert config.coordinates_source is None
+    first.save_pretrained(tmp_path)
+    fresh = bt.BrainLMModel(bt.BrainLMConfig.from_pretrained(tmp_path)).eval()
+    with pytest.raises(ValueError, match="set_coordinates"):
+        fresh(signals)
+    assert fresh.config.coordinates_source is None

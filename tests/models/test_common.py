@@ -520,3 +520,15 @@ def test_dynamic_quantisation_reaches_every_linear_layer(case: ModelCase, kind: 
     actual = primary_output(run(small, case))
     error = float((actual - expected).norm() / expected.norm())
     assert error < 0.3  # BrainLM's coordinates, in millimetres, lose the most to eight bits
+
+
+@every_case
+@every_kind
+def test_a_model_and_its_parts_have_one_configuration_of_their_own(case: ModelCase, kind: str) -> None:
+    config = case.config()
+    first, second = (getattr(bt, f"{case.stem}{kind}")(config) for _ in range(2))
+    for model in (first, second, copy.deepcopy(first)):
+        assert {id(part.config) for part in model.modules() if hasattr(part, "config")} == {id(model.config)}
+    assert first.config is not second.config
+    first.set_attn_implementation("eager")
+    assert second.config._attn_implementation == "sdpa"

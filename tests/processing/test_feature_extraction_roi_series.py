@@ -99,6 +99,20 @@ def test_rows_are_sorted_by_y_with_ties_in_label_order():
     np.testing.assert_array_equal(output["coordinates"][0], coordinates[order])
 
 
+def test_rows_follow_the_coordinates_of_the_moment():
+    model, labels = image_extractor(np.zeros((12, 3)))
+    scan, rng = scans(1, level=0)[0], np.random.default_rng(0)
+    for _ in range(20):  # a new table may lie where the last one did
+        table = rng.normal(size=(12, 3))
+        model.coordinates = table.tolist()
+        order = np.argsort(np.float32(table[:, 1]), kind="stable")
+        np.testing.assert_array_equal(model(scan, roi_order=labels)["signals"][0], scan[order, :40])
+    model.coordinates = table
+    model(scan, roi_order=labels)
+    table[:, 1] = np.arange(12)[::-1]  # changed in place
+    np.testing.assert_array_equal(model(scan, roi_order=labels)["signals"][0], scan[::-1, :40])
+
+
 def test_rows_declared_sorted_are_not_sorted_again_and_are_checked():
     table = np.random.default_rng(1).integers(-90, 60, (424, 3)).astype(np.float32)
     order = stable_y_order(table)

@@ -22,6 +22,8 @@ class BrainConfig(PreTrainedConfig):
     roi_order: str | list[str] | None = None
     t_r: float | int | None = None
 
+    # Fields that say where a table that is saved with the weights came from; `None` means that there is none.
+    table_sources: ClassVar[tuple[str, ...]] = ()
     # Run once, before the first configuration is made: the package registers its model classes here, so that importing
     # it does not have to load them.
     before_first_instance: ClassVar[Callable[[], None] | None] = None

@@ -1,5 +1,6 @@
 """What the models of all families share: strict loading, flags for transformers, output types."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,6 +190,27 @@ class BrainPreTrainedModel(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
     # Prefixes of parameters that a head may start from scratch when a checkpoint does not hold them.
     _may_be_new: tuple[str, ...] = ()
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any):
+        # A copy: what a model says of its tables belongs to it alone, not to other models of the same configuration.
+        super().__init__(copy.deepcopy(config), *args, **kwargs)
+
+    def post_init(self) -> None:
+        """Initialise the weights; then the model and its parts have one configuration."""
+        super().post_init()
+        self.share_config()
+
+    def share_config(self) -> None:
+        """Make the configuration of this model that of all its parts, which say where their tables came from.
+
+        Called when a model is made; needed again after a part was replaced by that of another model.
+        """
+        for name in self.config.table_sources:
+            setattr(self.config, name, getattr(self.base_model.config, name))
+        part: Any
+        for part in self.modules():
+            if isinstance(getattr(part, "config", None), BrainConfig):
+                part.config = self.config
 
     def _check_signals(self, signals: torch.Tensor) -> None:
         """Raise ValueError for signals that the model cannot take."""

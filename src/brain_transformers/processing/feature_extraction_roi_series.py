@@ -468,7 +468,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         own = None if self.roi_order is None else roi_order_text(self.roi_order)
         declared = None if roi_order is None else roi_order_text(roi_order)
         # Attributes may be set after construction, so the plan depends on them too.
-        key = (declared, sort, own, self.n_rois, self.sort_rows, self.missing_rois, id(self.coordinates))
+        centres = None if self.coordinates is None else np.asarray(self.coordinates, dtype=np.float32).tobytes()
+        key = (declared, sort, own, self.n_rois, self.sort_rows, self.missing_rois, centres)
         if coordinates is None and key in self._row_plans:
             return self._row_plans[key]
         plan = self._make_row_plan(roi_order, coordinates, sort)

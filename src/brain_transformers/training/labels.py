@@ -23,6 +23,7 @@ def load_with_new_head(source: Any, options: Mapping[str, Any]) -> Any:
         setattr(config, name, value)
     model: Any = AutoModelForSequenceClassification.from_config(config, dtype=body.dtype)
     setattr(model, model.base_model_prefix, body)
+    model.share_config()
     return model
 
 

@@ -57,6 +57,7 @@ class BrainJEPAConfig(BrainConfig):
     """
 
     model_type = "brain_jepa"
+    table_sources = ("gradient_source",)
     keys_to_ignore_at_inference = [
         "predictions",
         "targets",

@@ -48,6 +48,7 @@ class BrainLMConfig(BrainConfig):
     """
 
     model_type = "brainlm_mae"
+    table_sources = ("coordinates_source",)
     attribute_map = {"loss_fn": "reconstruction_loss"}
     keys_to_ignore_at_inference = [
         "mask",

@@ -304,7 +304,11 @@ class BrainLMPreTrainedModel(BrainPreTrainedModel):
                 module.time_positions, sincos_1d_table(self.config.num_positions, module.time_positions.shape[1])
             )
         elif isinstance(module, BrainLMModel):
-            init.zeros_(module.coordinates)
+            table: Any = module.coordinates
+            if not table.is_meta and not getattr(table, "_is_hf_initialized", False):
+                # A config of saved weights names a table that a new model does not have.
+                self.config.coordinates_source = None
+                init.zeros_(table)
         elif isinstance(module, BrainLMDecoder):
             init.normal_(module.mask_token, std=std)
             init.copy_(
