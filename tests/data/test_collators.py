@@ -9,6 +9,7 @@ pytest.importorskip("datasets")
 from brain_transformers.data.builders import dataset_from_arrays
 from brain_transformers.data.collators import ROISeriesCollator
 from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from brain_transformers.training.seeded_rows import RowKey, SeededRows
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def dataset():
 
 @pytest.fixture
 def extractor():
-    return ROISeriesFeatureExtractor(n_rois=94, n_timepoints=40, patch_size=20, roi_order="aal2-94", t_r=0.72)
+    return ROISeriesFeatureExtractor(n_rois=94, n_timepoints=40, patch_size=10, roi_order="aal2-94", t_r=0.72)
 
 
 def test_batch_has_what_the_extractor_gives(dataset, extractor):
@@ -66,8 +67,43 @@ def test_random_windows_depend_on_the_row_only(dataset, extractor):
     assert torch.equal(together, apart.flip(0))
     first = ROISeriesCollator(extractor)([dataset[0], dataset[1]])["signals"]
     assert not torch.equal(together, first)
-    with pytest.raises(ValueError, match="rng_for_row"):
+    with pytest.raises(ValueError, match="Random windows need seed="):
         ROISeriesCollator(extractor, window="random")
+
+
+def test_training_and_evaluation_have_a_window_each(dataset, extractor):
+    rows = SeededRows(dataset)
+    collator = ROISeriesCollator(extractor, "group", train_window="random", eval_window="all", seed=3)
+    evaluation = collator([rows[0], rows[1]])
+    assert evaluation["scan_index"].tolist() == [0, 1, 1]
+    assert evaluation["labels"].tolist() == [0, 1, 1]
+    training = [collator([rows[RowKey(epoch, 0)], rows[RowKey(epoch, 1)]]) for epoch in range(6)]
+    assert all(set(batch) == {"signals", "coordinates", "labels"} for batch in training)
+    assert len({batch["signals"][0, 0, 0].item() for batch in training}) > 3
+    again = ROISeriesCollator(extractor, "group", train_window="random", eval_window="all", seed=3)
+    assert torch.equal(again([rows[RowKey(4, 1)]])["signals"][0], training[4]["signals"][1])
+    with pytest.raises(ValueError, match=r"Use FineTuningTrainer.*SeededRows"):
+        collator([dataset[0]])
+    with pytest.raises(ValueError, match="both train_window and eval_window"):
+        ROISeriesCollator(extractor, train_window="random", seed=3)
+
+
+def test_columns_that_the_trainer_took_away_are_asked_for(dataset, extractor):
+    with pytest.raises(ValueError, match=r"without n_rois, n_timepoints.*remove_unused_columns=False"):
+        ROISeriesCollator(extractor)([{"signals": dataset[0]["signals"]}])
+
+
+def test_streamed_rows_and_the_extractor_itself_take_rows(dataset, extractor):
+    collator = ROISeriesCollator(extractor, "group")
+    loader = torch.utils.data.DataLoader(dataset.to_iterable_dataset(), batch_size=2, collate_fn=collator)
+    streamed = torch.cat([batch["signals"] for batch in loader])
+    expected = extractor(list(dataset), return_tensors="pt")["signals"]
+    assert torch.equal(streamed, expected)
+    for given in (dataset[:], iter(dataset), [dict(row, signals=row["signals"].tolist()) for row in dataset]):
+        assert torch.equal(extractor(given, return_tensors="pt")["signals"], expected)
+    assert torch.equal(extractor(dataset[1], return_tensors="pt")["signals"], expected[1:2])
+    with pytest.raises(ValueError, match="one roi_order of scan"):
+        extractor(dataset[1], roi_order=[f"roi{number}" for number in range(94)])
 
 
 def test_all_windows_repeat_labels_and_say_where_they_come_from(dataset, extractor):
@@ -80,5 +116,5 @@ def test_all_windows_repeat_labels_and_say_where_they_come_from(dataset, extract
 
 def test_error_names_the_row(dataset, extractor):
     extractor.short_scans = "error"
-    with pytest.raises(ValueError, match=r"Row '2': Expected scan 0 with at least 40 timepoints, got 25"):
+    with pytest.raises(ValueError, match=r"Expected scan 2 with at least 40 timepoints, got 25"):
         ROISeriesCollator(extractor)([dataset[2]])

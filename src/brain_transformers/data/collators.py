@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..processing.feature_extraction_roi_series import WINDOWS, ROISeriesFeatureExtractor, unpack_row
+from ..processing.feature_extraction_roi_series import WINDOWS, ROISeriesFeatureExtractor
 from .labels import class_name
+from .row_randomness import EPOCH, EVALUATION_EPOCH, RowRandomness
 
 
 class ROISeriesCollator:
@@ -18,15 +19,19 @@ class ROISeriesCollator:
         extractor: the model's feature extractor.
         label_column: column of the rows that becomes `labels`: int64 for whole numbers and mapped text, else float32.
         label2id: numbers of text labels.
-        window: `"first"`, `"center"`, `"all"` or `"random"`; by default the extractor's own choice. With `"all"` a row
-            may give several windows, and its label is repeated.
-        rng_for_row: for `"random"`: makes the generator that a row's window is drawn from, so that the draw can be a
-            pure function of seed, epoch and row.
+        window: `"first"`, `"center"`, `"all"`, `"cover"` or `"random"`; by default the extractor's own choice. With
+            `"all"` and `"cover"` a row may give several windows, and its label is repeated.
+        train_window, eval_window: instead of `window`, one choice for training and one for evaluation, such as
+            `"random"` and `"all"`, so that training sees the whole of every scan over its epochs. Which it is the rows
+            say, as the Trainers of this package hand them out. Evaluation rows with several windows come with
+            `scan_index`, by which [`FineTuningTrainer`] averages their predictions.
+        seed: for `"random"`: windows follow from it, the epoch and the row, so that a resumed run draws the same.
+        rng_for_row: for `"random"`, instead of `seed`: makes the generator that a row's window is drawn from.
         return_windows: also return `scan_index` (position of the row in the batch) and `window_start`.
         n_windows: this many evenly spaced windows of each scan, instead of `window`.
 
     Raises:
-        ValueError: if `window="random"` comes without `rng_for_row`, or a row cannot be used.
+        ValueError: if random windows come without `seed` or `rng_for_row`, or a row cannot be used.
     """
 
     def __init__(
@@ -36,24 +41,34 @@ class ROISeriesCollator:
         *,
         label2id: Mapping[str, int] | None = None,
         window: str | None = None,
+        train_window: str | None = None,
+        eval_window: str | None = None,
+        seed: int | None = None,
         rng_for_row: Callable[[Mapping[str, Any]], np.random.Generator] | None = None,
         return_windows: bool = False,
         n_windows: int | None = None,
     ) -> None:
-        if window is not None and window not in WINDOWS:
-            raise ValueError(f"Expected window to be one of {list(WINDOWS)}, got {window!r}.")
+        for name, value in (("window", window), ("train_window", train_window), ("eval_window", eval_window)):
+            if value is not None and value not in WINDOWS:
+                raise ValueError(f"Expected {name} to be one of {list(WINDOWS)}, got {value!r}.")
+        if (train_window is None) != (eval_window is None) or (window is not None and train_window is not None):
+            raise ValueError(
+                f"Expected either window or both train_window and eval_window, got {window!r}, {train_window!r} and "
+                f'{eval_window!r}. Pass, for example, train_window="random", eval_window="all".'
+            )
         self.extractor = extractor
         self.label_column = label_column
         self.label2id = None if label2id is None else dict(label2id)
         self.window = window
-        self.rng_for_row = rng_for_row
+        self.train_window, self.eval_window = train_window, eval_window
+        self.rng_for_row = RowRandomness(seed, "window") if rng_for_row is None and seed is not None else rng_for_row
         self.return_windows = return_windows
         self.n_windows = n_windows
-        if n_windows is None and (window or extractor.window) == "random" and rng_for_row is None:
+        choices = (train_window, eval_window) if train_window is not None else (window or extractor.window,)
+        if n_windows is None and "random" in choices and self.rng_for_row is None:
             raise ValueError(
-                'window="random" needs rng_for_row=, a function from a row to a numpy generator, so that windows can '
-                "be "
-                "drawn again."
+                "Random windows need seed=, from which they follow with the epoch and the row (the Trainers of this "
+                "package tell both), or rng_for_row=, a function from a row to a numpy generator."
             )
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -63,26 +78,15 @@ class ROISeriesCollator:
             `signals` (batch, n_rois, n_timepoints) float32, and where they apply `coordinates` (batch, n_rois, 3),
             `attention_mask` (batch, n_tokens) int64, `labels` (batch,).
         """
+        rows = list(rows)
+        evaluation = self.train_window is not None and self._is_evaluation(rows)
         window = self.window or self.extractor.window
+        if self.train_window is not None:
+            window = str(self.eval_window if evaluation else self.train_window)
         parts = []
         for row in rows:
-            signals, roi_order, t_r = unpack_row(row)
             rng = self.rng_for_row(row) if window == "random" and self.rng_for_row is not None else None
-            try:
-                parts.append(
-                    self.extractor(
-                        signals,
-                        t_r=t_r,
-                        roi_order=roi_order,
-                        window=window,
-                        rng=rng,
-                        return_windows=True,
-                        n_windows=self.n_windows,
-                    )
-                )
-            except ValueError as error:
-                name = row.get("source_file") or row.get("subject") or "unnamed"
-                raise ValueError(f"Row {str(name)!r}: {error}") from error
+            parts.append(self.extractor(row, window=window, rng=rng, return_windows=True, n_windows=self.n_windows))
         counts = [len(part["signals"]) for part in parts]
         batch = {"signals": _join([part["signals"] for part in parts])}
         if all("coordinates" in part for part in parts):
@@ -98,10 +102,21 @@ class ROISeriesCollator:
         if self.label_column is not None:
             labels = self._labels([row[self.label_column] for row in rows])
             batch["labels"] = torch.repeat_interleave(labels, torch.tensor(counts))
-        if self.return_windows:
+        if self.return_windows or (evaluation and window in ("all", "cover")):
             batch["scan_index"] = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(counts))
+        if self.return_windows:
             batch["window_start"] = _join([part["window_start"] for part in parts])
         return batch
+
+    @staticmethod
+    def _is_evaluation(rows: Sequence[Mapping[str, Any]]) -> bool:
+        if any(EPOCH not in row for row in rows):
+            raise ValueError(
+                "Expected rows that say whether they are for training or evaluation, since train_window and "
+                "eval_window differ. Use FineTuningTrainer or another Trainer of this package instead of "
+                "transformers.Trainer, wrap the dataset in SeededRows, or pass one window= for both."
+            )
+        return all(row[EPOCH] == EVALUATION_EPOCH for row in rows)
 
     def _labels(self, values: list[Any]) -> torch.Tensor:
         if self.label2id is not None:

@@ -1,6 +1,8 @@
 """From parcellated scans to the inputs of the models that read (n_rois, n_timepoints) series."""
 
 import copy
+import difflib
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 from ..models.remote_code import shim_reference, write_shim
 from .filtering import band_pass_filter, check_band
 from .frame_sampling import frame_step, regular_starts, sampled_frames
+from .missing import OUTLIER_IQRS, bridged, missing_frames, outliers
 from .resampling import resample_t_r
 from .roi_orders import (
     SORTED_BY_Y,
@@ -24,10 +27,10 @@ from .roi_orders import (
     roi_order_text,
     stable_y_order,
 )
-from .time import check_t_r
+from .time import check_t_r, known_t_r
 
 LAYOUTS = ("roi_time", "image")
-WINDOWS = ("first", "center", "all", "random")
+WINDOWS = ("first", "center", "all", "cover", "random")
 NORMALIZATIONS = (
     "none",
     "center",
@@ -62,11 +65,19 @@ _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     "brain_semantoks": {"normalization": "zscore", "missing_rois": "mask"},
 }
 _ZSCORE_EPS = 1e-8
+# 1 GB in float32: more is a damaged file and not a window.
+_MOST_VALUES = 2**28
 # A spread below a few float32 steps of the level is rounding, not signal.
 _CONSTANT_RTOL = 1e-6
 _SCALE_FACTOR = 3.0
-# Picking whole frames gets near a repetition time at best; further off than this is said.
-_FRAMES_T_R_TOLERANCE = 0.15
+# Share of a scan after the last whole window from which on it is said that this rest is not used.
+_TAIL_SHARE = 0.05
+_NOT_FINITE = (
+    "Expected finite numbers after scaling {name} ({how}), got infinite ones or NaN. Its values are too large: check "
+    "that file, or leave it out."
+)
+# A generator that keeps finding windows without a measured frame is asked this often.
+_MAX_DRAWS = 100
 
 
 @dataclass
@@ -85,12 +96,14 @@ class _RowPlan:
 class _ScanPlan:
     """A checked scan with what it takes to write its windows."""
 
+    name: str
     signals: np.ndarray
     rows: _RowPlan
     shifts: list[np.ndarray]
     scale: np.ndarray | None
     zero_rows: np.ndarray
     non_finite: np.ndarray | None
+    missing: np.ndarray | None
     t_r: float | None
     n_timepoints: int
     starts: list[float]
@@ -98,12 +111,44 @@ class _ScanPlan:
 
 
 def unpack_row(row: Mapping[str, Any]) -> tuple[np.ndarray, str | None, float | None]:
-    """A row of a scan dataset as (signals (n_rois, n_timepoints) float32, roi_order, t_r in seconds or `None`)."""
-    signals = np.asarray(row["signals"], dtype=np.float32).reshape(int(row["n_rois"]), int(row["n_timepoints"]))
-    t_r = row.get("t_r")
-    t_r = None if t_r is None or np.isnan(t_r) else float(t_r)
+    """A row of a scan dataset as (signals (n_rois, n_timepoints) float32, roi_order, t_r in seconds or `None`).
+
+    Raises:
+        ValueError: if a column is not there, or the numbers do not fit each other; the message names the scan.
+    """
+    name = scan_name(row)
+    lacking = [key for key in ("signals", "n_rois", "n_timepoints") if key not in row]
+    if lacking:
+        raise ValueError(
+            f"Expected a row of a scan dataset for {name}, got one without {', '.join(lacking)} (columns: "
+            f"{list(row)[:8]}). If transformers.Trainer took the columns away, pass remove_unused_columns=False in "
+            "its arguments."
+        )
+    try:
+        signals = np.asarray(row["signals"], dtype=np.float32).reshape(int(row["n_rois"]), int(row["n_timepoints"]))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"Expected signals of {name} to be n_rois x n_timepoints = {row['n_rois']!r:.20} x "
+            f"{row['n_timepoints']!r:.20} numbers, got something else ({error}). Prepare the dataset anew."
+        ) from error
     roi_order = row.get("roi_order")
-    return signals, None if not roi_order else str(roi_order), t_r
+    return signals, None if not roi_order else str(roi_order), known_t_r(row.get("t_r"), f"t_r of {name}")
+
+
+def scan_name(row: Mapping[str, Any], number: int | None = None) -> str:
+    """How messages call a row of a scan dataset: person, session, run and file where the row knows them.
+
+    Args:
+        row: its columns.
+        number: place in the batch, for rows that know nothing about themselves.
+    """
+    parts = [
+        str(row[key]) for key in ("subject", "session", "run") if isinstance(row.get(key), (str, int)) and row[key]
+    ]
+    file = row.get("source_file")
+    if isinstance(file, str) and file and file not in parts:
+        parts.append(f"({file})" if parts else file)
+    return " ".join(["scan", *(parts or [str(number)] if number is not None or parts else [])])
 
 
 class ROISeriesFeatureExtractor(FeatureExtractionMixin):
@@ -126,7 +171,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             of the parcel x time image, padded to a square of `image_size`.
         image_size: side of that square; by default 432 for patches of 16 and 434 for patches of 14.
         window: which windows to cut unless a call says otherwise: `"first"`, `"center"`, `"all"` (side by side from
-            the start; a rest shorter than a window is left out) or `"random"` (uniform start, needs `rng`).
+            the start; a rest shorter than a window is left out), `"cover"` (the same, and where there is a rest one
+            more window that ends with the scan) or `"random"` (uniform start, needs `rng`).
         normalization: `"none"`; `"center"`: minus the ROI's mean; `"zscore"`: per ROI, population std + 1e-8;
             `"zscore-scan"`: one mean and one unbiased std for the scan, `"zscore-window"`: the same for a window;
             `"robust"`: (x - ROI's mean - median)/IQR with
@@ -178,7 +224,13 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         resampling: str = "filter",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # What transformers writes beside the arguments; anything else is a misspelt argument or a damaged file.
+        unknown = sorted(set(kwargs) - {"feature_extractor_type", "auto_map", "processor_class"})
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], inspect.signature(type(self).__init__).parameters, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "Leave it out."
+            raise TypeError(f"{type(self).__name__} has no argument {unknown[0]!r:.80}. {hint}")
+        super().__init__()
         _check_choice("layout", layout, LAYOUTS)
         _check_choice("window", window, WINDOWS)
         _check_choice("normalization", normalization, NORMALIZATIONS)
@@ -186,11 +238,22 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         _check_choice("short_scans", short_scans, ("pad", "error"))
         _check_choice("missing_rois", missing_rois, ("error", "fill", "mask"))
         _check_choice("sort_rows", sort_rows, (None, "y"))
-        for name, value in (("n_rois", n_rois), ("n_timepoints", n_timepoints), ("patch_size", patch_size)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"Expected {name} to be a positive integer, got {value!r}.")
-        if divisor == 0 or not np.isfinite(divisor):
-            raise ValueError(f"Expected divisor to be finite and not 0, got {divisor}. Use 1.0 for no division.")
+        sizes = (
+            ("n_rois", n_rois, 100_000),
+            ("n_timepoints", n_timepoints, 1_000_000),
+            ("patch_size", patch_size, 10**6),
+        )
+        for name, value, most in sizes:
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise ValueError(f"Expected {name} to be a positive integer up to {most}, got {value!r:.40}.")
+        if n_rois * n_timepoints > _MOST_VALUES:
+            raise ValueError(
+                f"Expected a window of at most {_MOST_VALUES} values, got n_rois {n_rois} x n_timepoints "
+                f"{n_timepoints}. Make windows shorter."
+            )
+        divisor = _check_number("divisor", divisor, 1e-6, 1e6)
+        t_r_tolerance = _check_number("t_r_tolerance", t_r_tolerance, 0.0, 0.5)
+        expected_std = None if expected_std is None else _check_number("expected_std", expected_std, 1e-9, 1e9)
         if isinstance(roi_order, str) and roi_order.endswith(SORTED_BY_Y):
             roi_order, sort_rows = roi_order.removesuffix(SORTED_BY_Y), "y"
         if roi_order is not None:
@@ -204,7 +267,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"n_timepoints ({n_timepoints}) must be a multiple of patch_size ({patch_size}).")
         if layout == "image":
             image_size = _IMAGE_SIDE.get(patch_size) if image_size is None else image_size
-            if image_size is None or image_size % patch_size:
+            if not isinstance(image_size, int) or not 0 < image_size <= 2**14 or image_size % patch_size:
                 raise ValueError(
                     f"Expected image_size to be a multiple of patch_size {patch_size}, got {image_size}. "
                     "Released models use patches of 16 on 432 or of 14 on 434; pass image_size for others."
@@ -214,15 +277,13 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             if missing_rois == "mask":
                 raise ValueError('missing_rois="mask" needs layout="roi_time": an image patch spans several ROIs.')
         if statistics is not None:
-            for key in ("median", "iqr"):
-                if len(statistics[key]) != n_rois:
-                    raise ValueError(f"Expected {n_rois} values in statistics[{key!r}], got {len(statistics[key])}.")
+            _check_statistics(statistics, n_rois)
 
         self.n_rois = n_rois
         self.n_timepoints = n_timepoints
         self.patch_size = patch_size
         self.roi_order = roi_order if roi_order is None or isinstance(roi_order, str) else list(roi_order)
-        self.t_r = None if t_r is None else check_t_r(t_r)
+        self.t_r = None if t_r is None else check_t_r(t_r, "the model's t_r")
         self.t_r_tolerance = t_r_tolerance
         self.layout = layout
         self.image_size = image_size
@@ -272,6 +333,25 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
     def register_for_auto_class(cls, auto_class: str = "AutoFeatureExtractor") -> None:
         """Do nothing: copying this one module into a model folder would separate it from the package it needs."""
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load `preprocessor_config.json` of a folder or of the Hub, as transformers does.
+
+        Raises:
+            OSError: if there is none, or it is no JSON.
+            ValueError: if it holds what no extractor can be; the message names the file and the field.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file fails in as many ways as there are fields
+            reason = str(error) or type(error).__name__
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: preprocessor_config.json is damaged or was not written by this "
+                f"package: {reason} Save the extractor again, or convert the checkpoint again."
+            ) from error
+
     def to_dict(self) -> dict[str, Any]:
         """Everything that the constructor takes, JSON-ready (the base method would drop `window`)."""
         output = {key: copy.deepcopy(value) for key, value in self.__dict__.items() if not key.startswith("_")}
@@ -309,8 +389,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
 
         For `"robust"` every scan is centred on its own ROI means (float32, over the whole scan) and the median and
         75th - 25th percentile are taken over all timepoints of all scans; for `"robust-means"` over the scans' ROI
-        means (float64). ROIs that are constant or not finite in a scan do not count there. Scans are used as they are,
-        without resampling in time.
+        means (float64). ROIs that are constant or not finite in a scan do not count there, nor do frames in which
+        nothing was measured. Scans are used as they are, without resampling in time.
 
         Args:
             scans: arrays (n_rois, n_timepoints), or rows of a scan dataset, which bring their own roi_order.
@@ -334,18 +414,24 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             scans, desc="Fitting ROI statistics", unit="scan", total=total, disable=total is not None and total < 32
         )
         for number, item in enumerate(progress):
-            scan, order = item, roi_order
+            scan, order, name = item, roi_order, f"scan {number}"
             if isinstance(item, Mapping):
                 scan, order, _ = unpack_row(item)
+                name = scan_name(item, number)
             rows = self._plan_rows(order, None, sort=False)
-            signals = self._check_scan(scan, rows.n_source, f"scan {number}")
+            signals, _ = self._check_scan(scan, rows.n_source, name)
             mean, zero_rows, non_finite = _row_statistics(signals)
             if self.normalization == "robust":
                 values = (signals - mean[:, None])[:, :max_timepoints]
                 if non_finite is not None:
                     values[non_finite[:, :max_timepoints]] = np.nan
             else:
-                values = np.asarray(scan, dtype=np.float64)[:, : signals.shape[1]].mean(axis=1, keepdims=True)
+                exact = np.asarray(scan, dtype=np.float64)[:, : signals.shape[1]]
+                if non_finite is None:
+                    values = exact.mean(axis=1, keepdims=True)
+                else:
+                    counted = np.where(non_finite, 0.0, exact).sum(axis=1, keepdims=True)
+                    values = counted / np.maximum((~non_finite).sum(axis=1, keepdims=True), 1)
             values[zero_rows | ~np.isfinite(mean)] = np.nan
             values = values[rows.index]
             values[rows.index < 0] = np.nan
@@ -383,7 +469,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
 
     def __call__(
         self,
-        signals: np.ndarray | Sequence[np.ndarray],
+        signals: np.ndarray | Sequence[np.ndarray] | Mapping[str, Any] | Iterable[Mapping[str, Any]],
         t_r: float | Sequence[float | None] | None = None,
         roi_order: ROIOrder | None = None,
         coordinates: np.ndarray | Sequence[np.ndarray] | None = None,
@@ -397,8 +483,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         """Make a batch of model inputs.
 
         Args:
-            signals: one scan (n_rois, n_timepoints) or several (a list, or an array with a leading axis). They may
-                differ in length, and need the same roi_order.
+            signals: one scan (n_rois, n_timepoints) or several (a list, or an array with a leading axis), which need
+                the same roi_order; or one row of a scan dataset or several, which bring their order and t_r.
             t_r: repetition time of the scans, seconds; one, or one a scan.
             roi_order: order of the scans' rows. Required whenever the extractor has one: it is never guessed.
             coordinates: (n_rois, 3) mm MNI in the scans' row order, or one a scan. They are emitted instead of the
@@ -429,35 +515,44 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 'extractor.fit(training_scans, roi_order=...) and save it, or choose normalization="robust-scan" to '
                 "scale every scan by its own median and IQR."
             )
-        plans = [
-            self._plan_scan(
-                scan, number, t_rs[number], roi_order, tables[number], window, starts[number], rng, n_windows
+        plans = []
+        for number, scan in enumerate(scans):
+            name, order, rate = f"scan {number}", roi_order, t_rs[number]
+            if isinstance(scan, Mapping):
+                name = scan_name(scan, number)
+                scan, own_order, own_rate = unpack_row(scan)
+                order = _agreed("roi_order", roi_order, own_order, name)
+                rate = _agreed("t_r", rate, own_rate, name)
+            plans.append(
+                self._plan_scan(scan, name, rate, order, tables[number], window, starts[number], rng, n_windows)
             )
-            for number, scan in enumerate(scans)
-        ]
         self._report_bad_rois(plans)
+        self._report_missing_frames(plans)
 
         total = sum(len(plan.starts) for plan in plans)
         output = np.empty((total, self.n_rois, self.n_timepoints), dtype=np.float32)
-        lengths = np.empty(total, dtype=np.int64)
+        observed = np.empty((total, self.n_timepoints), dtype=bool)
         scan_index = np.empty(total, dtype=np.int64)
         window_start = np.empty(total, dtype=np.int64)
         position = 0
         for number, plan in enumerate(plans):
             stop = position + len(plan.starts)
-            self._write_windows(plan, output[position:stop], lengths[position:stop])
+            self._write_windows(plan, output[position:stop], observed[position:stop])
             scan_index[position:stop] = number
             window_start[position:stop] = [int(first / plan.sampling_rate) for first in plan.starts]
             position = stop
-        self._check_scale(plans, output, lengths)
+        self._check_output(plans, output, scan_index)
+        self._check_scale(plans, output, observed)
 
         data: dict[str, Any] = {"signals": output}
         centres = [plan.rows.coordinates for plan in plans if plan.rows.coordinates is not None]
         if self.return_coordinates and len(centres) == len(plans):
             data["coordinates"] = np.stack([centres[number] for number in scan_index])
-        missing = [bool(plan.rows.missing) for plan in plans] if self.missing_rois == "mask" else []
-        if (lengths < self.n_timepoints).any() or any(missing):
-            data["attention_mask"] = self._attention_mask(lengths, [plans[number].rows for number in scan_index])
+        masked = self.missing_rois == "mask" and any(plan.zero_rows.any() for plan in plans)
+        if masked or not observed.all():
+            mask = self._attention_mask(observed, [plans[number] for number in scan_index])
+            if not mask.all():
+                data["attention_mask"] = mask
         if return_windows:
             data["scan_index"], data["window_start"] = scan_index, window_start
         return BatchFeature(data, tensor_type=return_tensors)
@@ -525,8 +620,9 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                     "with the "
                     'full atlas, or set missing_rois="fill" or "mask" on the extractor if the model allows it.'
                 )
+            done = "masked" if self.missing_rois == "mask" else "set to 0"
             self._warn_once(
-                ("missing", missing), f"The scan lacks {what}; they are set to 0 (first: {list(missing[:3])})."
+                ("missing", missing), f"The scan lacks {what}; they are {done} (first: {list(missing[:3])})."
             )
 
         if coordinates is not None:
@@ -568,7 +664,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
 
     # --- scans ---
 
-    def _check_scan(self, scan: Any, n_source: int, name: str) -> np.ndarray:
+    def _check_scan(self, scan: Any, n_source: int, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """The scan as float32 with NaN where nothing was measured, and in which frames that was so (None: nowhere)."""
         signals = np.asarray(scan)
         if signals.dtype.kind not in "fiub":
             raise ValueError(f"Expected {name} to hold real numbers, got dtype {signals.dtype}.")
@@ -580,24 +677,54 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                     f"Expected {name} of shape ({n_source}, n_timepoints), got {signals.shape}: it is transposed. "
                     "Pass scan.T."
                 )
-            raise ValueError(
-                f"Expected {name} with {n_source} ROIs in its rows, got shape {signals.shape}. Parcellate with the "
-                "atlas of the model, or name the roi_order that these rows are in."
-            )
+            fix = "Parcellate with the atlas of the model, or name the roi_order that these rows are in."
+            if self.roi_order is None:
+                fix = (
+                    "This model names no parcels (as the *-tiny ones, which are for tests): make one for yours with "
+                    f"load_config(name, n_rois={signals.shape[0]}, roi_order=...)."
+                )
+            raise ValueError(f"Expected {name} with {n_source} ROIs in its rows, got shape {signals.shape}. {fix}")
         if not signals.shape[1]:
             raise ValueError(f"Expected {name} with timepoints, got shape {signals.shape}.")
-        # Some files pad short scans with NaN at the end; those timepoints were never measured.
-        if signals.dtype.kind == "f" and np.isnan(signals[:, -1]).all():
-            measured = np.flatnonzero(~np.isnan(signals).all(axis=0))
+        n_given = signals.shape[1]
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is seen below
+            signals = signals.astype(np.float32, copy=False)
+        missing = missing_frames(signals)
+        if missing is not None:
+            measured = np.flatnonzero(~missing)
             if not measured.size:
-                raise ValueError(f"Expected numbers in {name}, got only NaN. Check the parcellation.")
-            signals = signals[:, : measured[-1] + 1]
-        return signals.astype(np.float32, copy=False)
+                raise ValueError(
+                    f"Expected numbers in {name}, got only NaN or 0 in every frame. Check the parcellation, or leave "
+                    "this scan out."
+                )
+            # Some files pad short scans at the end; those timepoints were never measured.
+            signals, missing = signals[:, : measured[-1] + 1], missing[: measured[-1] + 1]
+            if len(missing) < n_given:
+                self._warn_once(
+                    "padding",
+                    f"The last {n_given - len(missing)} of the {n_given} frames of {name} are NaN, 0 or copies of "
+                    "each other in every parcel: padding, which is cut off. So it is for other scans.",
+                )
+            signals = np.where(missing, np.float32(np.nan), signals) if missing.any() else signals
+        with np.errstate(invalid="ignore", over="ignore"):
+            far = outliers(signals, signals.max(axis=1) - signals.min(axis=1))
+        if far is not None:
+            row, frame = np.unravel_index(int(np.where(far, np.abs(signals), 0).argmax()), far.shape)
+            self._warn_once(
+                ("outliers", name),
+                f"{int(far.sum())} values in {int(far.any(axis=1).sum())} parcels of {name} lie more than "
+                f"{OUTLIER_IQRS:,.0f} interquartile ranges away from the parcel's median (such as "
+                f"{signals[row, frame]:.3g} in row {row}, frame {frame}), which no scanner gives; they are treated as "
+                "not measured. Check that file.",
+            )
+            signals = np.where(far, np.float32(np.nan), signals)
+            missing = ~np.isfinite(signals).any(axis=0)
+        return signals, missing if missing is not None and missing.any() else None
 
     def _plan_scan(
         self,
         scan: Any,
-        number: int,
+        name: str,
         t_r: float | None,
         roi_order: ROIOrder | None,
         coordinates: np.ndarray | None,
@@ -606,18 +733,18 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         rng: np.random.Generator | None,
         n_windows: int | None,
     ) -> _ScanPlan:
-        name = f"scan {number}"
         rows = self._plan_rows(roi_order, coordinates)
-        signals = self._check_scan(scan, rows.n_source, name)
-        resample_from = self._resample_from(t_r)
+        signals, missing = self._check_scan(scan, rows.n_source, name)
+        t_r = known_t_r(t_r, f"t_r of {name}")
+        resample_from = self._resample_from(t_r, name)
         if self.band_pass is not None:
-            rate = self.t_r if t_r is None or np.isnan(t_r) else t_r
+            rate = self.t_r if t_r is None else t_r
             if rate is None:
                 raise ValueError(f"Expected t_r of {name}, got none: a band_pass in Hz needs it. Pass t_r in seconds.")
             signals = band_pass_filter(signals, rate, self.band_pass)
         n_timepoints, sampling_rate = signals.shape[1], 1
         if resample_from is not None and self.resampling == "frames":
-            sampling_rate, resample_from = self._sampling_rate(resample_from), None
+            sampling_rate, resample_from = self._sampling_rate(resample_from, name), None
             if sampling_rate > 1:
                 step = frame_step(self.n_timepoints, sampling_rate)
                 n_timepoints = int(np.floor((n_timepoints - 1) / step + 1e-6)) + 1
@@ -629,11 +756,21 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 f"Expected {name} with at least one patch of {self.patch_size} timepoints, got {n_timepoints}{at}. "
                 "Leave this scan out: it is too short for the model."
             )
+        n_measured = n_timepoints if missing is None else int(n_timepoints * (~missing).mean())
+        if n_measured < self.patch_size:
+            raise ValueError(
+                f"Expected {name} with at least one patch of {self.patch_size} measured timepoints, got {n_measured} "
+                f"among {n_timepoints}; the others are NaN or 0 in every parcel. Leave this scan out."
+            )
         if n_timepoints < self.n_timepoints and self.short_scans == "error":
             raise ValueError(
                 f"Expected {name} with at least {self.n_timepoints} timepoints, got {n_timepoints}. "
                 'Leave it out, or set short_scans="pad" on the extractor.'
             )
+        if missing is not None and resample_from is not None and self.t_r is not None:
+            unmeasured = missing[_nearest_frames(n_timepoints, self.t_r / resample_from, signals.shape[1])]
+        else:
+            unmeasured = missing
         starts = self._starts(
             signals.shape[1] if sampling_rate > 1 else n_timepoints,
             self.n_timepoints * sampling_rate,
@@ -642,11 +779,15 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             rng,
             name,
             n_windows,
+            unmeasured,
             whole=sampling_rate == 1,
         )
 
         mean, zero_rows, non_finite = _row_statistics(signals)
-        shifts, scale, zero_rows = self._scaling(signals, rows, mean, zero_rows, non_finite)
+        with np.errstate(over="ignore", invalid="ignore"):
+            shifts, scale, zero_rows = self._scaling(signals, rows, mean, zero_rows, non_finite)
+        if not all(np.isfinite(values).all() for values in [*shifts, *([] if scale is None else [scale])]):
+            raise ValueError(_NOT_FINITE.format(name=name, how=self.normalization))
         bad = int(zero_rows[rows.index >= 0].sum())
         if bad * 2 > int((rows.index >= 0).sum()):
             raise ValueError(
@@ -654,33 +795,44 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 f"{np.flatnonzero(zero_rows)[:5].tolist()}). Check that the atlas and the image share one space."
             )
         return _ScanPlan(
-            signals, rows, shifts, scale, zero_rows, non_finite, resample_from, n_timepoints, starts, sampling_rate
+            name,
+            signals,
+            rows,
+            shifts,
+            scale,
+            zero_rows,
+            non_finite,
+            missing,
+            resample_from,
+            n_timepoints,
+            starts,
+            sampling_rate,
         )
 
-    def _resample_from(self, t_r: float | None) -> float | None:
+    def _resample_from(self, t_r: float | None, name: str) -> float | None:
         """The scan's t_r if it has to be resampled, else None."""
         if self.t_r is None:
             return None
-        if t_r is None or np.isnan(t_r):
+        if t_r is None:
             self._warn_once(
                 "no t_r",
-                f"No t_r was given for a scan; it is used as if it had the {self.t_r} s that the model was trained "
+                f"No t_r was given for {name}; it is used as if it had the {self.t_r} s that the model was trained "
                 "on. Pass t_r in seconds to have it resampled.",
             )
             return None
-        t_r = check_t_r(t_r)
         return None if abs(t_r - self.t_r) <= self.t_r_tolerance * self.t_r else t_r
 
-    def _sampling_rate(self, t_r: float) -> int:
+    def _sampling_rate(self, t_r: float, name: str) -> int:
         """Frames of a scan with this t_r for each frame of the model."""
         assert self.t_r is not None
         rate = max(1, round(self.t_r / t_r))
         reached = t_r * (frame_step(self.n_timepoints, rate) if rate > 1 else 1)
-        if abs(reached - self.t_r) > _FRAMES_T_R_TOLERANCE * self.t_r:
+        if abs(reached - self.t_r) > self.t_r_tolerance * self.t_r:
             self._warn_once(
                 ("frames", t_r),
-                f"Expected a t_r that picking frames brings near {self.t_r} s, got {t_r} s, which becomes "
-                f'{reached:.3g} s. Set resampling="filter" on the extractor to have it interpolated.',
+                f"Expected a t_r that picking frames brings near {self.t_r} s, got {t_r} s of {name}, which becomes "
+                f"{reached:.3g} s ({100 * (reached / self.t_r - 1):+.0f} %), so everything looks that much slower or "
+                'faster to the model. Set resampling="filter" on the extractor to have it interpolated.',
             )
         return rate
 
@@ -693,34 +845,72 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         rng: np.random.Generator | None,
         name: str,
         n_windows: int | None,
+        missing: np.ndarray | None,
         whole: bool = True,
     ) -> list[float]:
+        """First frames of the windows to cut, each with a measured frame (`missing`: frames that are not)."""
         _check_choice("window", window, WINDOWS)
         last = max(n_frames - span, 0)
+
+        def empty(first: float) -> bool:
+            return missing is not None and bool(missing[int(first) : int(first) + span].all())
+
+        def refuse_empty(starts: list[float]) -> list[float]:
+            wrong = [first for first in starts if empty(first)]
+            if wrong:
+                raise ValueError(
+                    f"Expected a measured frame in every window of {name}, got none in the one from frame "
+                    f"{int(wrong[0])} on ({span} frames, all of them NaN or 0 in every parcel). Choose "
+                    'window="all", which leaves such windows out, or leave this scan out.'
+                )
+            return starts
+
         if n_windows is not None:
             if start is not None or n_windows < 1:
                 raise ValueError(
                     f"Expected n_windows of 1 or more and no start, got n_windows={n_windows} and start={start}."
                 )
-            return regular_starts(last, n_windows).tolist()
+            return refuse_empty([float(first) for first in regular_starts(last, n_windows)])
         if start is not None:
             if not 0 <= start <= last or (whole and start != int(start)):
                 raise ValueError(
                     f"Expected start between 0 and {last} for {name} ({n_frames} timepoints, window of {span}), got "
                     f"{start}."
                 )
-            return [int(start) if whole else float(start)]
+            return refuse_empty([int(start) if whole else float(start)])
         if window == "first":
-            return [0]
+            return refuse_empty([0])
         if window == "center":
-            return [last // 2]
-        if window == "all":
-            return list(range(0, last + 1, span))
+            return refuse_empty([last // 2])
+        if window in ("all", "cover"):
+            starts: list[float] = list(range(0, last + 1, span))
+            rest = int(n_frames - starts[-1] - span)
+            if rest > 0 and window == "cover":
+                starts.append(last)
+            elif rest > _TAIL_SHARE * n_frames:
+                self._warn_once(
+                    "tail",
+                    f"{rest} of the {n_frames} timepoints of {name} ({100 * rest / n_frames:.0f} %) come after its "
+                    f'last whole window of {span} and are not used; so it is for other scans. window="cover" adds a '
+                    "last window that ends with the scan and overlaps the one before.",
+                )
+            kept = [first for first in starts if not empty(first)]
+            if len(kept) < len(starts):
+                self._warn_once(
+                    ("empty windows", name),
+                    f"{len(starts) - len(kept)} of {len(starts)} windows of {name} hold no measured frame and are "
+                    "left out.",
+                )
+            return kept or refuse_empty(starts)
         if rng is None:
             raise ValueError(
                 'window="random" draws from the generator it is given: pass rng=np.random.default_rng(seed).'
             )
-        return [int(rng.integers(0, last + 1)) if whole else float(rng.uniform(0, last))]
+        for _ in range(_MAX_DRAWS):
+            drawn = int(rng.integers(0, last + 1)) if whole else float(rng.uniform(0, last))
+            if not empty(drawn):
+                break
+        return refuse_empty([drawn])
 
     def _scaling(
         self,
@@ -773,37 +963,54 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         zero |= iqr[:, 0] <= 0
         return [row_mean, quartiles[1]], np.where(iqr > 0, iqr, np.float32(1)), zero
 
-    def _write_windows(self, plan: _ScanPlan, output: np.ndarray, lengths: np.ndarray) -> None:
-        source = plan.signals
+    def _write_windows(self, plan: _ScanPlan, output: np.ndarray, observed: np.ndarray) -> None:
+        source, missing = plan.signals, plan.missing
+        gaps: np.ndarray | None = None
         if plan.t_r is not None and self.t_r is not None:
-            # Scaling is affine, so it can come first; then gaps are 0 and the filter sees no NaN and no large offset.
-            scaled = np.empty((self.n_rois, source.shape[1]), dtype=np.float32)
-            self._scale_into(plan, slice(0, source.shape[1]), scaled)
-            source = resample_t_r(scaled, plan.t_r, self.t_r)
+            # Scaling is affine, so it can come first; then the filter sees no large offset.
+            source = np.empty((self.n_rois, plan.signals.shape[1]), dtype=np.float32)
+            self._scale_into(plan, slice(0, source.shape[1]), source)
+            nearest = None
+            if plan.non_finite is not None:
+                gaps = plan.non_finite[plan.rows.index]
+                gaps[plan.zero_rows] = False
+                # Gaps are bridged for the filter, so that they reach nothing beside them, and are gaps again after it.
+                source = bridged(source, ~gaps)
+                nearest = _nearest_frames(plan.n_timepoints, self.t_r / plan.t_r, source.shape[1])
+                gaps, missing = gaps[:, nearest], None if missing is None else missing[nearest]
+            source = resample_t_r(source, plan.t_r, self.t_r)
+            if gaps is not None:
+                source[gaps] = 0.0
+        elif plan.non_finite is not None and self.normalization == "zscore-window":
+            gaps = plan.non_finite[plan.rows.index]
         for number, start in enumerate(plan.starts):
+            frames: slice | np.ndarray
             if plan.sampling_rate > 1:
                 step = frame_step(self.n_timepoints, plan.sampling_rate)
                 measured = min(int(np.ceil((source.shape[1] - start) / step - 1e-6)), self.n_timepoints)
                 filled = min(-(-measured // self.patch_size) * self.patch_size, self.n_timepoints)
-                lengths[number] = filled
                 frames = sampled_frames(source.shape[1], start, self.n_timepoints, plan.sampling_rate)[:filled]
-                target = output[number, :, :filled]
-                self._scale_into(plan, frames, target)
             else:
                 first = int(start)
-                stop = min(first + self.n_timepoints, plan.n_timepoints)
-                lengths[number] = filled = stop - first
-                target = output[number, :, :filled]
-                if plan.t_r is not None:
-                    target[:] = source[:, first:stop]
-                else:
-                    self._scale_into(plan, slice(first, stop), target)
+                filled = min(self.n_timepoints, plan.n_timepoints - first)
+                frames = slice(first, first + filled)
+            target = output[number, :, :filled]
+            if plan.t_r is not None:
+                target[:] = source[:, frames]
+            else:
+                self._scale_into(plan, frames, target)
             output[number, :, filled:] = 0.0
+            observed[number, :filled] = True if missing is None else ~missing[frames]
+            observed[number, filled:] = False
             if self.normalization == "zscore-window":
                 good = target[~plan.zero_rows]
+                if gaps is not None:
+                    good = good[~gaps[~plan.zero_rows, :][:, frames]]
                 target -= np.float32(good.mean(dtype=np.float64))
                 target /= np.float32(good.std(ddof=1, dtype=np.float64)) * np.float32(self.divisor)
                 target[plan.zero_rows] = 0.0
+                if gaps is not None:
+                    target[gaps[:, frames]] = 0.0
 
     def _scale_into(self, plan: _ScanPlan, columns: slice | np.ndarray, target: np.ndarray) -> None:
         part = plan.signals[:, columns] if isinstance(columns, slice) else plan.signals.take(columns, axis=1)
@@ -824,28 +1031,29 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         if plan.zero_rows.any():
             target[plan.zero_rows] = 0.0
 
-    def _attention_mask(self, lengths: np.ndarray, rows: list[_RowPlan]) -> np.ndarray:
-        patch = self.patch_size
+    def _attention_mask(self, observed: np.ndarray, plans: list[_ScanPlan]) -> np.ndarray:
+        patch, n_windows = self.patch_size, self.n_timepoints // self.patch_size
         if self.layout == "roi_time":
             # A window that is measured in part counts as observed.
-            n_windows = self.n_timepoints // patch
-            observed = np.arange(n_windows)[None, :] * patch < lengths[:, None]
-            mask = np.repeat(observed[:, None, :], self.n_rois, axis=1)
+            tokens = observed[:, : n_windows * patch].reshape(len(observed), n_windows, patch)
+            of_windows = np.asarray(tokens.any(axis=2))
+            mask = np.repeat(of_windows[:, None, :], self.n_rois, axis=1)
             if self.missing_rois == "mask":
-                for number, plan in enumerate(rows):
-                    mask[number, plan.index < 0] = False
-            return mask.reshape(len(lengths), -1).astype(np.int64)
+                for number, plan in enumerate(plans):
+                    mask[number, plan.zero_rows] = False
+            return mask.reshape(len(observed), -1).astype(np.int64)
         if self.image_size is None:  # set by the constructor for this layout
             raise ValueError("image_size is missing")
-        # Columns of patches that hold timepoints, all of them padding, are masked. The constant border of the image is
-        # part of every training image and stays visible.
+        # Columns of patches that hold timepoints, none of them measured, are masked. The constant border of the image
+        # is part of every training image and stays visible.
         side = self.image_size // patch
         left = (self.image_size - self.n_timepoints) // 2
-        low = np.arange(side) * patch - left
-        holds_padding = (low[None, :] + patch > lengths[:, None]) & (low[None, :] < self.n_timepoints)
-        holds_measured = (low[None, :] + patch > 0) & (low[None, :] < lengths[:, None])
-        mask = np.repeat(~(holds_padding & ~holds_measured)[:, None, :], side, axis=1)
-        return mask.reshape(len(lengths), -1).astype(np.int64)
+        visible = np.ones((len(observed), side), dtype=bool)
+        for column in range(side):
+            low, high = max(column * patch - left, 0), min((column + 1) * patch - left, self.n_timepoints)
+            if low < high:
+                visible[:, column] = observed[:, low:high].any(axis=1)
+        return np.repeat(visible[:, None, :], side, axis=1).reshape(len(observed), -1).astype(np.int64)
 
     # --- warnings ---
 
@@ -856,25 +1064,50 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
 
     def _report_bad_rois(self, plans: list[_ScanPlan]) -> None:
         found = []
-        for number, plan in enumerate(plans):
+        for plan in plans:
             flagged = plan.zero_rows & (plan.rows.index >= 0)
             if plan.non_finite is not None:
-                gaps = np.asarray(plan.non_finite.any(axis=1))
+                measured = slice(None) if plan.missing is None else ~plan.missing
+                gaps = np.asarray(plan.non_finite[:, measured].any(axis=1))
                 flagged |= gaps[plan.rows.index] & (plan.rows.index >= 0)
             if flagged.any():
-                found.append((number, tuple(np.flatnonzero(flagged).tolist())))
+                found.append((plan, tuple(np.flatnonzero(flagged).tolist())))
         if found:
-            number, rows = found[0]
+            plan, rows = found[0]
             more = "" if len(found) == 1 else f"; {len(found)} scans of this call are affected"
+            n_masked = int(plan.zero_rows[list(rows)].sum()) if self.missing_rois == "mask" else 0
+            what = f"; {n_masked} of them are masked" if n_masked else ""
             self._warn_once(
-                ("bad rois", tuple(found)),
-                f"{len(rows)} ROIs of scan {number} are constant or hold NaN or infinity (model rows "
-                f"{list(rows[:5])}{', ...' if len(rows) > 5 else ''}); those values are set to 0 after scaling{more}.",
+                ("bad rois", tuple((plan.name, rows) for plan, rows in found)),
+                f"{len(rows)} ROIs of {plan.name} are constant or hold NaN or infinity (model rows "
+                f"{list(rows[:5])}{', ...' if len(rows) > 5 else ''}); those values are set to 0 after "
+                f"scaling{what}{more}.",
             )
 
-    def _check_scale(self, plans: list[_ScanPlan], output: np.ndarray, lengths: np.ndarray) -> None:
+    def _report_missing_frames(self, plans: list[_ScanPlan]) -> None:
+        found = [plan for plan in plans if plan.missing is not None]
+        if found:
+            plan = found[0]
+            assert plan.missing is not None
+            more = "" if len(found) == 1 else f"; {len(found)} scans of this call are affected"
+            self._warn_once(
+                ("missing frames", tuple(plan.name for plan in found)),
+                f"{int(plan.missing.sum())} of the {len(plan.missing)} frames of {plan.name} were not measured (NaN, "
+                "0 or copies of each other in every parcel). Scaling leaves them out, they stay gaps at their times, "
+                f"and tokens without any measured frame are masked{more}.",
+            )
+
+    def _check_output(self, plans: list[_ScanPlan], output: np.ndarray, scan_index: np.ndarray) -> None:
+        """Refuse values that are not finite, whatever made them so."""
+        if not np.isfinite(output.sum(dtype=np.float64)):
+            wrong = ~np.isfinite(output).all(axis=(1, 2))
+            if wrong.any():
+                name = plans[scan_index[wrong.argmax()]].name
+                raise ValueError(_NOT_FINITE.format(name=name, how=self.normalization))
+
+    def _check_scale(self, plans: list[_ScanPlan], output: np.ndarray, observed: np.ndarray) -> None:
         if self.normalization == "none" and "raw units" not in self._warned:
-            window = output[0, :: max(1, self.n_rois // 64), : lengths[0]]  # a sample of ROIs tells the units
+            window = output[0, :: max(1, self.n_rois // 64), observed[0]].T  # a sample of ROIs tells the units
             level, spread = np.median(np.abs(window.mean(axis=1))), np.median(window.std(axis=1))
             if level > _SCALE_FACTOR * spread > 0:
                 self._warn_once(
@@ -884,10 +1117,11 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 )
         if self.expected_std is None or "scale" in self._warned:
             return
-        flat, count = output.reshape(-1), float(lengths.sum() * self.n_rois)
+        flat, count = output.reshape(-1), float(observed.sum() * self.n_rois)
         std = float(np.sqrt(max(float(np.dot(flat, flat)) / count - (float(flat.sum()) / count) ** 2, 0.0)))
         if not self.expected_std / _SCALE_FACTOR <= std <= self.expected_std * _SCALE_FACTOR:
-            signals = plans[0].signals
+            plan = plans[0]
+            signals = plan.signals if plan.missing is None else plan.signals[:, ~plan.missing]
             level, spread = float(np.nanmedian(np.abs(signals.mean(axis=1)))), float(np.nanmedian(signals.std(axis=1)))
             guess = ""
             if level < 0.1 * spread and 0.2 < spread < 5:
@@ -898,9 +1132,9 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 )
             self._warn_once(
                 "scale",
-                f"The model input has std {std:.3g}; the model was trained on std {self.expected_std:.3g}, and "
-                f"results are not to be trusted this far from it.{guess} Fit the extractor on your own training scans "
-                "(extractor.fit), or check units and normalization.",
+                f"The model input has std {std:.3g} (first scan: {plan.name}); the model was trained on std "
+                f"{self.expected_std:.3g}, and results are not to be trusted this far from it.{guess} Fit the "
+                "extractor on your own training scans (extractor.fit), or check units and normalization.",
             )
 
 
@@ -919,16 +1153,52 @@ def _row_statistics(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
         mean = np.where(non_finite.any(axis=1), of_measured, mean)
         high = np.where(non_finite, -np.inf, signals).max(axis=1)
         low = np.where(non_finite, np.inf, signals).min(axis=1)
-        # A row that is mostly gaps says too little about its own level and spread.
-        usable = count * 2 > signals.shape[1]
+        # A row that is mostly gaps, compared with the others, says too little about its own level and spread.
+        usable = count * 2 > (~non_finite).any(axis=0).sum()
         high, low, mean = (np.where(usable, values, np.float32(0)) for values in (high, low, mean))
     constant = (high - low) <= _CONSTANT_RTOL * np.maximum(np.abs(high), np.abs(low))
     return mean, constant, non_finite
 
 
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
+    if not (value is None or isinstance(value, str)) or value not in choices:
+        raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r:.80}.")
+
+
+def _check_number(name: str, value: Any, low: float, high: float) -> float:
+    """`value`, if it is a number within these limits (of a divisor: the limits of its absolute value)."""
+    number = float("nan")
+    if isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool):
+        number = float(min(max(value, -1e300), 1e300)) if value == value else number
+    if not low <= (abs(number) if name == "divisor" else number) <= high:
+        raise ValueError(f"Expected {name} to be a number between {low:g} and {high:g}, got {value!r:.80}.")
+    return value
+
+
+def _check_statistics(statistics: Any, n_rois: int) -> None:
+    """Refuse fitted values that cannot be: another number, not finite, or a spread that would blow signals up."""
+    if not isinstance(statistics, Mapping):
+        raise ValueError(f"Expected statistics to be a mapping with median and iqr, got {statistics!r:.80}.")
+    tables = {}
+    for key in ("median", "iqr"):
+        try:
+            tables[key] = np.asarray(statistics[key], dtype=np.float64)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"Expected {n_rois} numbers in statistics[{key!r}], got none ({error!r:.80}).") from error
+        if tables[key].shape != (n_rois,):
+            raise ValueError(f"Expected {n_rois} values in statistics[{key!r}], got {tables[key].shape}.")
+    median, iqr = tables["median"], tables["iqr"]
+    # 0 marks ROIs without spread in the training scans. A spread far below a float32 step of the level is rounding.
+    wrong = (
+        ~(np.isfinite(median) & np.isfinite(iqr)) | (iqr < 0) | ((iqr > 0) & (iqr < 1e-30)) | (np.abs(median) > 1e30)
+    )
+    wrong |= iqr > 1e30
+    if wrong.any() or not iqr.any():
+        row = int(np.flatnonzero(wrong)[0]) if wrong.any() else 0
+        raise ValueError(
+            f"Expected statistics with finite medians and IQRs above 0, got median {median[row]:g} and IQR "
+            f"{iqr[row]:g} in row {row}. Fit the extractor again: extractor.fit(training_scans)."
+        )
 
 
 def _check_coordinates(coordinates: Any, n_rois: int) -> np.ndarray:
@@ -949,7 +1219,33 @@ def _order_name(order: ROIOrder | None) -> str:
     return f"a list of {len(labels)} labels ({', '.join(labels[:2])}, ...)"
 
 
+def _nearest_frames(n_new: int, step: float, n_frames: int) -> np.ndarray:
+    """The frame of the scan nearest to each frame after resampling, with `step` frames of the scan between them."""
+    return np.clip(np.rint(np.arange(n_new) * step), 0, n_frames - 1).astype(np.int64)
+
+
+def _agreed(what: str, given: Any, own: Any, name: str) -> Any:
+    """The value of the call or that of the row; both must agree."""
+    if given is None or own is None:
+        return own if given is None else given
+    same = roi_order_text(given) == own if what == "roi_order" else abs(given - own) <= 1e-6 * own
+    if not same:
+        raise ValueError(
+            f"Expected one {what} of {name}, got {given!r:.80} from the call and {own!r:.80} from the row. Leave the "
+            "one of the call out, or correct the dataset."
+        )
+    return given
+
+
 def _as_list(signals: Any) -> list[Any]:
+    if isinstance(signals, Mapping):
+        if np.ndim(signals.get("n_rois", 0)) == 1:  # a slice of a dataset: a column each
+            return [dict(zip(signals, values)) for values in zip(*signals.values(), strict=True)]
+        return [signals]
+    if not isinstance(signals, (list, tuple)) and not hasattr(signals, "__array__") and isinstance(signals, Iterable):
+        signals = list(signals)
+    if isinstance(signals, (list, tuple)) and signals and isinstance(signals[0], Mapping):
+        return list(signals)
     if isinstance(signals, (list, tuple)):
         scans = list(signals)
         if scans and np.ndim(scans[0]) < 2:

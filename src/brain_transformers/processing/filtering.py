@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..optional import require
+from .missing import bridged
 
 
 def check_band(band: Sequence[float] | None) -> list[float] | None:
@@ -15,10 +16,13 @@ def check_band(band: Sequence[float] | None) -> list[float] | None:
     """
     if band is None:
         return None
-    values = [float(value) for value in band]
-    if len(values) != 2 or not 0 < values[0] < values[1]:
-        raise ValueError(f"Expected band_pass to be [low, high] in Hz with 0 < low < high, got {list(band)}.")
-    return values
+    try:
+        low, high = (float(value) for value in band)
+    except (TypeError, ValueError, OverflowError):
+        low = high = 0.0
+    if not 0 < low < high or high == float("inf"):
+        raise ValueError(f"Expected band_pass to be [low, high] in Hz with 0 < low < high, got {band!r:.80}.")
+    return [low, high]
 
 
 def band_pass_filter(signals: np.ndarray, t_r: float, band: Sequence[float], order: int = 5) -> np.ndarray:
@@ -50,10 +54,8 @@ def band_pass_filter(signals: np.ndarray, t_r: float, band: Sequence[float], ord
     processing = require("scipy.signal", extra="data", purpose="band-pass filtering")
     values = np.array(signals, dtype=np.float64)
     finite = np.isfinite(values)
-    places = np.arange(values.shape[1])
-    for row in np.flatnonzero(~finite.all(axis=1)):
-        good = finite[row]
-        values[row] = np.interp(places, places[good], values[row, good]) if good.any() else 0.0
+    if not finite.all():
+        values = bridged(values, finite)
     sections = processing.butter(order, [low, high], btype="bandpass", fs=1.0 / t_r, output="sos")
     padding = min(3 * (2 * len(sections) + 1), values.shape[1] - 1)
     filtered = processing.sosfiltfilt(sections, values, axis=1, padlen=padding).astype(np.float32)

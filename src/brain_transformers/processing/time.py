@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-# The fastest whole-brain sequences (MREG) take 0.1 s, the slowest that are used (sparse sampling) some 20 s. Outside of
-# that it is another unit: 720 and 72 are milliseconds and hundredths, 0.00072 is thousands of seconds.
+# The fastest whole-brain sequences (MREG) take 0.1 s, the slowest that are used (sparse sampling) some 20 s. What lies
+# outside of that is another unit: 720 are milliseconds, 72 hundredths.
 SHORTEST_T_R, LONGEST_T_R = 0.05, 30.0
 
 
@@ -38,7 +38,7 @@ def check_t_r(t_r: Any, name: str = "t_r") -> float:
 
 
 def known_t_r(t_r: Any, name: str = "t_r") -> float | None:
-    """`t_r` as [`check_t_r`] gives it, or `None` where it is not known: `None` or NaN, as rows of a dataset hold it."""
+    """`t_r` as [`check_t_r`] gives it, or `None` where it is not known (`None` or NaN, as in rows of a dataset)."""
     if t_r is None or (isinstance(t_r, numbers.Real) and t_r != t_r):
         return None
     return check_t_r(t_r, name)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from .arguments import FineTuningArguments
@@ -50,10 +51,25 @@ def fine_tuning_groups(
 class FineTuningTrainer(SeededTrainer):
     """[`SeededTrainer`] with `layer_decay` of [`FineTuningArguments`].
 
-    At 1 the groups are those of `transformers.Trainer`, and below it those of [`fine_tuning_groups`].
+    At 1 the groups are those of `transformers.Trainer`, and below it those of [`fine_tuning_groups`]. Evaluation gives
+    one prediction a scan, whether the collator cuts one window of it or several.
     """
 
     args: FineTuningArguments
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """One prediction a scan: the mean over its windows, where the collator cut several (`scan_index`)."""
+        scan_index = inputs.pop("scan_index", None)
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if scan_index is None or not isinstance(logits, torch.Tensor):
+            return loss, logits, labels
+        owners, counts = scan_index.unique_consecutive(return_counts=True)
+        sums = logits.new_zeros(len(owners), *logits.shape[1:]).index_add_(0, scan_index, logits)
+        first = counts.cumsum(0) - counts
+        means = sums / counts.view(-1, *[1] * (logits.dim() - 1))
+        return loss, means, None if labels is None else labels[first]
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
         """AdamW (or what `args.optim` names) over the groups."""

@@ -1,0 +1,209 @@
+"""Frames and values that were never measured change nothing for those that were, however they are written."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from brain_transformers.processing.missing import missing_frames, outliers
+
+N_ROIS, N_FRAMES = 24, 200
+CENSORED = np.random.default_rng(1).permutation(N_FRAMES - 1)[:80]
+
+
+def scan(level=0.0, seed=0, n_frames=N_FRAMES):
+    return (level + np.random.default_rng(seed).standard_normal((N_ROIS, n_frames))).astype(np.float32)
+
+
+def extractor(**options):
+    values = {"n_rois": N_ROIS, "n_timepoints": N_FRAMES, "patch_size": 20, **options}
+    return ROISeriesFeatureExtractor(**values)
+
+
+def scrubbed(series, how, frames=CENSORED):
+    """The scan as pipelines write it when `frames` were taken out."""
+    out = series.copy()
+    out[:, frames] = np.nan if how == "nan" else 0.0
+    if how == "zeros, then centred":
+        out -= out.mean(axis=1, keepdims=True)
+    if how == "zeros, then z-scored as a whole":
+        out = (out - out.mean()) / out.std()
+    return out
+
+
+HOWS = ("zeros", "zeros, then centred", "zeros, then z-scored as a whole")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("level", [0.0, 1000.0])
+@pytest.mark.parametrize("mode", ["center", "zscore", "zscore-scan", "zscore-window", "robust-scan"])
+def test_zero_frames_scale_as_nan_frames_do(mode, level, how):
+    series = scan(level)
+    # What was subtracted and divided by is no part of the scan, so modes that take it out agree with each other.
+    kept = np.delete(scrubbed(series, how), CENSORED, axis=1)
+    got = extractor(normalization=mode)(scrubbed(series, how))["signals"][0]
+    alone = extractor(normalization=mode, n_timepoints=120)(kept)["signals"][0]
+    np.testing.assert_allclose(np.delete(got, CENSORED, axis=1), alone, rtol=1e-3, atol=2e-3)
+    assert not got[:, CENSORED].any()
+    if how == "zeros":
+        np.testing.assert_array_equal(got, extractor(normalization=mode)(scrubbed(series, "nan"))["signals"][0])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("mode", ["robust", "robust-means"])
+def test_fit_leaves_zero_frames_out(mode):
+    training = [scan(500 + 3 * number, number) for number in range(5)]
+    fitted = [
+        extractor(normalization=mode).fit([scrubbed(one, how) for one in training]).statistics
+        for how in ("nan", "zeros")
+    ]
+    assert fitted[0] == fitted[1]
+    alone = extractor(normalization=mode).fit([np.delete(one, CENSORED, axis=1) for one in training]).statistics
+    np.testing.assert_allclose(fitted[1]["iqr"], alone["iqr"], rtol=1e-3)
+    np.testing.assert_allclose(fitted[1]["median"], alone["median"], atol=1e-3)
+
+
+def test_gaps_keep_their_place_in_time_and_are_masked_and_said_once():
+    series = scan(1000.0)
+    series[:, 40:85] = 0.0
+    made = extractor(normalization="zscore")
+    with pytest.warns(UserWarning, match="45 of the 200 frames of scan 0 were not measured") as caught:
+        batch = made(series)
+    assert len(caught) == 1
+    # Tokens are ROI-major; the window of frames 80 to 99 is measured in part.
+    assert (batch["attention_mask"].reshape(N_ROIS, 10) == [1, 1, 0, 0, 1, 1, 1, 1, 1, 1]).all()
+    assert batch["signals"][0, :, 39].any()
+    assert not batch["signals"][0, :, 40:85].any()
+    image = extractor(layout="image", n_timepoints=160, patch_size=16, normalization="zscore")
+    with pytest.warns(UserWarning, match="were not measured"):
+        mask = image(series)["attention_mask"].reshape(27, 27)
+    # Patch columns 11 and 12 (frames 40 to 71 behind a border of 136) hold nothing but the gap.
+    assert np.flatnonzero(mask[0] == 0).tolist() == [11, 12]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("resampling", ["filter", "frames"])
+def test_gaps_stay_at_their_times_when_the_repetition_time_changes(resampling):
+    n_frames, t_r, new_t_r = 600, 0.7, 2.1
+    seconds = np.arange(n_frames) * t_r
+    series = np.sin(2 * np.pi * 0.02 * seconds[None] + np.arange(N_ROIS)[:, None]).astype(np.float32) + 100
+    whole = extractor(t_r=new_t_r, normalization="center", resampling=resampling)
+    clean = whole(series, t_r=t_r)["signals"][0]
+    gap = (seconds >= 84) & (seconds < 210)  # 40 to 100 frames of the model
+    series[:, gap] = 0.0
+    got = whole(series, t_r=t_r)
+    assert (got["attention_mask"].reshape(N_ROIS, 10) == [1, 1, 0, 0, 0, 1, 1, 1, 1, 1]).all()
+    kept = np.r_[0:36, 104:190]
+    # The gap takes two and a half periods out, so means differ a little and the rest of the wave does not.
+    np.testing.assert_allclose(got["signals"][0][:, kept], clean[:, kept], atol=0.1)
+
+
+def test_one_dead_parcel_is_not_a_missing_frame():
+    series = scan(1000.0)
+    series[3] = 0.0
+    series[5, CENSORED] = 0.0
+    assert missing_frames(series) is None
+    with pytest.warns(UserWarning, match="1 ROIs of scan 0") as caught:
+        batch = extractor(normalization="zscore")(series)
+    assert len(caught) == 1
+    assert "attention_mask" not in batch
+
+
+def test_which_frames_are_missing():
+    series = scan()
+    assert missing_frames(series) is None
+    assert missing_frames(np.tile(scan()[:1], (N_ROIS, 1))) is None  # copies of one parcel
+    periodic = np.tile(scan(n_frames=20), (1, 10))
+    assert missing_frames(periodic) is None
+    repeated = series.copy()
+    repeated[:, 150:] = series[:, 149:150]
+    assert np.flatnonzero(missing_frames(repeated)).tolist() == list(range(149, 200))
+    repeated[:, 10:20] = 0.0
+    repeated[:4] = np.nan  # parcels that nobody has
+    assert np.flatnonzero(missing_frames(repeated)).tolist() == [*range(10, 20), *range(149, 200)]
+    filled = series.copy()
+    filled[:, 7] = -1.0
+    assert np.flatnonzero(missing_frames(filled)).tolist() == [7]
+    small = np.array([[1, 2, 2, 3], [5, 4, 4, 0]], dtype=np.float32)  # whole numbers of two regions
+    assert missing_frames(small) is None
+
+
+def test_windows_without_a_measured_frame_are_refused_or_left_out_by_name():
+    row = {"signals": scan(10.0).ravel(), "n_rois": N_ROIS, "n_timepoints": N_FRAMES, "t_r": None, "subject": "sub-07"}
+    row["signals"].reshape(N_ROIS, N_FRAMES)[:, :70] = 0.0
+    made = extractor(n_timepoints=40, normalization="zscore")
+    with pytest.warns(UserWarning, match="70 of the 200 frames"), pytest.raises(ValueError, match="sub-07"):
+        made({**row, "subject": "sub-06"}, window="all") and made(row, window="first")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        every = made(row, window="all", return_windows=True)
+        assert every["window_start"].tolist() == [40, 80, 120, 160]
+        with pytest.raises(ValueError, match="Expected a measured frame in every window of scan sub-07"):
+            made(row, start=10)
+        with pytest.raises(ValueError, match="measured frame"):
+            made(row, n_windows=4)
+        # A random window is drawn until it holds something.
+        starts = [
+            made(row, window="random", rng=np.random.default_rng(seed), return_windows=True)["window_start"][0]
+            for seed in range(40)
+        ]
+    assert min(starts) > 30
+    assert len(set(starts)) > 20
+
+
+def test_a_scan_with_hardly_a_measured_frame_is_refused():
+    series = scan(10.0)
+    series[:, 15:199] = 0.0
+    with pytest.raises(ValueError, match="scan 0 with at least one patch of 20 measured timepoints, got 16 among 200"):
+        extractor(normalization="zscore")(series)
+    with pytest.raises(ValueError, match="only NaN or 0 in every frame"):
+        extractor()(np.zeros((N_ROIS, 50)))
+
+
+def test_half_a_scan_of_padding_is_cut_off_and_said():
+    series = np.concatenate([scan(1000.0, n_frames=100), np.zeros((N_ROIS, 100), np.float32)], axis=1)
+    with pytest.warns(UserWarning, match="last 100 of the 200 frames"):
+        batch = extractor(normalization="zscore")(series)
+    assert (batch["attention_mask"].reshape(N_ROIS, 10) == [1] * 5 + [0] * 5).all()
+    assert batch["signals"][0, :, :100].std() == pytest.approx(1, abs=1e-3)
+
+
+def test_one_impossible_value_is_named_and_taken_out():
+    series = scan(1000.0)
+    expected = extractor(normalization="zscore")(series)["signals"][0]
+    series[4, 50] = 1e10
+    with pytest.warns(UserWarning, match=r"1 values in 1 parcels of scan 0 .*1e\+10 in row 4, frame 50"):
+        got = extractor(normalization="zscore")(series)["signals"][0]
+    assert got[4, 50] == 0
+    np.testing.assert_allclose(np.delete(got, 50, axis=1), np.delete(expected, 50, axis=1), atol=0.05)
+    series[:, 50] = np.linspace(1e38, 3e38, N_ROIS)
+    with pytest.warns(UserWarning, match="24 values in 24 parcels"):
+        assert np.isfinite(extractor(normalization="zscore")(series)["signals"]).all()
+
+
+def test_spikes_that_a_scanner_gives_stay():
+    series = scan(1000.0)
+    series[:, 0] = 5000.0 + np.arange(N_ROIS)  # before the steady state
+    series[7] *= 300  # another unit in one row
+    assert outliers(series, np.ptp(series, axis=1)) is None
+
+
+def test_values_that_scaling_cannot_hold_are_refused_by_name():
+    series = scan() * np.float32(1e25)
+    with pytest.raises(ValueError, match="Expected finite numbers after scaling scan 0"):
+        extractor(normalization="zscore")(series)
+
+
+def test_missing_parcels_are_said_to_be_masked_when_they_are():
+    series = scan(10.0)
+    series[[2, 9]] = np.nan
+    made = extractor(normalization="zscore", missing_rois="mask")
+    with pytest.warns(UserWarning, match="2 of them are masked"):
+        mask = made(series)["attention_mask"].reshape(N_ROIS, 10)
+    assert np.flatnonzero(~mask.any(axis=1)).tolist() == [2, 9]
+    order = [f"roi{number}" for number in range(N_ROIS)]
+    made = extractor(normalization="zscore", missing_rois="mask", roi_order=order)
+    with pytest.warns(UserWarning, match="The scan lacks 1 of the 24 parcels .* they are masked"):
+        made(series[:23] * 0 + scan()[:23], roi_order=order[:23])
