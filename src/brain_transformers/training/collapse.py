@@ -1,5 +1,8 @@
 """Signs that a latent-prediction run collapses: targets that no longer differ between tokens."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from transformers.utils import logging
 
@@ -42,6 +45,14 @@ class CollapseMonitor:
         self.fraction = fraction
         self.highest: dict[str, float] = {}
         self.warned: set[str] = set()
+
+    def state(self) -> dict[str, Any]:
+        """What it has seen, as JSON values."""
+        return {"highest": self.highest, "warned": sorted(self.warned)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with what `state` gave."""
+        self.highest, self.warned = dict(state["highest"]), set(state["warned"])
 
     def update(self, statistics: dict[str, float], step: int) -> None:
         """Compare with the highest values so far."""

@@ -249,6 +249,21 @@ class SelfDistillationTrainer(SeededTrainer):
         loss = outputs["loss"].mean()
         return (loss, outputs) if return_outputs else loss
 
+    def sums_to_keep(self) -> dict[str, Any]:
+        """The terms of the loss since the last log line, and what the collapse monitor has seen."""
+        # The spread over one row is NaN, which JSON has no word for.
+        sums = {name: value if math.isfinite(value := float(tensor)) else None for name, tensor in self._sums.items()}
+        return {"terms": sums, "passes": self._n_summed, "monitor": self.collapse_monitor.state()}
+
+    def restore_sums(self, sums: dict[str, Any]) -> None:
+        """See [`SeededTrainer.restore_sums`]."""
+        self._sums = {
+            name: torch.tensor(math.nan if value is None else value, device=self.args.device)
+            for name, value in sums["terms"].items()
+        }
+        self._n_summed = sums["passes"]
+        self.collapse_monitor.restore(sums["monitor"])
+
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """One batch of evaluation; the last one as one process would see it."""
         whole = self.last_evaluation_batch()
@@ -261,20 +276,10 @@ class SelfDistillationTrainer(SeededTrainer):
             self.teacher_model.across_ranks = True
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log as the Trainer does, with the terms of the loss and the schedules beside it.
-
-        Raises:
-            FloatingPointError: if a term is not finite.
-        """
+        """Log as the Trainer does, with the terms of the loss and the schedules beside it."""
         if "loss" in logs and self._n_summed:
             terms = {name: float(value) / self._n_summed for name, value in self._sums.items()}
             self._sums, self._n_summed = {}, 0
-            broken = [name for name in ("cls_loss", "network_loss", "mask_loss") if not math.isfinite(terms[name])]
-            if broken:
-                raise FloatingPointError(
-                    f"{', '.join(broken)} became NaN or infinite before step {self.state.global_step}. Lower the "
-                    "learning rate, or look for NaN in the data; the last checkpoint is from before."
-                )
             spread = {name: terms[name] for name in ("student_projection_std", "teacher_projection_std")}
             if all(math.isfinite(value) for value in spread.values()):
                 self.collapse_monitor.update(spread, self.state.global_step)

@@ -173,6 +173,14 @@ class JEPATrainer(SeededTrainer):
             self._last_targets = outputs["targets"]
         return (loss, outputs) if return_outputs else loss
 
+    def sums_to_keep(self) -> dict[str, Any]:
+        """What the collapse monitor has seen."""
+        return self.collapse_monitor.state()
+
+    def restore_sums(self, sums: dict[str, Any]) -> None:
+        """See [`SeededTrainer.restore_sums`]."""
+        self.collapse_monitor.restore(sums)
+
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """One batch of evaluation; the last one as one process would see it."""
         return super().prediction_step(model, self.last_evaluation_batch() or inputs, *args, **kwargs)

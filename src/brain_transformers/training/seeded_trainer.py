@@ -1,26 +1,63 @@
 """A Trainer whose data are the same whether a run was interrupted or not, and on how many processes it runs."""
 
+import errno
+import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
-from .checkpoints import last_complete_checkpoint, missing_from_checkpoint
+from .. import files
+from .checkpoints import (
+    RECORD,
+    DamagedCheckpointError,
+    faults_of_checkpoint,
+    last_complete_checkpoint,
+    read_record,
+    write_record,
+)
 from .checkpoints import logger as checkpoint_logger
+from .finite import (
+    FiniteWatch,
+    NotFiniteError,
+    WatchedTensor,
+    all_whole,
+    broken_names,
+    describe_scans,
+    is_broken,
+    tensors_of,
+)
+from .run_settings import model_settings, processor_settings, rows_digest, training_settings
 from .seeded_rows import EpochSampler, SeededRows
 
 
-class _SetEpoch(TrainerCallback):
-    """Tells the sampler which epoch begins.
+class _FollowRun(TrainerCallback):
+    """Tells the sampler which epoch begins, and takes up the sums of the run that goes on.
 
-    accelerate tells it too, except when a resumed run skips batches on several processes.
+    accelerate tells the epoch too, except when a resumed run skips batches on several processes.
     """
 
     def __init__(self, trainer: "SeededTrainer"):
         self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.take_up_run()
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -38,8 +75,14 @@ class SeededTrainer(Trainer):
     uninterrupted one, and the same rows, however many processes share a batch. Dropout draws from torch's global
     generator, which checkpoints hold; on several processes each has its own.
 
-    With `resume_from_checkpoint=True` the newest complete checkpoint is taken: one that a kill cut short is passed
-    over.
+    With `resume_from_checkpoint=True` the newest whole checkpoint is taken: one that a kill cut short, or with a
+    damaged file, is passed over. A run that goes on must have the processor, the data and the model that it began
+    with; losses, logs and weights are then those of the uninterrupted run, and a run that is at its end already does
+    not take another step.
+
+    A loss, gradient norm, weight or score that is NaN or infinite ends the run before anything is logged or saved from
+    it, on all processes at once. Steps are not slowed down: what happened is kept on the device and read where the
+    Trainer logs, evaluates or saves.
 
     Args:
         model, args, data_collator, train_dataset, eval_dataset, processing_class: as for `transformers.Trainer`;
@@ -47,7 +90,8 @@ class SeededTrainer(Trainer):
         kwargs: everything else that `transformers.Trainer` takes.
 
     Raises:
-        ValueError: with `remove_unused_columns=True`, or a sampling strategy other than random and sequential.
+        ValueError: with `remove_unused_columns=True`, a sampling strategy other than random and sequential, or where
+            evaluation is asked for without an `eval_dataset`.
     """
 
     def __init__(
@@ -62,16 +106,12 @@ class SeededTrainer(Trainer):
     ):
         self.row_sampler: EpochSampler | None = None
         self._evaluated: DataLoader | None = None
-        if args is not None and args.remove_unused_columns:
-            raise ValueError(
-                "Expected remove_unused_columns=False, got True: the collator reads columns that the model does not "
-                "take. Set it to False in the training arguments."
-            )
-        if args is not None and args.train_sampling_strategy not in ("random", "sequential"):
-            raise ValueError(
-                f"Expected train_sampling_strategy 'random' or 'sequential', got {args.train_sampling_strategy!r}: "
-                "windows have one length, and the order must follow from seed and epoch."
-            )
+        self._watch: FiniteWatch | None = None
+        self._settings: dict[str, Any] = {}
+        self._taken_up: dict[str, Any] = {}
+        self._loss_since = 0
+        if args is not None:
+            _check_arguments(args, eval_dataset)
         super().__init__(
             model=model,
             args=args,
@@ -81,7 +121,9 @@ class SeededTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
-        self.add_callback(_SetEpoch(self))
+        self.add_callback(_FollowRun(self))
+
+    # --- data ---
 
     @property
     def row_seed(self) -> int:
@@ -99,7 +141,13 @@ class SeededTrainer(Trainer):
         return super().get_train_dataloader()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Dataloader of an evaluation set, with rows that know their index; none is left out."""
+        """Dataloader of an evaluation set, with rows that know their index; none is left out.
+
+        Raises:
+            ValueError: if there is no evaluation set.
+        """
+        if eval_dataset is None and self.eval_dataset is None:
+            raise ValueError("Expected an evaluation set, got none. Give the Trainer an eval_dataset.")
         self.eval_dataset = SeededRows.wrap(self.eval_dataset)
         with self._keep_incomplete_batches():
             return super().get_eval_dataloader(SeededRows.wrap(eval_dataset))
@@ -108,25 +156,6 @@ class SeededTrainer(Trainer):
         """Dataloader of a test set, with rows that know their index; none is left out."""
         with self._keep_incomplete_batches():
             return super().get_test_dataloader(SeededRows.wrap(test_dataset))
-
-    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate; see `transformers.Trainer.evaluation_loop`."""
-        self._evaluated = dataloader
-        return super().evaluation_loop(dataloader, *args, **kwargs)
-
-    def last_evaluation_batch(self) -> dict[str, Any] | None:
-        """All rows of the last batch of the evaluation that is running, if the processes' parts were filled up.
-
-        Several processes get batches of one size, so accelerate repeats rows from the beginning; some may get nothing
-        but those. Losses that are defined on a batch would then be of other rows, and processes could disagree on
-        what is masked. Where the batch is an ordinary one: `None`.
-        """
-        state, loader = self.accelerator.gradient_state, self._evaluated
-        if self.args.world_size == 1 or loader is None or not state.end_of_dataloader or state.remainder <= 0:
-            return None
-        dataset: Any = loader.dataset
-        assert loader.collate_fn is not None
-        return loader.collate_fn([dataset[row] for row in range(len(dataset) - state.remainder, len(dataset))])
 
     @contextmanager
     def _keep_incomplete_batches(self) -> Iterator[None]:
@@ -148,29 +177,343 @@ class SeededTrainer(Trainer):
         )
         return self.row_sampler
 
+    # --- evaluation ---
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate; see `transformers.Trainer.evaluate`.
+
+        Raises:
+            NotFiniteError: if a score is NaN or infinite.
+        """
+        try:
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        except NotFiniteError:
+            raise
+        except FloatingPointError as error:
+            raise self._not_finite(f"{metric_key_prefix}_loss", self._evaluated_scans()) from error
+        if broken := [name for name, value in metrics.items() if is_broken(value)]:
+            raise self._not_finite(", ".join(broken), self._evaluated_scans())
+        return metrics
+
+    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate; see `transformers.Trainer.evaluation_loop`."""
+        self._evaluated = dataloader
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def last_evaluation_batch(self) -> dict[str, Any] | None:
+        """All rows of the last batch of the evaluation that is running, if the processes' parts were filled up.
+
+        Several processes get batches of one size, so accelerate repeats rows from the beginning; some may get nothing
+        but those. Losses that are defined on a batch would then be of other rows, and processes could disagree on
+        what is masked. Where the batch is an ordinary one: `None`.
+        """
+        state, loader = self.accelerator.gradient_state, self._evaluated
+        if self.args.world_size == 1 or loader is None or not state.end_of_dataloader or state.remainder <= 0:
+            return None
+        dataset: Any = loader.dataset
+        assert loader.collate_fn is not None
+        return loader.collate_fn([dataset[row] for row in range(len(dataset) - state.remainder, len(dataset))])
+
+    # --- runs that go on ---
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; see `transformers.Trainer.train`.
 
         Args:
-            resume_from_checkpoint: a checkpoint folder, or `True` for the newest complete one in `output_dir`.
+            resume_from_checkpoint: a checkpoint folder, or `True` for the newest whole one in `output_dir`.
 
         Raises:
-            ValueError: if `True` was given and there is no complete checkpoint.
+            ValueError: if `True` was given and there is no whole checkpoint.
+            DamagedCheckpointError: if the named checkpoint cannot be gone on from.
+            OtherSettingsError: if it is of a run with another processor, model or dataset.
+            NotFiniteError: if a loss, gradient norm, weight or score became NaN or infinite.
+            OSError: if the disk is full; what was saved before is left.
         """
-        world_size = self.args.world_size
-        if resume_from_checkpoint is True:
-            output_dir = str(self.args.output_dir)
-            resume_from_checkpoint = last_complete_checkpoint(output_dir, world_size)
-            if resume_from_checkpoint is None:
+        checkpoint = self._checkpoint_to_go_on_from(resume_from_checkpoint)
+        self._settings = {
+            "training arguments": training_settings(self.args),
+            "model": model_settings(self.model),
+            "processor": processor_settings(self.processing_class) if self.processing_class is not None else None,
+            "training scans": rows_digest(self.train_dataset) if self.train_dataset is not None else None,
+        }
+        self._taken_up = {}
+        if checkpoint is not None:
+            self._taken_up = read_record(checkpoint)
+            self._refuse_another_run(checkpoint)
+        output = super().train(checkpoint, *args, **kwargs)
+        self._stop_if_not_finite(with_weights=True)
+        return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
+
+    def _checkpoint_to_go_on_from(self, asked: str | bool | None) -> str | None:
+        """The checkpoint, which the first process chooses for all."""
+        if not asked:
+            return None
+        output_dir, world_size = str(self.args.output_dir), self.args.world_size
+        if asked is True:
+            found = [last_complete_checkpoint(output_dir, world_size) if self.args.process_index == 0 else None]
+            if world_size > 1:
+                torch.distributed.broadcast_object_list(found, src=0)
+            if found[0] is None:
                 raise ValueError(
                     f"Expected a complete checkpoint in {output_dir}, found none. Start without "
                     "resume_from_checkpoint, or name the folder."
                 )
-        elif isinstance(resume_from_checkpoint, str):
-            missing = missing_from_checkpoint(resume_from_checkpoint, world_size)
-            if missing:
-                checkpoint_logger.warning(
-                    f"{resume_from_checkpoint} lacks {', '.join(missing)}: training goes on from it, but not bit for "
-                    "bit as the run that wrote it."
-                )
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+            return found[0]
+        faults = faults_of_checkpoint(asked, world_size)
+        if any(fault.endswith("damaged") or fault.startswith(("*", "trainer_state")) for fault in faults):
+            raise DamagedCheckpointError(
+                f"Expected a whole checkpoint in {asked}, but {', '.join(faults)}. Use resume_from_checkpoint=True, "
+                "which takes the newest one that is whole."
+            )
+        if faults:
+            checkpoint_logger.warning(
+                f"In {asked}, {', '.join(faults)}: training goes on from it, but not bit for bit as the run that "
+                "wrote it."
+            )
+        return asked
+
+    def _refuse_another_run(self, checkpoint: str) -> None:
+        before = self._taken_up.get("settings", {})
+        changed: list[str] = []
+        others: list[str] = []
+        for name, value in self._settings.items():
+            if name not in before:
+                continue
+            difference = files.difference({name: before[name]}, {name: value})
+            (others if name == "training arguments" else changed).extend(difference)
+        if changed:
+            raise files.OtherSettingsError(
+                f"{checkpoint} is of another run ({'; '.join(changed)}). Go on with what it was started with, or "
+                "start a new run in another output_dir."
+            )
+        if others:
+            checkpoint_logger.warning(
+                f"{checkpoint} was written with other settings ({'; '.join(others)}), so the numbers will not be "
+                "those of an uninterrupted run."
+            )
+
+    def take_up_run(self) -> None:
+        """Put the sums of the run that goes on where the Trainer has just begun new ones."""
+        self._watch = FiniteWatch(self.args.device)
+        running = self._taken_up.get("running")
+        if running is None:
+            self._loss_since = self.state.global_step
+            return
+        self._loss_since = running["since_step"]
+        of_processes, rank = running["unlogged_loss"], self.args.process_index
+        own = (
+            of_processes[rank] if len(of_processes) == self.args.world_size else sum(of_processes) / len(of_processes)
+        )
+        self._tr_loss = torch.tensor(own, device=self.args.device)
+        self._total_loss_scalar = running["logged_loss"]
+        self._globalstep_last_logged = running["last_logged_step"]
+        self.restore_sums(running["sums"])
+
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> Any:
+        """Lengths of the run; intervals that are shares of it become numbers of steps.
+
+        Otherwise transformers would warn, whenever a run goes on, that they are not those of the checkpoint.
+        """
+        values = super().set_initial_training_values(args, dataloader)
+        for name in ("logging_steps", "eval_steps", "save_steps"):
+            share = getattr(args, name)
+            if share and 0 < share < 1:
+                setattr(args, name, math.ceil(values[-1] * share))
+        return values
+
+    def sums_to_keep(self) -> dict[str, Any]:
+        """What a Trainer adds up between two log lines beside the loss, as JSON values; see `restore_sums`."""
+        return {}
+
+    def restore_sums(self, sums: dict[str, Any]) -> None:
+        """Go on with what `sums_to_keep` gave."""
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """One epoch; none for a run that is at its end, from which transformers would take another step."""
+        stoppers = [cb for cb in self.callback_handler.callbacks if isinstance(cb, EarlyStoppingCallback)]
+        stopped = any(stop.early_stopping_patience_counter >= stop.early_stopping_patience for stop in stoppers)
+        if self.state.global_step >= self.state.max_steps or (stopped and self.state.global_step > 0):
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint, and last its record; see [`write_record`].
+
+        Raises:
+            OSError: if the disk is full; the unfinished checkpoint is removed.
+        """
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        writes = self.args.should_save
+        if writes:
+            (folder / RECORD).unlink(missing_ok=True)  # of a checkpoint that is now written over
+        with self._room_for(folder, temporary=True):
+            # Earlier checkpoints go when this one is whole.
+            limit, self.args.save_total_limit = self.args.save_total_limit, None
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.save_total_limit = limit
+            unlogged = self.accelerator.gather(self._tr_loss.reshape(1)).tolist()  # waits for all files, too
+            if writes and folder.is_dir() and not self.args.save_only_model:
+                running = {
+                    "logged_loss": self._total_loss_scalar,
+                    "unlogged_loss": unlogged,
+                    "last_logged_step": self._globalstep_last_logged,
+                    "since_step": self._loss_since,
+                    "sums": self.sums_to_keep(),
+                }
+                write_record(folder, {"settings": self._settings, "running": running})
+        if writes:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
+
+    @contextmanager
+    def _room_for(self, folder: Path, temporary: bool = False) -> Iterator[None]:
+        """Turns whatever a library says of a full disk into one error."""
+        try:
+            yield
+        except Exception as error:
+            if not files.no_space(error):
+                raise
+            if temporary and self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            earlier = "What was saved before is whole" if temporary else "It is not whole"
+            raise OSError(
+                errno.ENOSPC,
+                f"No space left for {folder} after step {self.state.global_step}. {earlier}; make room in "
+                f"{folder.parent} (save_total_limit keeps fewer checkpoints) and go on with resume_from_checkpoint "
+                "(--resume on the command line)",
+            ) from error
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; see `transformers.Trainer.save_model`.
+
+        Raises:
+            NotFiniteError: if a weight or buffer is NaN or infinite; nothing is written then.
+            OSError: if the disk is full.
+        """
+        if broken := broken_names(self._tensors_to_check(optimizer=False)):
+            raise self._not_finite(f"{broken[0]} and {len(broken) - 1} other tensors (or too large to compute with)")
+        if _internal_call:
+            super().save_model(output_dir, _internal_call)
+            return
+        with self._room_for(Path(output_dir or str(self.args.output_dir))):
+            super().save_model(output_dir, _internal_call)
+
+    # --- numbers ---
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One forward and backward pass; see `transformers.Trainer.training_step`."""
+        step = self.state.global_step + 1
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except FloatingPointError as error:  # a model that has noticed by itself
+            raise self._not_finite("loss", self._scans_of_step(step), step) from error
+        if self._watch is not None:
+            self._watch.note("loss", loss, step)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # With scaled losses, gradients that overflow are usual; the scaler leaves such a step out.
+        if self._watch is not None and norm is not None and getattr(self.accelerator, "scaler", None) is None:
+            self._watch.note("gradient norm", norm, self.state.global_step + 1)
+        return norm
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save where it is time; all processes come here after each step."""
+        control = self.control
+        if control.should_log or control.should_evaluate or control.should_save:
+            self._stop_if_not_finite(with_weights=control.should_evaluate or control.should_save)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _tensors_to_check(self, optimizer: bool = True) -> list[WatchedTensor]:
+        assert self.model is not None
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # without accelerate's wrapper
+        return tensors_of(self.model, inner if optimizer else None)
+
+    def _stop_if_not_finite(self, with_weights: bool) -> None:
+        """Raise on all processes if one has seen a value that is not finite."""
+        if self._watch is None:
+            return
+        several = self.args.world_size > 1
+        gather = self.accelerator.gather if several else None
+        if (found := self._watch.read(gather)) is not None:
+            step, what = found
+            raise self._not_finite(what, self._scans_of_step(step), step)
+        if not with_weights:
+            return
+        whole = all_whole(self._tensors_to_check(), self.args.device)[None]
+        if not bool((whole if gather is None else gather(whole)).all()):
+            broken = broken_names(self._tensors_to_check())
+            which = f"{broken[0]} and {len(broken) - 1} other tensors" if broken else "weights"
+            step = self.state.global_step
+            raise self._not_finite(f"{which} (or too large to compute with)", self._scans_of_step(step), step)
+
+    def _not_finite(self, what: str, scans: str = "", step: int | None = None) -> NotFiniteError:
+        step = self.state.global_step if step is None else step
+        culprits = f" Scans of that step: {scans}." if scans else ""
+        return NotFiniteError(
+            f"{what} became NaN or infinite at step {step}, so training stops and nothing is saved from it; earlier "
+            f"checkpoints are as they were.{culprits} Look for extreme values in the scans, or lower the learning "
+            "rate."
+        )
+
+    def _scans_of_step(self, step: int) -> str:
+        """The scans of an optimizer step on all processes; they follow from seed and step."""
+        dataset, sampler = self.train_dataset, self.row_sampler
+        if sampler is None or dataset is None or step < 1:
+            return ""
+        args = self.args
+        n_rows: int = len(dataset)  # type: ignore[arg-type]
+        batch = args.train_batch_size * args.world_size
+        batches = n_rows // batch if args.dataloader_drop_last else math.ceil(n_rows / batch)
+        updates = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+        epoch, update = divmod(step - 1, updates)
+        size = batch * args.gradient_accumulation_steps
+        order = [key.row for key in sampler.keys(epoch)][: batches * batch]
+        return describe_scans(getattr(dataset, "dataset", dataset), order[update * size : (update + 1) * size])
+
+    def _evaluated_scans(self) -> str:
+        dataset: Any = None if self._evaluated is None else self._evaluated.dataset
+        return "" if dataset is None else describe_scans(getattr(dataset, "dataset", dataset), range(len(dataset)))
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log; see `transformers.Trainer.log`. The loss of a whole run is that of all its steps, resumed or not."""
+        if "train_loss" in logs:
+            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step - self._loss_since, 0.001)
+        if any(map(is_broken, logs.values())):  # such as a gradient norm that the loss scaler deals with
+            logs = {name: value for name, value in logs.items() if not is_broken(value)}  # JSON has no word for them
+        super().log(logs, *args, **kwargs)
+
+
+def _check_arguments(args: TrainingArguments, eval_dataset: Any) -> None:
+    """Raise ValueError for arguments that do not fit a SeededTrainer or its datasets."""
+    if args.remove_unused_columns:
+        raise ValueError(
+            "Expected remove_unused_columns=False, got True: the collator reads columns that the model does not "
+            "take. Set it to False in the training arguments."
+        )
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"Expected train_sampling_strategy 'random' or 'sequential', got {args.train_sampling_strategy!r}: "
+            "windows have one length, and the order must follow from seed and epoch."
+        )
+    if eval_dataset is not None:
+        return
+    asked = {
+        "eval_strategy": args.eval_strategy != "no",
+        "eval_on_start": args.eval_on_start,
+        "load_best_model_at_end": args.load_best_model_at_end,
+        "save_strategy": args.save_strategy == "best",
+    }
+    for name in (name for name, needs in asked.items() if needs):
+        value = getattr(args, name)
+        raise ValueError(
+            f"{name}={getattr(value, 'value', value)!r} (--{name}) needs an evaluation set, got no eval_dataset. Pass "
+            f"eval_dataset= (on the command line a dataset with an evaluation split, see --eval-split), or leave "
+            f"{name} out."
+        )
