@@ -39,6 +39,7 @@ from ..evaluation.linear_probe import ProtocolResult, scan_splits
 from ..hub.sharing import save_model_folder
 from ..plotting.report import write_atomically
 from ..scores import protocol_metrics
+from ..training.finite import NotFiniteError
 from ..training.labels import load_with_new_head, start_head_at
 from ..training.semantoks_finetuning import SemantoksFineTuner, SemantoksFineTuningArguments
 
@@ -116,6 +117,7 @@ def fine_tuning_protocol(
         metrics of single crops. Every scan counts once.
 
     Raises:
+        NotFiniteError: if training diverges, with every rate of a grid.
         ValueError: if labels, columns and model do not fit together, an argument cannot be meant, or `output_dir`
             holds repetitions that were made with other settings.
         ImportError: without scikit-learn (extra `eval`) or accelerate (extra `train`).
@@ -328,16 +330,23 @@ def _repetition(
             callbacks=[_EpochBar(bar)],
         )
         tuner.remove_callback(PrinterCallback)
-        tuner.train()
-        tuner.accelerator.wait_for_everyone()  # all have read the best weights before their files go
         name = str(tuner.args.metric_for_best_model)
+        try:
+            tuner.train()
+        except NotFiniteError:
+            # One rate of a grid that diverges loses; without another there is nothing to test.
+            if best is None and arguments is runs[-1]:
+                raise
+            lost = {"epochs": tuner.state.epoch, "best_epoch": None, f"validation_{name}": None}
+            tried.append({"learning_rate": arguments.learning_rate, **lost})
+            continue
+        tuner.accelerator.wait_for_everyone()  # all have read the best weights before their files go
         evaluated = [line for line in tuner.state.log_history if f"eval_{name}" in line]
         value: Any = tuner.state.best_metric
         tried.append(
             {
                 "learning_rate": arguments.learning_rate,
                 "epochs": evaluated[-1]["epoch"],
-                # There is no best epoch when the model has diverged.
                 "best_epoch": next((line["epoch"] for line in evaluated if line[f"eval_{name}"] == value), None),
                 f"validation_{name}": value,
             }
