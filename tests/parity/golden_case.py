@@ -27,6 +27,7 @@ class GoldenCase:
     meta: dict[str, Any] = field(init=False)
     tensors: dict[str, torch.Tensor] = field(init=False, default_factory=dict)
     seen: set[str] = field(init=False, default_factory=set)
+    compared: set[str] = field(init=False, default_factory=set)
     failures: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -63,6 +64,7 @@ class GoldenCase:
     def compare(self, name: str, actual: Any, *, atol: float | None = None, rtol: float | None = None) -> None:
         """Compare with an expected tensor: exact for integers and masks, else |a - b| <= atol + rtol |b|."""
         self.seen.add(name)
+        self.compared.add(name)
         self.check(name, actual, self.tensors[name], atol=atol, rtol=rtol)
 
     def check(
@@ -75,7 +77,7 @@ class GoldenCase:
             self.failures.append(f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
             return
         if not expected.is_floating_point():
-            wrong = int((actual.to(torch.int64) != expected.to(torch.int64)).sum())
+            wrong = int((actual.double() != expected.double()).sum())  # 1.4 is not 1
             if wrong:
                 self.failures.append(f"{name}: {wrong} of {expected.numel()} entries differ")
             return
@@ -93,6 +95,7 @@ class GoldenCase:
     def compare_gradient(self, name: str, actual: torch.Tensor | None, *, rtol: float | None = None) -> None:
         """Compare a gradient: max |a - b| <= grad_rtol x max |b|."""
         self.seen.add(name)
+        self.compared.add(name)
         expected = self.tensors[name].double()
         if actual is None:
             self.failures.append(f"{name}: no gradient")

@@ -163,16 +163,17 @@ _OUTPUT = re.compile(
     r"predictor_out|logits|net\d+\.branch\d+_out|kernel_norm_after\.\d+)"
 )
 _HIDDEN = ("masked", "with_mask")
-_INPUT = re.compile(r"(?:.+\.)?(?:x|x_float16|x_long|mask(?:_\w+)?)")
+_MASK = re.compile(r"mask(?:_\w+)?")
 
 
 def _input_of(case: GoldenCase, scenario: str | None, encoders: _Encoders) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Signals of a scenario, and its own mask if it has one (that is for `masked` alone where there are both)."""
     prefix = "" if scenario is None else f"{scenario}."
     names = [f"{prefix}x", f"{prefix}x_float16", *([scenario] if scenario else []), "x", "x_float16"]
-    x = next(case.tensors[name].float() for name in names if case.has(name))
+    x = next(case.take(name).float() for name in names if case.has(name))
     has_both = any(set(_HIDDEN) & set(name.removeprefix(prefix).split(".")) for name in case.names(prefix))
-    mask = case.tensors.get(f"{prefix}mask") if scenario and not has_both else None
+    has_own = scenario is not None and not has_both and case.has(f"{prefix}mask")
+    mask = case.take(f"{prefix}mask") if has_own else None
     if scenario is not None and scenario.startswith("keep_only_network"):
         config = encoders.encoder().config
         mask = torch.ones(len(x), config.n_networks, config.n_windows, dtype=torch.bool)
@@ -182,12 +183,9 @@ def _input_of(case: GoldenCase, scenario: str | None, encoders: _Encoders) -> tu
 
 def encoder(case: GoldenCase, work: Path) -> None:
     encoders = _Encoders(case, work)
-    inputs = [name for name in case.tensors if _INPUT.fullmatch(name)]
-    for name in inputs:
-        case.take(name)
-    mask_names = sorted(name for name in inputs if name.startswith("mask"))  # `mask` comes first
+    mask_names = sorted(name for name in case.tensors if _MASK.fullmatch(name))  # `mask` comes first
     cache: dict[Any, dict[str, Any]] = {}
-    for name in [name for name in case.tensors if name not in inputs]:
+    for name in case.tensors:  # inputs count when an output asks for them
         if match := re.fullmatch(r"temporal_pos_embedding_(\d+)x(\d+)", name):
             case.compare(name, window_positions(int(match[1]), int(match[2])))
         elif name == "roi_network_index":
@@ -205,7 +203,7 @@ def encoder(case: GoldenCase, work: Path) -> None:
                 x, mask = _input_of(case, scenario, encoders)
                 if masked:
                     own = f"{scenario}.mask"
-                    mask = case.tensors[own if case.has(own) else mask_names[0]]
+                    mask = case.take(own if case.has(own) else mask_names[0])
                 cache[key] = _encoder_values(case, encoders, which, pooling, x, mask)
             if match["output"] in cache[key]:
                 case.compare(name, cache[key][match["output"]])
@@ -270,15 +268,11 @@ def pretrain(case: GoldenCase, work: Path) -> None:
     model = encoders.pretraining()
     views, masks = _views(case)
     weight = config.get("network_loss_weight_in_loss_tensors", model.config.network_loss_weight)
-    has_mask_embedding = model.config.use_mask_embedding
+    model.config.masked_term_without_embedding = True  # as in the authors' code
     for mode in ("masked", "unmasked", "masked_no_ttr"):
         names = case.names(f"{mode}.")
         if not names:
             continue
-        if not has_mask_embedding:
-            # Masks hide nothing then. Ours has no masked term; where a case has one, it is over visible tokens.
-            term = case.tensors.get(f"{mode}.log.mask_loss", torch.zeros(()))
-            model.config.use_mask_embedding = bool(term != 0)
         model.zero_grad()
         used = None if mode == "unmasked" else masks
         output = model(views, used, 0.0 if mode == "masked_no_ttr" else weight, output_hidden_states=True)

@@ -246,7 +246,8 @@ class TwoViewCollator:
     # --- masks ---
 
     def _masks_batch(self, rows: Sequence[Mapping[str, Any]]) -> bool:
-        if self.masking_frequency <= 0 or not self.config.use_mask_embedding:
+        has_masked_term = self.config.use_mask_embedding or self.config.masked_term_without_embedding
+        if self.masking_frequency <= 0 or not has_masked_term:
             return False
         # Index 0 of this purpose is the order of the epoch; those above it belong to its batches.
         rng = row_generator(self.seed, int(rows[0][EPOCH]), 1 + self.batches.number(rows), "order")

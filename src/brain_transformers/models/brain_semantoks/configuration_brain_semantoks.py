@@ -48,6 +48,8 @@ class BrainSemantoksConfig(BrainConfig):
         drop_path_rate: stochastic depth of the last layer; layers before it have linearly less.
         layer_scale_init_value: initial factor on each block's output, or `None` for no such factor.
         use_mask_embedding: learned vector in place of hidden and missing tokens. Without it masks are ignored.
+        masked_term_without_embedding: whether pretraining without that vector keeps the term over the tokens of a mask,
+            which are then visible, as in the authors' code.
         missing_tokens: what stands for a token without data (short scan, missing subcortex): `"mask"`, the mask
             embedding, as hidden tokens were in training; `"zeros"`, the token of a zero signal, as in the authors'
             data code.
@@ -106,6 +108,7 @@ class BrainSemantoksConfig(BrainConfig):
     drop_path_rate: float | int = 0.0
     layer_scale_init_value: float | int | None = 0.1
     use_mask_embedding: bool = True
+    masked_term_without_embedding: bool = False
     missing_tokens: str = "mask"
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02

@@ -813,7 +813,8 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
         within_view_loss = torch.zeros_like(cls_loss)
         dense: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         # Every process takes part in the sum over processes, also one whose own rows are not masked.
-        if config.use_mask_embedding and (masked is not None or self.across_ranks):
+        has_masked_term = config.use_mask_embedding or config.masked_term_without_embedding
+        if has_masked_term and (masked is not None or self.across_ranks):
             per_row = cls_loss.new_zeros(batch * views)
             if masked is not None:
                 token_mask = masked.reshape(batch * views, config.n_tokens).bool()
