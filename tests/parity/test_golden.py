@@ -5,7 +5,9 @@
 walks any folder of cases. New cases of a known kind need no code here.
 """
 
+import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -33,10 +35,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     root = chosen or (shared if shared.is_dir() else here.parents[1] / "golden")
     if not root.is_dir():
         raise pytest.UsageError(f"--golden {root} is not a folder")
-    folders = [folder for folder in find_cases(root) if chosen or GoldenCase(folder).meta["family"] in KINDS]
+    folders = find_cases(root)
     if not folders:
         raise pytest.UsageError(f"--golden {root} holds no case.json")
-    metafunc.parametrize("case_folder", folders, ids=[str(folder.relative_to(root)) for folder in folders])
+    cases = []
+    for folder in folders:
+        family = json.loads((folder / "case.json").read_text(encoding="utf-8"))["family"]
+        # Asked for by name, a family without kinds fails; otherwise it is said that nobody checks it yet.
+        unknown = family not in KINDS and not chosen
+        marks = [pytest.mark.skip(reason=f"no kinds of family {family} are known yet")] if unknown else []
+        cases.append(pytest.param(folder, marks=marks, id=str(folder.relative_to(root))))
+    metafunc.parametrize("case_folder", cases)
 
 
 def test_golden(case_folder: Path, tmp_path: Path) -> None:
@@ -46,3 +55,6 @@ def test_golden(case_folder: Path, tmp_path: Path) -> None:
     assert case.kind in KINDS[family], f"kind {case.kind!r} of {family} is not known, only {sorted(KINDS[family])}"
     KINDS[family][case.kind](case, tmp_path)
     case.finish()
+    for why in sorted(set(case.left_out.values())):
+        names = [name for name, reason in case.left_out.items() if reason == why]
+        warnings.warn(f"{case_folder.name}: {len(names)} tensors are not compared ({why}): {names}", stacklevel=1)
