@@ -88,7 +88,8 @@ def _series(name: str) -> Callable[[Path], list[Path]]:
         elif name == "_packed.mat":
             from scipy.io import savemat
 
-            savemat(path, {"data": {"series": signals(), "name": "rest"}, "tc": signals()}, do_compression=True)
+            names = np.array(LABELS, dtype=object)
+            savemat(path, {"data": {"series": signals(), "TR": 2.0, "names": names}, "n": 1}, do_compression=True)
         elif name == "_sparse.mat":
             from scipy.io import savemat
             from scipy.sparse import csc_matrix

@@ -1,13 +1,19 @@
 """From 4-D BOLD images to ROI series, never on the wrong grid and never mirrored."""
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..foreign import reading
 from ..optional import require
-from .readers import ROISeries, ROISeriesReadError
+from .cifti import is_cifti, refusal
+from .errors import ROISeriesReadError
+from .nifti import load_image
+from .readers import ROISeries
+from .sidecars import scan_t_r
 
 # Atlases that nilearn can fetch (over the network, once) in exactly the order of their name.
 _FETCHABLE = {"schaefer400-7net": 7, "schaefer400-17net": 17}
@@ -39,11 +45,9 @@ def load_atlas(atlas: str | Path) -> Any:
         raise ROISeriesReadError(
             f"{path}: there is no such label image. Give the path of a NIfTI file, or one of {sorted(_FETCHABLE)}."
         )
-    try:
-        image = nib.load(path)
+    with reading(path, "a label image", error=ROISeriesReadError):
+        image = load_image(path)
         labels = np.asarray(image.dataobj)
-    except Exception as error:  # nibabel raises many kinds for damaged files
-        raise ROISeriesReadError(f"{path}: cannot be read as a label image ({error}).") from error
     labels = labels[..., 0] if labels.ndim == 4 and labels.shape[3] == 1 else labels
     if labels.ndim != 3:
         raise ROISeriesReadError(f"{path}: expected a 3-D label image, got shape {labels.shape}.")
@@ -73,7 +77,7 @@ def parcellate(
         bold: path or nibabel image, (x, y, z, n_timepoints), in the atlas's space (MNI).
         labels_img: path, known name or image; see `load_atlas`. Label k gives row k-1.
         n_rois: rows of the result; by default the largest label.
-        t_r: repetition time, seconds; by default from the header.
+        t_r: repetition time, seconds; by default from the sidecar or the header; see `sidecars.scan_t_r`.
         confounds: passed to nilearn's masker.
         masker_options: further options of `nilearn.maskers.NiftiLabelsMasker`, such as `detrend=True`.
 
@@ -86,14 +90,16 @@ def parcellate(
     nib = require("nibabel", extra="data", purpose="reading NIfTI images")
     image_module = require("nilearn.image", extra="data", purpose="resampling an atlas")
     maskers = require("nilearn.maskers", extra="data", purpose="averaging over parcels")
-    name = str(bold) if isinstance(bold, (str, Path)) else "the BOLD image"
-    try:
-        image = nib.load(bold) if isinstance(bold, (str, Path)) else bold
+    path = Path(bold) if isinstance(bold, (str, os.PathLike)) else None
+    name = "the BOLD image" if path is None else str(path)
+    if path is not None and is_cifti(path):
+        raise ROISeriesReadError(refusal(path))
+    with reading(name, "a NIfTI image; it may be truncated", error=ROISeriesReadError):
+        image = bold if path is None else load_image(path)
         shape = image.shape
         # Reading the data here turns a cut-off file into one clear error.
         data = np.asarray(image.dataobj, dtype=np.float32)
-    except Exception as error:  # nibabel, gzip and zlib raise many kinds for damaged files
-        raise ROISeriesReadError(f"{name}: cannot be read as a NIfTI image; it may be truncated ({error}).") from error
+        header_t_r = _header_t_r(image)
     if len(shape) != 4 or shape[3] < 2:
         raise ROISeriesReadError(f"{name}: expected a 4-D BOLD image (x, y, z, n_timepoints), got shape {shape}.")
     _check_space(image, name)
@@ -142,7 +148,7 @@ def parcellate(
             UserWarning,
             stacklevel=2,
         )
-    return ROISeries(signals, None, t_r if t_r is not None else _header_t_r(image, name))
+    return ROISeries(signals, None, scan_t_r(path or name, given=t_r, header=header_t_r))
 
 
 def _check_space(image: Any, name: Any) -> None:
@@ -173,13 +179,11 @@ def _check_cover(
         )
 
 
-def _header_t_r(image: Any, name: str) -> float | None:
+def _header_t_r(image: Any) -> float | None:
     zooms = image.header.get_zooms()
-    if len(zooms) < 4 or not zooms[3] > 0:
+    if len(zooms) < 4:
         return None
     unit = image.header.get_xyzt_units()[1] if hasattr(image.header, "get_xyzt_units") else "unknown"
     seconds = float(zooms[3]) * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
-    if not 0.1 < seconds < 50:
-        raise ROISeriesReadError(f"{name}: the header's repetition time is {seconds:g} s. Give t_r in seconds.")
     # Headers hold float32: 0.735 comes back as 0.7350000143.
     return float(np.format_float_positional(np.float32(seconds), unique=True))

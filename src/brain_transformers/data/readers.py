@@ -1,21 +1,30 @@
 """Read one ROI series, or one table of coordinates, from a file."""
 
-import gzip
-import json
+import io
+import math
+import re
+import warnings
 import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 
-from ..optional import require
-from ..processing.roi_orders import ROIOrder, permutation, resolve_roi_order
+from ..foreign import check_claim, read_bytes, reading
+from ..processing.roi_orders import ROIOrder, canonical_label, resolve_roi_order, roi_labels
+from .cifti import SUFFIX as PTSERIES
+from .cifti import is_cifti, read_ptseries, refusal
 from .errors import ROISeriesReadError
+from .matlab import read_mat
+from .sidecars import scan_t_r
+from .tables import is_number, read_lines, read_table
 
 # Suffixes that `read_roi_series` understands; text may be gzipped.
-SERIES_SUFFIXES = (".npy", ".npz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".mat", ".dat")
+SERIES_SUFFIXES = (".npy", ".npz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".mat", ".dat", PTSERIES)
 _T_R_KEYS = ("t_r", "tr", "TR", "RepetitionTime")
+_LABEL_KEYS = ("roi_labels", "labels", "roi_names", "region_names", "regions", "rois", "names")
 
 
 @dataclass
@@ -48,19 +57,22 @@ def read_roi_series(
     time_axis: int | None = None,
     key: str | None = None,
 ) -> ROISeries:
-    """Read an ROI series from `.npy`, `.npz`, `.csv`, `.tsv` (also gzipped), `.mat` or BrainLM's `.dat`.
+    """Read an ROI series: `.npy`, `.npz`, `.csv`, `.tsv` (also gzipped), `.mat`, `.ptseries.nii`, or BrainLM's `.dat`.
 
     Which axis is time follows from the number of ROIs; a file where that does not decide is refused. Tables may have a
-    header with ROI labels, or labels in their first column; `.dat` is tab-separated text (n_timepoints, n_rois)
-    without a header, as the authors of BrainLM write it.
+    header with ROI labels, or labels in their first column, and either may be numbers; `.dat` is tab-separated text
+    (n_timepoints, n_rois) without a header, as the authors of BrainLM write it. Values that are infinite, or too large
+    for float32, are missing (NaN), with a warning.
 
     Args:
         path: the file.
         roi_order: order of the file's ROIs; gives the number of ROIs, and is checked against labels in the file.
         n_rois: number of ROIs, where the order is not one that is known.
-        t_r: repetition time in seconds; wins over what the file tells.
+        t_r: repetition time in seconds; wins over what the file and its sidecars tell, with a warning where they
+            differ; see [`scan_t_r`].
         time_axis: 0 or 1, where shape alone does not decide.
-        key: name of the array in `.npz` and `.mat` files that hold several.
+        key: name of the array in `.npz` and `.mat` files that hold several; fields and cells of MATLAB as in
+            `"data.series"` and `"runs{2}"`.
 
     Returns:
         The series, (n_rois, n_timepoints) float32.
@@ -70,54 +82,35 @@ def read_roi_series(
     """
     path = Path(path)
     if roi_order is not None:
-        labels = resolve_roi_order(roi_order).labels
-        if labels and n_rois is not None and n_rois != len(labels):
+        n_labels = len(resolve_roi_order(roi_order).labels)
+        if n_labels and n_rois is not None and n_rois != n_labels:
             raise ValueError(
-                f"roi_order has {len(labels)} ROIs but n_rois is {n_rois}. Give one of them, or make them agree."
+                f"roi_order has {n_labels} ROIs but n_rois is {n_rois}. Give one of them, or make them agree."
             )
-        n_rois = len(labels) or n_rois
-    suffix = series_suffix(path)
+        n_rois = n_labels or n_rois
     if not path.is_file():
         raise ROISeriesReadError(f"{path}: there is no such file.")
+    suffix = series_suffix(path)
     if not suffix:
+        if is_cifti(path):
+            raise ROISeriesReadError(refusal(path))
         raise ROISeriesReadError(
             f"{path}: expected one of {', '.join(SERIES_SUFFIXES)}, got {path.suffix or 'no suffix'!r}."
         )
     if not path.stat().st_size:
         raise ROISeriesReadError(f"{path}: the file is empty.")
-
-    file_labels: tuple[str, ...] | None = None
-    file_t_r: float | None = None
-    label_axis: int | None = None
-    try:
-        if suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
-        elif suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                array, file_t_r, file_labels = _pick({name: archive[name] for name in archive.files}, key, n_rois)
-        elif suffix == ".mat":
-            array, file_t_r, file_labels = _pick(_load_mat(path), key, n_rois)
-        else:
-            array, file_labels, label_axis = _load_table(path, suffix, n_rois)
-            if suffix == ".dat" and time_axis is None and (n_rois is None or array.shape == (n_rois, n_rois)):
-                time_axis = 0  # the layout of this format is fixed
-    except ROISeriesReadError as error:
-        raise ROISeriesReadError(f"{path}: {error}") from error
-    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise ROISeriesReadError(
-            f"{path}: cannot be read as {suffix}; it may be truncated or not be what its name says ({error})."
-        ) from error
-
-    if time_axis is None and label_axis is not None:
-        time_axis = 1 - label_axis
-    signals = _orient(path, array, n_rois, time_axis)
-    if file_labels is not None and len(file_labels) != signals.shape[0]:
-        file_labels = None
-    if file_labels is not None and roi_order is not None:
-        _check_labels(path, file_labels, roi_order)
-    if t_r is None:
-        t_r = file_t_r if file_t_r is not None else _sidecar_t_r(path, suffix)
-    return ROISeries(signals, file_labels, t_r)
+    with reading(path, f"a series of ROIs ({suffix})", "Is it whole, and what its name says?", ROISeriesReadError):
+        array, labels, in_file, label_axis = _load(path, suffix, key, n_rois)
+        if suffix == ".dat" and time_axis is None and (n_rois is None or array.shape == (n_rois, n_rois)):
+            time_axis = 0  # the layout of this format is fixed
+        if time_axis is None and label_axis is not None:
+            time_axis = 1 - label_axis
+        signals = _orient(path, array, n_rois, time_axis)
+        if labels is not None and len(labels) != signals.shape[0]:
+            labels = None
+        if labels is not None and roi_order is not None:
+            _check_labels(path, labels, roi_order)
+        return ROISeries(signals, labels, scan_t_r(path, given=t_r, header=in_file))
 
 
 def read_coordinates(path: str | Path, *, n_rois: int | None = 424) -> np.ndarray:
@@ -135,12 +128,9 @@ def read_coordinates(path: str | Path, *, n_rois: int | None = 424) -> np.ndarra
             a value is not a number of millimetres.
     """
     path = Path(path)
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ROISeriesReadError(f"{path}: cannot be read as a table of coordinates ({error}).") from error
-    rows = [line.replace(",", " ").split() for line in lines]
-    if rows and not _is_number(rows[0][-1]):
+    with reading(path, "a table of coordinates", error=ROISeriesReadError):
+        rows = [line.replace(",", " ").split() for line in read_lines(path)]
+    if rows and not is_number(rows[0][-1]):
         rows = rows[1:]
     wrong = next((number for number, row in enumerate(rows) if len(row) != 4), None)
     if not rows or wrong is not None:
@@ -148,10 +138,10 @@ def read_coordinates(path: str | Path, *, n_rois: int | None = 424) -> np.ndarra
         raise ROISeriesReadError(f"{path}: expected four columns (index, X, Y, Z), got {what}.")
     if n_rois is not None and len(rows) != n_rois:
         raise ROISeriesReadError(f"{path}: expected {n_rois} rows, got {len(rows)}. The file may be cut off.")
-    try:
-        table = np.array(rows, dtype=np.float64)
-    except ValueError as error:
-        raise ROISeriesReadError(f"{path}: expected numbers only ({error}).") from error
+    nonsense = next((cell for row in rows for cell in row if not is_number(cell)), None)
+    if nonsense is not None:
+        raise ROISeriesReadError(f"{path}: expected numbers only, got {nonsense[:40]!r}.")
+    table = np.array([[float(cell) for cell in row] for row in rows])
     if not (table[:, 0] == np.arange(1, len(rows) + 1)).all():
         row = int(np.flatnonzero(table[:, 0] != np.arange(1, len(rows) + 1))[0])
         raise ROISeriesReadError(
@@ -166,135 +156,125 @@ def read_coordinates(path: str | Path, *, n_rois: int | None = 424) -> np.ndarra
 # --- formats ---
 
 
+def _load(
+    path: Path, suffix: str, key: str | None, n_rois: int | None
+) -> tuple[np.ndarray, tuple[str, ...] | None, float | None, int | None]:
+    """The array of a file, its labels, its repetition time, and the axis of the array that the labels belong to."""
+    labels: tuple[str, ...] | None
+    if suffix == PTSERIES:
+        array, labels, t_r = read_ptseries(path)
+        return array, labels, t_r, 0
+    if suffix == ".npy":
+        return _load_npy(io.BytesIO(read_bytes(path)), path.stat().st_size), None, None, None
+    if suffix == ".npz":
+        array, t_r, labels = _pick(_load_npz(path), key, n_rois)
+        return array, labels, t_r, None
+    if suffix == ".mat":
+        array, t_r, labels = _pick(read_mat(path), key, n_rois)
+        return array, labels, t_r, None
+    table = read_table(path, n_rois)
+    named = [(axis, names) for axis, names in ((0, table.rows), (1, table.columns)) if names is not None]
+    fitting = [(axis, names) for axis, names in named if len(names) == n_rois] or named
+    for axis, names in fitting:
+        if _are_words(names):
+            return table.values, names, None, axis
+    return table.values, fitting[0][1] if fitting else None, None, None  # numbers do not tell which axis is time
+
+
+def _are_words(names: Sequence[str]) -> bool:
+    return not any(is_number(name) for name in names)
+
+
+def _load_npy(stream: BinaryIO, size: int) -> np.ndarray:
+    """An array in numpy's format, whose header must not claim more than `size` bytes."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(stream)
+    if dtype.hasobject:
+        raise ROISeriesReadError(
+            "it holds Python objects, which are not read, since that could run code. Save numbers, and labels as "
+            "np.array(labels, dtype=str)."
+        )
+    check_claim(math.prod(shape) * dtype.itemsize, size, "its header")
+    values = np.frombuffer(stream.read(math.prod(shape) * dtype.itemsize), dtype=dtype)
+    return values.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _load_npz(path: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    with zipfile.ZipFile(path) as archive:
+        items = [item for item in archive.infolist() if item.filename.endswith(".npy")]
+        check_claim(sum(item.file_size for item in items), path.stat().st_size, "the archive", packed=True)
+        for item in items:
+            name = item.filename.removesuffix(".npy")
+            if name in found:
+                raise ROISeriesReadError(f"it holds two arrays named {name!r}.")
+            with archive.open(item) as member:
+                data = member.read(item.file_size)
+            try:
+                found[name] = _load_npy(io.BytesIO(data), len(data))
+            except ROISeriesReadError as error:
+                raise ROISeriesReadError(f"{name}: {error}") from error
+    return found
+
+
 def _pick(
     arrays: dict[str, np.ndarray], key: str | None, n_rois: int | None
 ) -> tuple[np.ndarray, float | None, tuple[str, ...] | None]:
     """The series among the arrays of a file, with its t_r and labels if they are there."""
-    matrices = {
-        name: array for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiub" and array.size
-    }
     if key is not None:
         if key not in arrays:
-            raise ROISeriesReadError(f"expected an array named {key!r}, got {sorted(arrays)}.")
+            raise ROISeriesReadError(f"expected an array named {key!r}, got {_listed(arrays)}.")
         name = key
     else:
         fitting = [
-            name for name, array in matrices.items() if array.size > 1 and (n_rois is None or n_rois in array.shape)
+            name
+            for name, array in arrays.items()
+            if array.ndim == 2
+            and array.dtype.kind in "fiub"
+            and array.size > 1
+            and (n_rois is None or n_rois in array.shape)
         ]
         if len(fitting) != 1:
-            shapes = {name: array.shape for name, array in matrices.items()}
+            shapes = {name: array.shape for name, array in arrays.items() if array.dtype.kind in "fiub"}
+            sparse = [name for name, array in arrays.items() if array.dtype.kind == "V"]
+            also = f" ({_listed(sparse)} is sparse: save full(...) of it)" if sparse else ""
             expected = "one 2-D array" if n_rois is None else f"one 2-D array with {n_rois} ROIs"
-            raise ROISeriesReadError(f"expected {expected}, got {shapes}. Name the array with key=.")
+            raise ROISeriesReadError(
+                f"expected {expected}, got {_listed(f'{name} {shape}' for name, shape in shapes.items()) or 'none'}"
+                f"{also}. Name the array with key=."
+            )
         name = fitting[0]
     t_r = None
+    # Fields beside a series in a struct belong to it.
+    inside = name.rpartition(".")[0]
     for candidate in _T_R_KEYS:
-        if candidate in arrays and arrays[candidate].size == 1 and arrays[candidate].dtype.kind in "fiu":
-            t_r = float(arrays[candidate].reshape(-1)[0])
-    labels = arrays.get("roi_labels")
-    names = (
-        tuple(str(label).strip() for label in labels.reshape(-1))
-        if labels is not None and labels.dtype.kind == "U"
-        else None
-    )
-    return arrays[name], t_r, names
+        value = arrays.get(f"{inside}.{candidate}" if inside else candidate, arrays.get(candidate))
+        if value is not None and value.size == 1 and value.dtype.kind in "fiu":
+            t_r = float(value.reshape(-1)[0])
+    return arrays[name], t_r, _find_labels(arrays, arrays[name].shape)
 
 
-def _load_mat(path: Path) -> dict[str, np.ndarray]:
-    scipy_io = require("scipy.io", extra="data", purpose="reading .mat files")
-    try:
-        content: dict[str, Any] = scipy_io.loadmat(path)
-    except NotImplementedError:
-        # Version 7.3 is HDF5.
-        h5py = require("h5py", extra="data", purpose="reading .mat files of version 7.3")
-        with h5py.File(path, "r") as file:
-            content = {name: np.asarray(item) for name, item in file.items() if isinstance(item, h5py.Dataset)}
-    return {
-        name: value for name, value in content.items() if isinstance(value, np.ndarray) and not name.startswith("__")
-    }
+def _find_labels(arrays: dict[str, np.ndarray], shape: tuple[int, ...]) -> tuple[str, ...] | None:
+    """The texts among the arrays that can name the rows or columns of a series: one vector, or a MATLAB cell."""
+    cells: dict[str, list[str]] = {}
+    for name, array in arrays.items():
+        if array.dtype.kind in "US" and array.size:
+            texts = [
+                value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+                for value in array.reshape(-1).tolist()
+            ]
+            cells.setdefault(re.sub(r"\{\d+\}$", "", name), []).extend(text.strip() for text in texts)
+    fitting = {name: texts for name, texts in cells.items() if len(texts) in shape and len(set(texts)) == len(texts)}
+    best = next((name for name in _LABEL_KEYS for other in fitting if other.rpartition(".")[2] == name), None)
+    chosen = next((texts for name, texts in fitting.items() if best is None or name.rpartition(".")[2] == best), None)
+    return None if chosen is None else tuple(chosen)
 
 
-def _load_table(path: Path, suffix: str, n_rois: int | None) -> tuple[np.ndarray, tuple[str, ...] | None, int | None]:
-    """Numbers of a text table, labels from its header or first column, and the axis these belong to."""
-    raw = path.read_bytes()
-    text = (gzip.decompress(raw) if suffix.endswith(".gz") else raw).decode("utf-8-sig")
-    lines = [line for line in text.splitlines() if line.strip()]
-    separator = "," if suffix.startswith(".csv") else "\t" if any("\t" in line for line in lines[:2]) else None
-    first = [_bare(cell) for cell in lines[0].split(separator)]
-    has_header = not all(_is_number(cell) or _is_gap(cell) for cell in first[1:] or first)
-    # Tables without names often have column numbers as their header.
-    counts = [first, first[1:]]
-    has_header |= any(len(cells) > 2 and cells in (_count(0, len(cells)), _count(1, len(cells))) for cells in counts)
-    header = first if has_header else None
-    body = lines[1:] if has_header else lines
-    if not body:
-        raise ROISeriesReadError("the table has a header and no rows.")
-    n_columns = len(first)
-    for number, line in enumerate(body):
-        got = line.count(separator) + 1 if separator else len(line.split())
-        if got != n_columns:
-            raise ROISeriesReadError(
-                f"expected {n_columns} columns in every row, got {got} in row {number + 1} of {len(body)}. "
-                "The file may be cut off."
-            )
-    row_labels = None
-    cells = [_bare(line.split(separator, 1)[0]) for line in body]
-    named_rows = n_columns > 1 and not any(_is_number(cell) or _is_gap(cell) for cell in cells)
-    # pandas writes its row numbers under an empty header cell.
-    numbered_rows = (
-        header is not None
-        and header[0] in ("", "Unnamed: 0", "index")
-        and cells in (_count(0, len(body)), _count(1, len(body)))
-        and (n_rois is None or n_columns != n_rois)
-    )
-    skip = 1 if named_rows or numbered_rows else 0
-    if named_rows:
-        row_labels = tuple(cells)
-    if skip:
-        body = [line.split(separator, 1)[1] for line in body]
-    array = _parse_numbers(body, separator, n_columns - skip)
-    if row_labels is not None:
-        return array, row_labels, 0
-    if header is not None:
-        return array, tuple(header[skip:]), 1
-    return array, None, None
-
-
-def _parse_numbers(body: list[str], separator: str | None, n_columns: int) -> np.ndarray:
-    try:
-        # The quick way; it fails on gaps.
-        return np.loadtxt(body, dtype=np.float64, delimiter=separator, ndmin=2, comments=None)
-    except ValueError:
-        rows = [[_bare(cell) for cell in line.split(separator)] for line in body]
-    values = np.empty((len(rows), n_columns))
-    for number, row in enumerate(rows):
-        for column, cell in enumerate(row):
-            if _is_gap(cell):
-                values[number, column] = np.nan
-            elif _is_number(cell):
-                values[number, column] = float(cell)
-            else:
-                raise ROISeriesReadError(f"expected numbers, got {cell!r} in row {number + 1}, column {column + 1}.")
-    return values
-
-
-def _count(first: int, n: int) -> list[str]:
-    return [str(number) for number in range(first, first + n)]
-
-
-def _bare(cell: str) -> str:
-    return cell.strip().strip("\"'")
-
-
-def _is_gap(cell: str) -> bool:
-    return cell.lower() in ("", "n/a", "na", "nan", "null", "none")
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+def _listed(names: Iterable[str]) -> str:
+    everything = sorted(names)
+    more = f" and {len(everything) - 8} more" if len(everything) > 8 else ""
+    return ", ".join(name[:60] for name in everything[:8]) + more
 
 
 # --- checks ---
@@ -331,31 +311,51 @@ def _orient(path: Path, array: np.ndarray, n_rois: int | None, time_axis: int | 
         )
     if signals.shape[1] < 2:
         raise ROISeriesReadError(f"{path}: expected a series in time, got {signals.shape[1]} timepoint(s).")
-    return np.ascontiguousarray(signals, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # A copy: what was read may be a view of the file's bytes.
+        result = np.array(signals, dtype=np.float32, order="C")
+    infinite = np.isinf(result)
+    if infinite.any():
+        result[infinite] = np.nan
+        warnings.warn(
+            f"{path}: {int(infinite.sum())} values are infinite or too large for float32; they are missing (NaN) now.",
+            UserWarning,
+            stacklevel=4,
+        )
+    if np.isnan(result).all():
+        raise ROISeriesReadError(f"{path}: expected numbers, got only missing values.")
+    return result
 
 
 def _check_labels(path: Path, labels: tuple[str, ...], roi_order: ROIOrder) -> None:
-    """Refuse a file whose own labels contradict the order it is declared to have."""
+    """Refuse a file whose own labels contradict the order it is declared to have; say what cannot be compared."""
     if len(set(labels)) != len(labels) or not resolve_roi_order(roi_order).known:
         return
     try:
-        moved = permutation(list(labels), roi_order)
+        declared = roi_labels(roi_order)
     except ValueError:
-        return  # other names for the parcels, or a sorted order without shipped centres: nothing to compare
-    if not moved.missing and not (moved.index == np.arange(len(labels))).all():
-        row = int(np.flatnonzero(moved.index != np.arange(len(labels)))[0])
+        return  # sorted by coordinates that are not shipped
+    rows = {name: row for row, label in enumerate(declared) for name in _spellings(label)}
+    found = [next((rows[name] for name in _spellings(label) if name in rows), None) for label in labels]
+    wrong = [row for row, place in enumerate(found) if place is not None and place != row]
+    if wrong:
         raise ROISeriesReadError(
-            f"{path}: its labels are in another order than the roi_order it is declared to have (row {row} is "
-            f"{labels[row]!r}). Declare the order that the labels have, or give them as a list."
+            f"{path}: its labels are in another order than the roi_order it is declared to have (row {wrong[0]} is "
+            f"{labels[wrong[0]]!r}; {len(wrong)} of {len(labels)} are elsewhere). Declare the order that the labels "
+            "have, or give them as a list."
+        )
+    unknown = [label for label, place in zip(labels, found) if place is None]
+    if unknown and _are_words(unknown):
+        others = ", the others agree" if len(unknown) < len(labels) else ""
+        warnings.warn(
+            f"{path}: {len(unknown)} of {len(labels)} labels (first: {unknown[0]!r}) are not among those of the "
+            f"roi_order, so their rows are taken as declared{others}.",
+            UserWarning,
+            stacklevel=4,
         )
 
 
-def _sidecar_t_r(path: Path, suffix: str) -> float | None:
-    sidecar = path.with_name(path.name[: -len(suffix)] + ".json")
-    if not sidecar.is_file():
-        return None
-    try:
-        value = json.loads(sidecar.read_text(encoding="utf-8")).get("RepetitionTime")
-    except (ValueError, AttributeError) as error:
-        raise ROISeriesReadError(f"{sidecar}: cannot be read as JSON ({error}).") from error
-    return None if value is None else float(value)
+def _spellings(label: str) -> set[str]:
+    """How tools write a label: in the names of either edition, with or without the edition in front, in any case."""
+    names = {label, canonical_label(label), canonical_label(f"17Networks_{label}")}
+    return {name.removeprefix("7Networks_").removeprefix("17Networks_").casefold() for name in names}

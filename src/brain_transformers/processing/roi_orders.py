@@ -87,6 +87,11 @@ def _canonical_names() -> dict[str, str]:
     return {names17[row]: names7[int(column)] for row, column in enumerate(_priors()["order17_to_7"])}
 
 
+def canonical_label(label: str) -> str:
+    """One name for a parcel that editions of an atlas name differently; other labels as they are."""
+    return _canonical_names().get(label, label)
+
+
 @dataclass(frozen=True)
 class ResolvedOrder:
     """A parcel order after resolving its name.
@@ -161,7 +166,7 @@ def resolve_roi_order(order: ROIOrder) -> ResolvedOrder:
     if unknown:
         return ResolvedOrder(name, (), sorted_by_y)
     labels = tuple(label for part in parts for label in _atlas_labels(part))
-    if len({_canonical_names().get(label, label) for label in labels}) != len(labels):
+    if len({canonical_label(label) for label in labels}) != len(labels):
         raise ValueError(f"roi_order {order!r} holds the same parcels twice.")
     return ResolvedOrder(name, labels, sorted_by_y)
 
@@ -259,10 +264,9 @@ def permutation(
     Raises:
         ValueError: if an order is not known, or the two have no label in common.
     """
-    canonical = _canonical_names()
-    source_labels = [canonical.get(label, label) for label in roi_labels(source, source_coordinates)]
+    source_labels = [canonical_label(label) for label in roi_labels(source, source_coordinates)]
     target_names = roi_labels(target, target_coordinates)
-    target_labels = [canonical.get(label, label) for label in target_names]
+    target_labels = [canonical_label(label) for label in target_names]
     rows = {label: row for row, label in enumerate(source_labels)}
     index = np.array([rows.get(label, -1) for label in target_labels], dtype=np.int64)
     if (index < 0).all():

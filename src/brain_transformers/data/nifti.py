@@ -1,0 +1,31 @@
+"""NIfTI and CIFTI images, whose headers are believed only as far as their files reach."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ..optional import require
+
+# Scans pack to about half, and with much background to a tenth; small images of one value may pack further.
+_LARGEST_RATIO, _ALWAYS_ALLOWED = 200, 1 << 28
+
+
+def load_image(path: str | Path) -> Any:
+    """Open an image; its data are read later, and are as large as its header says, which is checked here.
+
+    Raises:
+        ValueError: if the header claims more data than the file can hold.
+        Exception: of many kinds, from nibabel, if the file is damaged.
+    """
+    nib = require("nibabel", extra="data", purpose="reading NIfTI images")
+    path = Path(path)
+    if not path.is_file():  # a pipe would block for ever
+        raise FileNotFoundError("there is no such file")
+    image = nib.load(path)
+    size = path.stat().st_size
+    packed = path.name.lower().endswith((".gz", ".bz2", ".zst"))
+    most = max(_ALWAYS_ALLOWED, size * _LARGEST_RATIO) if packed else size
+    claimed = math.prod(int(length) for length in image.shape) * int(image.get_data_dtype().itemsize)
+    if claimed > most:
+        raise ValueError(f"its header claims {claimed:,} bytes of data, and the file has {size:,}")
+    return image

@@ -1,0 +1,163 @@
+"""The repetition time of a scan: from its header, its BIDS sidecars, or the user, and never from two that disagree."""
+
+import functools
+import os
+import re
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ..foreign import read_json
+from ..processing.time import check_t_r
+from .errors import ROISeriesReadError
+from .participants import is_gap
+
+# Headers are float32 and some tools round to milliseconds.
+_TOLERANCE = 1e-3
+# Entities that a table of parcels, or a denoised image, has in another form than the image that it was made from.
+_MAY_DIFFER = frozenset(
+    {"space", "desc", "res", "den", "atlas", "seg", "scale", "stat", "label", "echo", "part", "cohort"}
+)
+_ENTITY = re.compile(r"([A-Za-z0-9]+)-([A-Za-z0-9.+]+)")
+
+
+def scan_t_r(path: str | Path, *, given: float | None = None, header: float | None = None) -> float | None:
+    """The repetition time of one scan, in seconds; `None` if nothing tells.
+
+    Args:
+        path: the scan. Its sidecars are those of BIDS: `<name>.json` beside it, and JSON files in its folder and the
+            folders above, up to the dataset's root, whose entities are all among its own. The nearest that has a
+            `RepetitionTime` counts; a gap (`null`, `"n/a"`) is none. A table of parcels also asks the `_bold.json` of
+            its run.
+        given: what the user says; it wins, with a warning where the files say otherwise.
+        header: what the file itself says; `None` or 0 where it says nothing.
+
+    Raises:
+        ROISeriesReadError: if a sidecar is damaged, a value cannot be a repetition time, or header and sidecar (or two
+            sidecars of equal rank) differ by more than 1 ms. The message names the files and the values.
+    """
+    path = Path(path)
+    if given is not None:
+        given = check_t_r(given)
+        try:
+            told = scan_t_r(path, header=header)
+        except ROISeriesReadError as error:
+            warnings.warn(f"t_r={given:g} is used as given, but: {error}", UserWarning, stacklevel=3)
+            return given
+        if told is not None and abs(told - given) > _TOLERANCE:
+            warnings.warn(
+                f"{path}: t_r={given:g} s was given and is used, but the file and its sidecar say {told:g} s.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return given
+    in_header = None if not header else _checked(header, path, "the repetition time of its header")
+    found = _sidecar_t_r(path)
+    if found is None:
+        return in_header
+    in_sidecar, sidecar = found
+    if in_header is not None and abs(in_header - in_sidecar) > _TOLERANCE:
+        raise ROISeriesReadError(
+            f"{path}: expected one repetition time, got {in_header:g} s from its header and {in_sidecar:g} s from "
+            f"{sidecar}. Repair the wrong one, or give t_r."
+        )
+    return in_sidecar
+
+
+def sidecars_of(path: str | Path) -> list[Path]:
+    """The JSON files that can tell the repetition time of a scan, nearest first."""
+    return [sidecar for rank in _ranks(Path(path)) for sidecar in rank]
+
+
+def _sidecar_t_r(path: Path) -> tuple[float, Path] | None:
+    for rank in _ranks(path):
+        found: tuple[float, Path] | None = None
+        for sidecar in rank:
+            value = read_json(sidecar, "a BIDS sidecar", ROISeriesReadError).get("RepetitionTime")
+            if isinstance(value, list) and value and all(item == value[0] for item in value):
+                value = value[0]  # the same for every volume
+            if is_gap(value):
+                continue
+            seconds = _checked(value, sidecar, "RepetitionTime")
+            if found is not None and abs(found[0] - seconds) > _TOLERANCE:
+                raise ROISeriesReadError(
+                    f"{path}: expected one repetition time, got {found[0]:g} s from {found[1]} and {seconds:g} s from "
+                    f"{sidecar}. Repair the wrong one, or give t_r."
+                )
+            found = found or (seconds, sidecar)
+        if found is not None:
+            return found
+    return None
+
+
+def _checked(value: Any, source: Path, what: str) -> float:
+    try:
+        return check_t_r(value, "a repetition time")
+    except ValueError as error:
+        shown = f"{value:g} s" if isinstance(value, (int, float)) else repr(value)[:80]
+        raise ROISeriesReadError(f"{source}: {what} is {shown}. {error} If the file is wrong, give t_r.") from error
+
+
+def _ranks(path: Path) -> list[list[Path]]:
+    """Sidecars by rank: those of the first rank that tells a repetition time count, and must agree."""
+    stems = _stems(path.name)
+    # `scan.json`, and `scan.tsv.json` as some tools name it.
+    ranks = [[sidecar] for stem in stems if (sidecar := path.with_name(stem + ".json")).is_file()]
+    entities, suffix = _parts(stems[0]) if stems else ({}, "")
+    folders = _folders(path) if entities else []
+    for wanted, may_differ in ((suffix, frozenset[str]()), ("bold", _MAY_DIFFER)):
+        for folder in folders:
+            fitting: dict[int, list[Path]] = {}
+            for name in _json_names(folder):
+                others, other_suffix = _parts(name.removesuffix(".json"))
+                fits = all(entities.get(key) == value or key in may_differ for key, value in others.items())
+                if other_suffix == wanted and fits:
+                    same = sum(entities.get(key) == value for key, value in others.items())
+                    fitting.setdefault(same, []).append(folder / name)
+            # The more entities a sidecar names, the nearer it is.
+            ranks += [fitting[count] for count in sorted(fitting, reverse=True)]
+    return [rank for rank in ranks if rank]
+
+
+def _stems(name: str) -> list[str]:
+    """The name without its format, first without all of it: `a.tsv.gz` -> `a`, `a.tsv`."""
+    for end in (".gz", ".nii", ".ptseries", ".npy", ".npz", ".csv", ".tsv", ".mat", ".dat"):
+        if name.lower().endswith(end):
+            shorter = name[: -len(end)]
+            return [*_stems(shorter), shorter]
+    return []
+
+
+def _parts(stem: str) -> tuple[dict[str, str], str]:
+    """Entities and suffix of a BIDS name: `sub-01_task-rest_bold` -> ({"sub": "01", "task": "rest"}, "bold")."""
+    *chunks, suffix = stem.split("_")
+    matches = [_ENTITY.fullmatch(chunk) for chunk in chunks]
+    if not all(matches):
+        return {}, ""
+    return {match.group(1): match.group(2) for match in matches if match}, suffix
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folder of a scan and those above, up to the dataset's root: above `sub-...`, or where it is described."""
+    above = list(path.absolute().parents)
+    root = next((number for number, folder in enumerate(above) if folder.name.startswith("sub-")), -1) + 1
+    described = next((n for n, folder in enumerate(above[:8]) if (folder / "dataset_description.json").is_file()), 0)
+    return above[: min(max(root, described), 8) + 1]
+
+
+def _json_names(folder: Path) -> tuple[str, ...]:
+    changed = folder.stat().st_mtime_ns
+    # The clock of file systems is coarse: what has just changed may change again at the same time.
+    fresh = time.time_ns() - changed < 2 * 10**9
+    return _list_json.__wrapped__(str(folder), changed) if fresh else _list_json(str(folder), changed)
+
+
+@functools.lru_cache(maxsize=256)
+def _list_json(folder: str, changed: int) -> tuple[str, ...]:
+    """JSON files of a folder that was last changed at `changed`; a thousand scans ask for the same root."""
+    try:
+        with os.scandir(folder) as entries:
+            return tuple(sorted(entry.name for entry in entries if entry.name.endswith(".json") and entry.is_file()))
+    except PermissionError:  # a folder above that is somebody else's
+        return ()
