@@ -65,11 +65,6 @@ def scan_t_r(path: str | Path, *, given: float | None = None, header: float | No
     return in_sidecar
 
 
-def sidecars_of(path: str | Path) -> list[Path]:
-    """The JSON files that can tell the repetition time of a scan, nearest first."""
-    return [sidecar for rank in _ranks(Path(path)) for sidecar in rank]
-
-
 def _sidecar_t_r(path: Path) -> tuple[float, Path] | None:
     for rank in _ranks(path):
         found: tuple[float, Path] | None = None
