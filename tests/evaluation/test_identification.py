@@ -102,3 +102,29 @@ def test_probe_says_what_is_missing() -> None:
         probe(np.ones((4, 2)), ["a", "a", "b", "b"], groups=["x", "x", "y", "y"])
     with pytest.raises(ValueError, match="missing"):
         probe(np.ones((3, 2)), [1.5, np.nan, 2.5])
+
+
+def test_probe_decides_by_one_rule_and_refuses_gaps() -> None:
+    rng = np.random.default_rng(0)
+    sex = np.arange(40) % 2
+    features = rng.normal(size=(40, 5)) + 2 * sex[:, None]
+    expected = probe(features, sex, n_splits=2)
+    assert expected.task == "classification"
+    for labels in (sex.astype(float), sex.astype(bool), np.where(sex, "m", "f"), [str(value) for value in sex]):
+        found = probe(features, labels, n_splits=2)
+        assert found.scores == expected.scores
+        assert set(found.predictions.tolist()) == set(np.asarray(labels).tolist())
+    ages = np.arange(40) + 20
+    assert probe(features, ages).task == "regression"
+    with pytest.raises(ValueError, match="1 labels are missing"):
+        probe(features, [None, *sex[1:].tolist()])
+    with pytest.raises(ValueError, match="1 of them missing"):
+        probe(features, sex, groups=["n/a", *range(39)])
+    with pytest.raises(ValueError, match=r"taken as 40 classes .to predict numbers: task regression"):
+        probe(features, ages, task="classification")
+
+
+def test_people_who_come_twice_are_refused() -> None:
+    features = np.random.default_rng(0).normal(size=(3, 8))
+    with pytest.raises(ValueError, match="got 2 of 'a'"):
+        identify(features, features, ["a", "b", "a"])

@@ -111,7 +111,7 @@ def test_the_protocol_finds_what_is_there_and_nothing_where_there_is_nothing() -
     assert mean <= found.summary()["balanced_accuracy"][0]  # averaging crops helps
     assert len(found.learning_rates) == 4
     ages = labels * 10.0 + 50
-    regression = linear_probe_protocol(signal, ages, n_repetitions=2, epochs=40)
+    regression = linear_probe_protocol(signal, ages, n_repetitions=2, epochs=40, task="regression")
     assert set(regression.ensembled[0]) == {"mae", "r2", "pearson_r"}
     with pytest.raises(ValueError, match="n_crops"):
         linear_probe_protocol(signal[:, 0], labels)
@@ -142,9 +142,8 @@ def test_training_can_be_limited_to_a_few_crops_of_each_class() -> None:
     ("labels", "options", "message"),
     [
         ([np.nan, *range(19)], {}, "1 that are missing"),
-        ([1, 2] * 10, {}, r"without gaps, got \[1, 2\]"),
-        (["F", "M"] * 10, {}, "return_inverse"),
-        ([0, None] * 10, {}, "return_inverse"),
+        ([0, None, 1, 1] * 5, {}, r"5 that are missing.*rows \[1, 5,"),
+        (["F", "M"] * 10, {"task": "regression"}, "got text"),
         ([0] * 20, {}, "two classes"),
         ([0, 1] * 10, {"subjects": [None] * 10 + list(range(10))}, "got None for scan 0"),
         ([0, 1] * 10, {"ratios": (0.6, 0.4)}, "three ratios"),
@@ -231,3 +230,25 @@ def test_crops_of_a_subject_are_averaged() -> None:
 def test_a_metric_that_one_repetition_lacks_is_in_the_summary() -> None:
     result = ProtocolResult([0.1, 0.1], [{"accuracy": 50.0}, {"accuracy": 70.0, "auroc": 80.0}], [{}, {}])
     assert result.summary() == {"accuracy": (60.0, 10.0), "auroc": (80.0, 0.0)}
+    assert result.n_defined() == {"accuracy": 2, "auroc": 1}
+
+
+def test_labels_are_what_they_are_everywhere(capsys) -> None:
+    rng = np.random.default_rng(0)
+    numbers = np.arange(60) % 2
+    features = rng.standard_normal((60, 2, 6)) + numbers[:, None, None]
+    options = {"n_repetitions": 2, "epochs": 5}
+    expected = linear_probe_protocol(features, numbers, **options)
+    assert "labels: 2 classes, 60 scans, 2 random splits" in capsys.readouterr().out
+    for labels in (numbers.astype(float), numbers + 1, np.where(numbers, "m", "f").tolist(), numbers > 0):
+        assert linear_probe_protocol(features, labels, **options).ensembled == expected.ensembled
+    ages = np.arange(60) + 20
+    assert set(linear_probe_protocol(features, ages, **options).ensembled[0]) == {"mae", "r2", "pearson_r"}
+    assert "regression of 60 distinct numbers" in capsys.readouterr().out
+    features[7, 1] = np.nan
+    with pytest.raises(ValueError, match=r"1 scans \(rows \[7\]\)"):
+        linear_probe_protocol(features, ages, **options)
+    rare = [1] * 3 + [0] * 57
+    with pytest.warns(UserWarning, match=r"the test scans lack a class.*AUROC is the mean of the other \d"):
+        result = linear_probe_protocol(np.nan_to_num(features), rare, n_repetitions=8, epochs=2)
+    assert 0 < result.n_defined()["auroc"] < result.n_defined()["accuracy"] == 8

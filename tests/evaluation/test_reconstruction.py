@@ -114,3 +114,21 @@ def test_roi_correlation_is_per_roi_over_hidden_entries() -> None:
     values = roi_correlations(target, guess, mask)
     np.testing.assert_allclose(values[:2], [1, -1])
     assert np.isnan(values[2])
+
+
+def test_values_that_are_not_finite_have_no_score() -> None:
+    target = np.random.default_rng(0).normal(size=(2, 3, 8))
+    mask = np.zeros_like(target, dtype=bool)
+    mask[:, :, 4:] = True
+    broken = target.copy()
+    broken[1, 2, 5] = np.nan
+    with pytest.raises(ValueError, match="1 of 24 in the prediction"):
+        compare_reconstructions(target, {"model": broken}, mask)
+    with pytest.raises(ValueError, match="hidden entries of the target"):
+        reconstruction_scores(broken, target, mask)
+    with pytest.raises(ValueError, match="scan 1"):
+        ReconstructionStatistics.fit(list(broken))
+    with pytest.raises(ValueError, match="same ROIs"):
+        ReconstructionStatistics.fit([target[0], target[1, :2]])
+    with pytest.raises(ValueError, match="1 of them missing"):
+        compare_reconstructions(target, {"model": target}, mask, groups=["a", None])

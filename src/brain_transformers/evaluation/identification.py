@@ -84,6 +84,12 @@ def identify(
     names = tuple(str(name) for name in (range(n) if subjects is None else subjects))
     if len(names) != n:
         raise ValueError(f"got {len(names)} subject names for {n} rows.")
+    if len(set(names)) < n:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"Expected one row a subject, got {names.count(twice)} of {twice!r}: another scan of the same person "
+            "would count as a mistake. Keep one row of each."
+        )
     if center:
         a, b = a - a.mean(0), b - b.mean(0)
 

@@ -4,6 +4,7 @@ A grid of learning rates, on several splits of the subjects, is trained as one b
 see and differ in their weights. Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, and the released evaluation code.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..data.labels import Labels
+from ..data.participants import is_gap
 from ..optional import require
 from ..scores import primary_score, protocol_metrics
 
@@ -325,7 +328,7 @@ def scan_splits(
         raise ValueError(f"Expected a subject for each of {len(labels)} labels, got {len(subjects)}.")
     scans: dict[str, list[int]] = {}
     for number, subject in enumerate(subjects):
-        if subject is None or subject != subject:
+        if is_gap(subject):
             raise ValueError(
                 f"Expected a subject for every scan, got {subject} for scan {number}, which could then be on both "
                 "sides of a split. Leave the scan out, or pass subjects=None if every scan is of another subject."
@@ -365,6 +368,27 @@ class ProtocolResult:
         values = {name: [entry[name] for entry in self.ensembled if name in entry] for name in names}
         return {name: (float(np.mean(v)), float(np.std(v))) for name, v in values.items()}
 
+    def n_defined(self) -> dict[str, int]:
+        """Over how many repetitions each metric of [`summary`] is taken: AUROC needs every class in the test scans."""
+        names = dict.fromkeys(name for entry in self.ensembled for name in entry)
+        return {name: sum(name in entry for entry in self.ensembled) for name in names}
+
+
+def warn_of_absent_classes(labels: Labels, splits: Sequence[Sequence[np.ndarray]]) -> None:
+    """Say when chance left a class out of a part, since scores of such a split mean little, and it has no AUROC."""
+    if labels.label2id is None:
+        return
+    for number, name in enumerate(("training", "validation", "test")):
+        absent = sum(len(set(labels.targets[split[number]])) < len(labels.label2id) for split in splits)
+        if absent:
+            auroc = f"AUROC is the mean of the other {len(splits) - absent}. " if name == "test" else ""
+            warnings.warn(
+                f"In {absent} of {len(splits)} splits the {name} scans lack a class of {labels.column!r}, and scores "
+                f"of these mean little. {auroc}Pass stratify=True (on the command line --stratify), or use more "
+                "subjects.",
+                stacklevel=3,
+            )
+
 
 def balanced_rows(labels: torch.Tensor, candidates: list[torch.Tensor], limit: int, seed: int) -> torch.Tensor:
     """The same number of rows of each class for every split, drawn at random.
@@ -398,30 +422,6 @@ def balanced_rows(labels: torch.Tensor, candidates: list[torch.Tensor], limit: i
     return torch.stack(drawn)
 
 
-def _probe_labels(labels: Any) -> torch.Tensor:
-    """Labels as int64 classes without gaps or finite floats; raises ValueError for others."""
-    array = np.asarray(labels)
-    advice = "Number the classes with np.unique(labels, return_inverse=True)[1]."
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise ValueError(
-                f"Expected finite labels, got {int((~np.isfinite(array)).sum())} that are missing or infinite. Leave "
-                "these scans out."
-            )
-        return torch.from_numpy(array)
-    if array.dtype.kind not in "iub":
-        raise ValueError(
-            f"Expected classes 0, 1, ... or floats to regress, got labels of type {array.dtype}. Leave out scans "
-            f"without a label. {advice}"
-        )
-    classes = np.unique(array)
-    if classes.tolist() != list(range(len(classes))):
-        raise ValueError(f"Expected classes 0, 1, ... without gaps, got {classes[:10].tolist()}. {advice}")
-    if len(classes) < 2:
-        raise ValueError(f"Expected at least two classes, got {classes.tolist()}: there is nothing to tell apart.")
-    return torch.from_numpy(array.astype(np.int64))
-
-
 def linear_probe_protocol(
     features: Any,
     labels: Any,
@@ -435,15 +435,18 @@ def linear_probe_protocol(
     epochs: int = 50,
     seed: int = 0,
     progress: bool = False,
+    task: str | None = None,
 ) -> ProtocolResult:
     """Linear probe as the authors run it, with all repetitions and learning rates trained at once.
 
     Every crop of a training scan is a sample; the rate with the best primary metric on single crops of the
-    validation scans is tested without training again.
+    validation scans is tested without training again. Says what the labels are taken as, and warns where chance left a
+    class out of a part of a split.
 
     Args:
         features: `(n_scans, n_crops, n_features)`, such as [`crop_features`] gives.
-        labels: `(n_scans,)`: classes 0, 1, ... without gaps, or floats for regression.
+        labels: `(n_scans,)`, words or numbers; [`brain_transformers.data.labels.choose_task`] says whether they are
+            classes, which are numbered in sorted order.
         subjects: `(n_scans,)`, whose scan it is, so that no subject is on both sides of a split; `None`: every scan is
             of another subject. Where subjects have different numbers of scans, the training sets are cut at random to
             the size of the smallest.
@@ -453,13 +456,20 @@ def linear_probe_protocol(
         learning_rates, epochs: see [`train_probe_heads`].
         seed: of splits, weights and order.
         progress: show a progress bar.
+        task: `"classification"` or `"regression"` to decide it.
 
     Raises:
-        ValueError: for shapes, labels, subjects or ratios that do not fit, an empty grid, or a limit a class for
-            numbers that are no classes.
+        ValueError: for shapes, labels, subjects or ratios that do not fit, labels that are missing, an empty grid, or
+            a limit a class for numbers that are no classes.
         ImportError: without scikit-learn (extra `eval`).
     """
-    values, targets = torch.as_tensor(np.asarray(features)).float(), _probe_labels(labels)
+    known = Labels.from_values(labels, task=task)
+    if missing := len(labels) - len(known.rows):
+        raise ValueError(
+            f"Expected a label for each scan, got {missing} that are missing. Leave these scans out: rows "
+            f"{sorted(set(range(len(labels))) - set(known.rows))[:10]}."
+        )
+    values, targets = torch.as_tensor(np.asarray(features)).float(), torch.from_numpy(known.targets)
     if not len(learning_rates):
         raise ValueError("Expected at least one learning rate, got none.")
     if values.dim() != 3 or tuple(targets.shape) != (len(values),):
@@ -468,11 +478,14 @@ def linear_probe_protocol(
             f"{tuple(targets.shape)}."
         )
     n_crops = values.shape[1]
+    if not bool(torch.isfinite(values).all()):
+        bad = (~torch.isfinite(values)).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(f"Expected finite features, got NaN or infinity in {len(bad)} scans (rows {bad[:10]}).")
     regression = targets.is_floating_point()
-    splits = [
-        tuple(torch.as_tensor(scans) for scans in split)
-        for split in scan_splits(targets.tolist(), subjects, ratios, n_repetitions, seed, stratify)
-    ]
+    drawn = list(scan_splits(targets.tolist(), subjects, ratios, n_repetitions, seed, stratify))
+    print(f"labels: {known.describe()}, {len(values)} scans, {n_repetitions} random splits")
+    warn_of_absent_classes(known, drawn)
+    splits = [tuple(torch.as_tensor(scans) for scans in split) for split in drawn]
     crops, of_crops = values.flatten(0, 1), targets.repeat_interleave(n_crops)
 
     def crops_of(scans: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..data.participants import is_gap
+
 METRICS = ("mse", "mae", "r2", "pearson_r")
 
 BASELINES: dict[str, str] = {
@@ -36,9 +38,28 @@ class ReconstructionStatistics:
 
     @classmethod
     def fit(cls, scans: Iterable[np.ndarray]) -> "ReconstructionStatistics":
-        """Fit on `(n_rois, n_timepoints)` scans on the scale of the model's input; scans may differ in length."""
-        joined = np.concatenate([np.asarray(scan, dtype=np.float64) for scan in scans], axis=1)
+        """Fit on `(n_rois, n_timepoints)` scans on the scale of the model's input; scans may differ in length.
+
+        Raises:
+            ValueError: if there are none, they differ in ROIs, or hold values that are not finite.
+        """
+        arrays = [np.asarray(scan, dtype=np.float64) for scan in scans]
+        shapes = {array.shape[:1] if array.ndim == 2 else array.shape for array in arrays}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+            raise ValueError(f"Expected scans (n_rois, n_timepoints) of the same ROIs, got shapes {sorted(shapes)}.")
+        for number, array in enumerate(arrays):
+            _check_finite(f"scan {number}", array)
+        joined = np.concatenate(arrays, axis=1)
         return cls(mean=joined.mean(1), covariance=np.atleast_2d(np.cov(joined)))
+
+
+def _check_finite(name: str, values: np.ndarray) -> None:
+    """Raise ValueError if a score of these values would be NaN."""
+    if bad := int((~np.isfinite(values)).sum()):
+        raise ValueError(
+            f"Expected finite values, got {bad} of {values.size} in {name} that are NaN or infinite. Leave these "
+            "scans out, or look why the model gives them."
+        )
 
 
 def _check(signals: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,6 +185,8 @@ def reconstruction_scores(target: np.ndarray, prediction: np.ndarray, mask: np.n
     if not mask.any():
         raise ValueError("nothing is hidden, so there is nothing to score; use a mask_ratio above 0.")
     truth, guess = target[mask], prediction[mask]
+    _check_finite("the hidden entries of the target", truth)
+    _check_finite("the prediction", guess)
     error = guess - truth
     spread = float(np.square(truth - truth.mean()).sum())
     constant = np.ptp(guess) <= 1e-12 * max(1.0, float(np.abs(guess).max())) or spread == 0
@@ -234,12 +257,21 @@ def compare_reconstructions(
         target, mask: `(batch, n_rois, n_timepoints)`.
         predictions: method -> array of that shape.
         groups: one entry a sample, such as its subject.
+
+    Raises:
+        ValueError: if shapes or groups do not fit, or values are not finite.
     """
     target, mask = _check(target, mask)
     pooled = {name: reconstruction_scores(target, guess, mask) for name, guess in predictions.items()}
     by_group: dict[str, dict[str, dict[str, float]]] = {}
     if groups is not None:
-        labels = np.array([str(group) for group in groups])
+        names = list(groups)
+        if len(names) != len(target) or any(map(is_gap, names)):
+            raise ValueError(
+                f"Expected a group for each of {len(target)} samples, got {len(names)}, "
+                f"{sum(map(is_gap, names))} of them missing. Leave groups out to score all samples together."
+            )
+        labels = np.array([str(name) for name in names])
         for name, guess in predictions.items():
             by_group[name] = {
                 str(label): reconstruction_scores(
