@@ -212,7 +212,7 @@ def test_scans_that_cannot_be_used(folder: Path, tmp_path: Path, capsys) -> None
     common = ["embed", str(data), "--model", str(folder / "model"), "--part-size", "2"]
     output = tmp_path / "table.parquet"
     assert main([*common, "--output", str(output)]) == 2
-    assert "'b'" in capsys.readouterr().err
+    assert "scan b" in capsys.readouterr().err
     assert not output.exists()
     assert main([*common, "--output", str(output), "--on-error", "skip", "--overwrite"]) == 0
     said = capsys.readouterr().out
@@ -221,7 +221,7 @@ def test_scans_that_cannot_be_used(folder: Path, tmp_path: Path, capsys) -> None
     table = pd.read_parquet(output)
     assert list(table["subject"]) == ["a", "c", "d"]
     report = pd.read_csv(tmp_path / "table.skipped.tsv", sep="\t")
-    assert list(report["scan"]) == ["b", "e"]
+    assert list(report["scan"]) == ["scan b", "scan e"]
     assert list(report["row"]) == [1, 4]
     nothing = save_rows(tmp_path / "nothing", [scans[1]] * 2)
     common[1] = str(nothing)
@@ -238,7 +238,7 @@ def test_embeddings_that_are_not_finite_are_not_written(folder: Path, tmp_path: 
     model.save_pretrained(broken)
     command = ["embed", str(folder / "dataset"), "--model", str(broken), "--output", str(tmp_path / "t.parquet")]
     assert main(command) == 2
-    assert "a: 1 of 8 values are not finite" in capsys.readouterr().err
+    assert "scan a: 1 of 8 values are not finite" in capsys.readouterr().err
     assert not (tmp_path / "t.parquet").exists()
 
 

@@ -38,7 +38,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--level", default="scan", choices=("scan", "window"), help="one row a scan (default) or a window"
     )
-    parser.add_argument("--window", default="all", choices=("all", "first", "center"), help="windows of a scan to use")
+    parser.add_argument(
+        "--window",
+        default="all",
+        choices=("all", "cover", "first", "center"),
+        help="windows of a scan to use: all that fit side by side (default); cover: and one more at the end for the "
+        "rest; the first; the one in the center",
+    )
     parser.add_argument(
         "--fit-on",
         metavar="DATASET[:SPLIT]",
@@ -289,6 +295,7 @@ def _embed_part(
     import pandas
 
     from ..evaluation import embedding
+    from ..processing.feature_extraction_roi_series import scan_name
 
     try:
         with warnings.catch_warnings():
@@ -314,7 +321,7 @@ def _embed_part(
             raise
         table, reasons = pandas.DataFrame(), error.left_out
     left_out = [
-        {"split": split, "row": start + place, "scan": embedding.scan_name(rows[place], start + place), "error": why}
+        {"split": split, "row": start + place, "scan": scan_name(rows[place], start + place), "error": why}
         for place, why in reasons.items()
     ]
     return table, left_out

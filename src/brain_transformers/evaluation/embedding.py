@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ..data.collators import ROISeriesCollator
 from ..optional import require
+from ..processing.feature_extraction_roi_series import scan_name
 from ..processing.roi_orders import roi_order_text
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 POOLINGS = ("model", "cls", "mean", "max", "roi")
 LEVELS = ("scan", "window")
+SCAN_WINDOWS = ("all", "cover", "first", "center")
 _BIG_COLUMNS = ("signals",)
 # Columns that a table of embeddings has of its own; a column of the dataset with such a name gets a prefix.
 _OWN_COLUMNS = ("split", "n_windows", "window_start")
@@ -124,14 +126,6 @@ def _checked_row(row: Any, index: int) -> Mapping[str, Any]:
             f"got shape {shape} and {', '.join(map(str, row))}. {make}"
         )
     return {**row, "n_rois": shape[0], "n_timepoints": shape[1]}
-
-
-def scan_name(row: Mapping[str, Any], index: int) -> str:
-    """What to call a scan in a message: its file or its subject, else its number."""
-    for column in ("source_file", "subject"):
-        if value := row.get(column):
-            return f"{value!s}"
-    return f"scan {index}"
 
 
 def _provenance(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -397,8 +391,8 @@ def embed_dataset(
         pooling: `"model"`: `pooler_output`, as the configuration says; `"cls"`; `"mean"` or `"max"` over all tokens;
             `"roi"`: mean over time of each ROI's tokens, all ROIs side by side (n_rois * hidden_size columns).
         level: `"scan"`: mean over the windows of a scan; `"window"`: one row a window.
-        window: which windows of a scan: `"all"` (side by side, a rest shorter than a window is left out), `"first"` or
-            `"center"`.
+        window: which windows of a scan: `"all"` (side by side, a rest shorter than a window is left out), `"cover"`
+            (the same, and one more at the end where there is a rest), `"first"` or `"center"`.
         batch_size: windows in a forward pass.
         device: where to run; by default where the model is.
         dtype: `"float32"`, or `"bfloat16"` for mixed precision.
@@ -420,7 +414,7 @@ def embed_dataset(
     for name, value, choices in (
         ("pooling", pooling, POOLINGS),
         ("level", level, LEVELS),
-        ("window", window, ("all", "first", "center")),
+        ("window", window, SCAN_WINDOWS),
     ):
         if value not in choices:
             raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
