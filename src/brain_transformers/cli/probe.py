@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     require("pandas", extra="eval", purpose="tables of embeddings")
     from ..data.labels import Labels
-    from ..data.participants import is_gap
+    from ..data.participants import is_gap, say_files_as_people
     from ..evaluation.embedding import embedding_columns
     from ..evaluation.probing import probe
     from ..scores import json_ready
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
             f"{args.table}: row {missing[0]} has no {args.groups}, so it could stand on both sides of a split. Fill "
             "the column in, or pass another as --groups (source_file where every scan is of another person)."
         )
-    if note := _files_as_people(known, groups):
-        print(note)
+    if groups == "subject" and (note := say_files_as_people(known)):
+        print(f"warning: {note}")
     result = probe(
         _numbers(args.table, known, features),
         labels.values,
@@ -136,16 +136,3 @@ def _numbers(path: Path, table: Any, features: Sequence[str]) -> Any:
             "these scans again with --on-error skip, or leave their rows out."
         )
     return values
-
-
-def _files_as_people(table: Any, groups: str) -> str | None:
-    """What to say where nobody named the people, so that each file counts as one."""
-    if "source_file" not in table or groups != "subject":
-        return None
-    pairs = [(str(file), str(subject)) for file, subject in zip(table["source_file"], table["subject"])]
-    if all(file.startswith(f"{subject}.") for file, subject in pairs):
-        return (
-            f"warning: each of {len(set(pairs))} files counts as a person of its own, since their names tell no "
-            "subject. If a person has several, scores are too good: prepare the scans with --name-pattern"
-        )
-    return None

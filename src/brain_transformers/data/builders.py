@@ -637,13 +637,13 @@ def dataset_from_arrays(
 
 
 def _outer_sidecars(root: Path) -> list[Path]:
-    """JSON files above the folder that say something of its files, where it is a part of a BIDS dataset."""
-    for number, parent in enumerate(root.parents):
-        if number > 3 or not os.access(parent, os.R_OK):
-            break
-        if (parent / "dataset_description.json").is_file():
-            return [path for outer in root.parents[: number + 1] for path in sorted(outer.glob("*.json"))]
-    return []
+    """JSON files above the folder, which may say something of its scans where it is a part of a BIDS dataset."""
+    above = [root, *root.parents][:9]
+    outermost = max(
+        (number for number, place in enumerate(above) if (place / "dataset_description.json").is_file()), default=0
+    )
+    outermost = max([outermost, *(number + 1 for number, place in enumerate(above) if place.name.startswith("sub-"))])
+    return [path for place in above[1 : outermost + 1] for path in sorted(place.glob("*.json"))]
 
 
 def _fingerprint(root: Path, files: Sequence[Path]) -> str:

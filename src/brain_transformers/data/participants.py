@@ -228,35 +228,35 @@ def _is_number(cell: str) -> bool:
 # --- what rows say of their subjects ---
 
 
-def unknown_subjects(rows: Any) -> int:
-    """How many scans have no subject but their own file, so that they count as a person each.
+def files_as_people(rows: Any) -> int:
+    """How many scans have no subject but their own file, so that each counts as a person.
 
     Args:
-        rows: a dataset, a table of embeddings (pandas) or a list of rows.
+        rows: a dataset, a table of embeddings (pandas) or a list of rows. Where they have no column `subject_known`, a
+            subject that is the path of the file is none.
     """
-    names = list(getattr(rows, "column_names", None) or getattr(rows, "columns", None) or (rows[0] if rows else ()))
-    if "subject_known" not in names:
+    names = list(rows.column_names if hasattr(rows, "column_names") else rows[0] if isinstance(rows, list) else rows)
+
+    def values(name: str) -> list[str]:
+        if hasattr(rows, "with_format"):
+            return list(map(str, rows.with_format(None).select_columns([name])[name]))
+        return [str(row[name]) for row in rows] if isinstance(rows, list) else list(map(str, rows[name]))
+
+    if "subject_known" in names:
+        return sum(value.lower() in ("false", "0", "0.0") for value in values("subject_known"))
+    if not {"subject", "source_file"} <= set(names):
         return 0
-    if hasattr(rows, "with_format"):
-        values = rows.with_format(None)["subject_known"]
-    else:
-        values = rows["subject_known"] if hasattr(rows, "columns") else [row["subject_known"] for row in rows]
-    return sum(value is not None and not bool(value) for value in values if not is_gap(value))
+    return sum(file.startswith(f"{subject}.") for subject, file in zip(values("subject"), values("source_file")))
 
 
-def say_unknown_subjects(rows: Any, what: str = "a split") -> str:
-    """A sentence for whoever groups by subject, empty where all subjects are known.
-
-    Args:
-        rows: see [`unknown_subjects`].
-        what: where the people are kept apart.
-    """
-    unknown = unknown_subjects(rows)
-    if not unknown:
+def say_files_as_people(rows: Any) -> str:
+    """A sentence for whoever keeps people apart, empty where something says whose scan each is."""
+    count = files_as_people(rows)
+    if not count:
         return ""
     return (
-        f"{unknown} scans have no subject but their own file, so each counts as a person; several of one person may "
-        f"be on both sides of {what}. Say who it is with `prepare --name-pattern`."
+        f"each of {count} files counts as a person of its own, since nothing says whose scan it is. If a person has "
+        "several, scores are too good: prepare the scans with --name-pattern"
     )
 
 

@@ -33,7 +33,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ..data.labels import Labels, column_values
-from ..data.participants import is_gap
+from ..data.participants import is_gap, say_files_as_people
 from ..evaluation.crops import predict_crops
 from ..evaluation.linear_probe import ProtocolResult, scan_splits
 from ..hub.sharing import save_model_folder
@@ -234,6 +234,8 @@ def _subjects(dataset: Any, column: str | None, labels: Labels) -> list[str] | N
                 f"Row {row} has no {column}, so its subject is not known and could be on both sides of a split. Fill "
                 "the column in, or pass subject_column=None if every scan is of another subject."
             )
+    if column == "subject" and (note := say_files_as_people(dataset)):
+        warnings.warn(f"Splits by subject: {note}, or name another column as subject_column.", stacklevel=3)
     return [str(names[row]) for row in labels.rows]
 
 
