@@ -13,7 +13,8 @@ before you publish converted ones.
 import argparse
 import re
 import sys
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,18 @@ from checkpoints import (
     ConversionError,
     KeyMap,
     KeyReport,
+    add_common_arguments,
     check_against_model,
+    check_layers,
+    check_output,
+    command_line,
     read_torch_checkpoint,
+    reading,
+    save_converted,
     sha256_of,
 )
 
 import brain_transformers as bt
-from brain_transformers.hub.model_card import Provenance, build_model_card
-from brain_transformers.hub.registry import MODELS, ModelEntry
-from brain_transformers.hub.sharing import push_folder, save_model_folder
 
 # Heads of the published widths (paper and released training scripts).
 PUBLISHED_HEADS = {384: 6, 768: 12, 1024: 16}
@@ -119,15 +123,17 @@ def read_gradient_table(path: Path) -> np.ndarray:
     Raises:
         ConversionError: if it cannot be read or is not a finite table.
     """
-    try:
-        table = np.load(path) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
-    except (OSError, ValueError) as error:
-        raise ConversionError(
-            f"{path} cannot be read as a gradient table ({error}). Expected numbers, one row an ROI, without a "
-            "header, as in the authors' gradient_mapping_450.csv."
-        ) from error
-    table = np.asarray(table, dtype=np.float32)
-    if table.ndim != 2 or not np.isfinite(table).all():
+    expected = "a gradient table: numbers, a row an ROI, no header, as in the authors' gradient_mapping_450.csv"
+    with reading(path, expected):
+        if path.suffix == ".npy":
+            # Mapped, so that a size that is only claimed takes no memory.
+            table = np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # of a table without numbers
+                table = np.loadtxt(path, delimiter=",", ndmin=2)
+        table = np.asarray(table, dtype=np.float32)
+    if table.ndim != 2 or not table.size or not np.isfinite(table).all():
         raise ConversionError(f"{path} holds shape {table.shape}, expected a finite table (n_rois, n_components).")
     return table
 
@@ -264,6 +270,7 @@ def convert_checkpoint(
     for name, value in converted.items():
         if name.endswith("patch_projection.weight"):
             converted[name] = value[:, 0, 0, :].contiguous()  # (width, 1, 1, patch) in the authors' convolution
+    check_layers(config, weights)
     with torch.device("meta"):
         expected = model_class(config).state_dict()
     tables = {name for name in expected if name.endswith(".gradients")}
@@ -275,15 +282,6 @@ def convert_checkpoint(
     return ConvertedCheckpoint(model_class, config, converted, report)
 
 
-def _published_name(config: Any) -> str | None:
-    for name in ("brain-jepa-small", "brain-jepa-base", "brain-jepa-large"):
-        published = bt.load_config(name)
-        fields = ("n_rois", "n_timepoints", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-        if all(getattr(published, field) == getattr(config, field) for field in fields):
-            return name
-    return None
-
-
 def convert(
     checkpoint: Path,
     output: Path,
@@ -291,15 +289,18 @@ def convert(
     num_attention_heads: int | None = None,
     n_rois: int | None = None,
     n_timepoints: int | None = None,
+    source: str | None = None,
 ) -> tuple[Any, KeyReport]:
     """Convert a file of the authors and write the result; returns the model and the account of keys."""
     from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 
+    check_output(output, checkpoint, gradient)
     # Files of real runs may hold their command-line arguments, which are plain data.
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = read_torch_checkpoint(checkpoint)
     table = None if gradient is None else read_gradient_table(gradient)
-    converted = convert_checkpoint(content, table, num_attention_heads, n_rois, n_timepoints)
+    with reading(checkpoint, "a Brain-JEPA checkpoint"):
+        converted = convert_checkpoint(content, table, num_attention_heads, n_rois, n_timepoints)
     config = converted.config
     notes = []
     if gradient is not None and config.position_type == "gradient":
@@ -309,23 +310,17 @@ def convert(
         notes.append(f"The gradient table comes from `{gradient.name}`, SHA-256 `{digest}`{known}.")
     elif config.position_type == "index":
         notes.append("Positions are by ROI index; the model takes no gradients.")
-    with torch.device("meta"):
-        model = converted.model_class(config)
-    # Copies, since target and context encoder may share their storage in a file from the start of a run.
-    tensors = {
-        name: value.to(torch.float32, copy=True) if value.is_floating_point() else value
-        for name, value in converted.state_dict.items()
-    }
-    model.load_state_dict(tensors, strict=True, assign=True)
-    published = _published_name(config)
-    entry = MODELS[published] if published else ModelEntry(type(config))
-    if converted.model_class is bt.BrainJEPAForSequenceClassification:
-        entry = replace(entry, source="github.com/Eric-LRL/Brain-JEPA, fine-tuned" if published else None)
-    extractor = ROISeriesFeatureExtractor.from_model_config(config)
-    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    provenance = Provenance(checkpoint.name, sha256_of(checkpoint), converted.report.dropped, tuple(notes))
-    card = build_model_card(published or output.name, entry, config, provenance, parameters)
-    save_model_folder(model, output, extractor=extractor, card=card)
+    model = save_converted(
+        converted.model_class,
+        config,
+        converted.state_dict,
+        output,
+        checkpoint,
+        extractor=ROISeriesFeatureExtractor.from_model_config(config),
+        dropped=converted.report.dropped,
+        notes=notes,
+        source=source,
+    )
     return model, converted.report
 
 
@@ -333,14 +328,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="jepa-ep300.pth.tar or a fine-tuned .pth")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; appears complete or not at all")
     parser.add_argument("--gradient", type=Path, help="the authors' gradient_mapping_450.csv, or another .csv or .npy")
     parser.add_argument("--num-attention-heads", type=int, help="for widths other than 384, 768 and 1024")
     parser.add_argument("--n-rois", type=int, help="only for models without a gradient table")
     parser.add_argument("--n-timepoints", type=int, help="frames of a window, likewise")
-    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="upload the result to a private repository")
-    options = parser.parse_args(arguments)
-    try:
+    add_common_arguments(parser)
+
+    def run(options: argparse.Namespace) -> None:
         model, report = convert(
             options.checkpoint,
             options.output,
@@ -348,16 +342,12 @@ def main(arguments: list[str] | None = None) -> int:
             options.num_attention_heads,
             options.n_rois,
             options.n_timepoints,
+            options.source,
         )
-    except (ConversionError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(report.summary())
-    print(f"{type(model).__name__} written to {options.output}")
-    if options.push_to_hub:
-        print("The authors state no licence for their weights; the repository is private.")
-        print(f"uploaded to {push_folder(options.output, options.push_to_hub)}")
-    return 0
+        print(report.summary())
+        print(type(model).__name__, end=" ")
+
+    return command_line(parser, arguments, run)
 
 
 if __name__ == "__main__":

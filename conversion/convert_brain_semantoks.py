@@ -25,15 +25,18 @@ from checkpoints import (
     ConversionError,
     KeyMap,
     KeyReport,
+    add_common_arguments,
     check_against_model,
+    check_layers,
+    check_output,
+    command_line,
     read_torch_checkpoint,
+    reading,
+    save_converted,
     sha256_of,
 )
 
 import brain_transformers as bt
-from brain_transformers.hub.model_card import Provenance, build_model_card
-from brain_transformers.hub.registry import MODELS, ModelEntry
-from brain_transformers.hub.sharing import push_folder, save_model_folder
 from brain_transformers.models.brain_semantoks.masking_brain_semantoks import concatenate_network_ids
 from brain_transformers.models.brain_semantoks.modeling_brain_semantoks import LongConvolutionBranch
 from brain_transformers.models.brain_semantoks.networks_brain_semantoks import networks_of_parcels
@@ -214,25 +217,20 @@ def network_ids(values: dict[str, Any], network_map: Path | None) -> tuple[list[
                 "--network-map network_mapping.npz."
             )
         return found[0], order
-    try:
-        with np.load(network_map) as archive:
-            parts = []
-            for name, count in zip(names, counts):
-                key = f"network_map_{name}_{count}n" if count > 1 else f"network_map_{name}"
-                if key not in archive:
-                    raise ConversionError(
-                        f"{network_map.name} has no {key}, only {', '.join(archive)}. It belongs to other atlases: "
-                        "pass the file that was published with these weights."
-                    )
-                parts.append([int(network) for network in archive[key]])
-                if len(set(parts[-1])) != count:
-                    raise ConversionError(
-                        f"{key} of {network_map.name} has {len(set(parts[-1]))} networks, the configuration {count}."
-                    )
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConversionError):
-            raise
-        raise ConversionError(f"{network_map} cannot be read as a NumPy archive ({error}).") from error
+    parts = []
+    with reading(network_map, "the authors' network_mapping.npz"), np.load(network_map, allow_pickle=False) as archive:
+        for name, count in zip(names, counts):
+            key = f"network_map_{name}_{count}n" if count > 1 else f"network_map_{name}"
+            if key not in archive:
+                raise ConversionError(
+                    f"{network_map} has no {key}, only {', '.join(archive)}. It belongs to other atlases: pass the "
+                    "file that was published with these weights."
+                )
+            parts.append([int(network) for network in archive[key]])
+            if len(set(parts[-1])) != count:
+                raise ConversionError(
+                    f"{key} of {network_map} has {len(set(parts[-1]))} networks, the configuration {count}."
+                )
     known = all(name in _ATLASES and len(part) == _ATLASES[name][1] for name, part in zip(names, parts))
     order = "+".join(_ATLASES[name][0] for name in names) if known else None
     return concatenate_network_ids(parts), order
@@ -473,6 +471,7 @@ def convert_state_dict(
     notes = []
     if not config.use_mask_embedding:
         notes.append("The model was trained without masks and has no mask embedding: masks have no effect.")
+    check_layers(config, state_dict)
     with torch.device("meta"):
         model = model_class(config)
     check_against_model(converted, model.state_dict(), allowed=set())
@@ -480,10 +479,8 @@ def convert_state_dict(
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
+    with reading(path, "the authors' training configuration (config_used.yaml), or JSON of constructor arguments"):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConversionError(f"{path} cannot be read as YAML or JSON ({str(error).splitlines()[0]}).") from error
     if not isinstance(content, dict):
         raise ConversionError(f"{path} holds a {type(content).__name__}, expected a mapping.")
     return content
@@ -494,6 +491,7 @@ def convert(
     output: Path,
     network_map: Path | None = None,
     config_file: Path | None = None,
+    source: str | None = None,
     **options: Any,
 ) -> tuple[Any, KeyReport]:
     """Convert a file of the authors and write the result; returns the model and the account of keys.
@@ -502,39 +500,35 @@ def convert(
     """
     from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 
+    check_output(output, checkpoint, network_map, config_file)
     container = read_torch_checkpoint(checkpoint)
     weights = container.get("model_state_dict", container)
     authors = _read_config(config_file) if config_file is not None else container.get("config")
     if not isinstance(authors, dict):
         raise ConversionError(
-            f"{checkpoint.name} holds no training configuration. Pass it with --config (config_used.yaml)."
+            f"{checkpoint} holds no training configuration. Pass it with --config (config_used.yaml)."
         )
     if network_map is None and (beside := checkpoint.with_name("network_mapping.npz")).is_file():
         network_map = beside
-    result = convert_state_dict(weights, authors, network_map, **options)
+    with reading(checkpoint, "a Brain-Semantoks checkpoint, with its own configuration"):
+        result = convert_state_dict(weights, authors, network_map, **options)
     config = result.config
-    with torch.device("meta"):
-        model = result.model_class(config)
-    model.load_state_dict(
-        {name: value.to(torch.float32).contiguous() for name, value in result.state_dict.items()},
-        strict=True,
-        assign=True,
-    )
-    published = _registry_name(config)
-    entry = MODELS[published] if published else ModelEntry(type(config))
     notes = list(result.notes)
     if config.networks is not None and network_map is not None:
         notes.append(f"Networks come from `{network_map.name}`, SHA-256 `{sha256_of(network_map)}`.")
     elif config.networks is not None:
         notes.append("Networks follow from the names of the parcels, which give the same map as the authors' file.")
-    provenance = Provenance(
-        checkpoint.name, sha256_of(checkpoint), summarise_dropped(result.report.dropped), tuple(notes)
+    model = save_converted(
+        result.model_class,
+        config,
+        result.state_dict,
+        output,
+        checkpoint,
+        extractor=ROISeriesFeatureExtractor.from_model_config(config),
+        dropped=summarise_dropped(result.report.dropped),
+        notes=notes,
+        source=source,
     )
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    card = build_model_card(published or output.name, entry, config, provenance, parameters)
-    extractor = ROISeriesFeatureExtractor.from_model_config(config)
-    # The buffers that are made and not stored are still on the meta device, and saving does not need them.
-    save_model_folder(model, output, extractor=extractor, card=card)
     return model, result.report
 
 
@@ -549,18 +543,10 @@ def summarise_dropped(dropped: dict[str, str]) -> dict[str, str]:
     return {f"{group} ({count} tensors)": reason for (group, reason), count in groups.items()}
 
 
-def _registry_name(config: Any) -> str | None:
-    published = bt.load_config("brain-semantoks-base")
-    fields = ("n_rois", "hidden_size", "num_hidden_layers", "patch_size", "intermediate_size", "roi_order")
-    same = all(getattr(published, name) == getattr(config, name) for name in fields)
-    return "brain-semantoks-base" if same else None
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="the authors' .pth file")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; appears complete or not at all")
     parser.add_argument(
         "--network-map", type=Path, help="network_mapping.npz; by default the one beside the checkpoint"
     )
@@ -571,32 +557,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--encoder", choices=("teacher", "student"), default="teacher", help="which encoder to write")
     parser.add_argument("--num-attention-heads", type=int, help="for models that were not built by the authors' rule")
     parser.add_argument("--tokenizer-pooling", choices=("mean", "max", "attention"), help="another pooling over time")
-    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="upload the result to a private repository")
-    options = parser.parse_args(arguments)
-    try:
+    add_common_arguments(parser)
+
+    def run(options: argparse.Namespace) -> None:
         model, report = convert(
             options.checkpoint,
             options.output,
             options.network_map,
             options.config,
+            options.source,
             pretraining=options.pretraining,
             encoder=options.encoder,
             num_attention_heads=options.num_attention_heads,
             tokenizer_pooling=options.tokenizer_pooling,
         )
-    except (ConversionError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{len(report.renamed)} tensors converted, {len(report.dropped)} dropped, {len(report.unknown)} unknown")
-    for group, reason in summarise_dropped(report.dropped).items():
-        print(f"  dropped {group}: {reason}")
-    print(f"{type(model).__name__} written to {options.output}")
-    if not model.config.use_mask_embedding:
-        print("warning: the model has no mask embedding, so masks have no effect", file=sys.stderr)
-    if options.push_to_hub:
-        print("The licence of the published weights is not stated; the repository is private.")
-        print(f"uploaded to {push_folder(options.output, options.push_to_hub)}")
-    return 0
+        print(KeyReport(report.renamed, summarise_dropped(report.dropped), report.unknown).summary())
+        print(type(model).__name__, end=" ")
+        if not model.config.use_mask_embedding:
+            print("warning: the model has no mask embedding, so masks have no effect", file=sys.stderr)
+
+    return command_line(parser, arguments, run)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ you convert them for yourself; ask the authors before you publish converted or f
 
 import argparse
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,20 @@ from checkpoints import (
     ConversionError,
     KeyMap,
     KeyReport,
+    add_common_arguments,
     check_against_model,
+    check_layers,
+    check_output,
+    command_line,
     read_json,
     read_torch_checkpoint,
+    reading,
+    save_converted,
     sha256_of,
 )
 
 import brain_transformers as bt
-from brain_transformers.hub.model_card import Provenance, build_model_card
-from brain_transformers.hub.registry import MODELS, ModelEntry
-from brain_transformers.hub.sharing import push_folder, save_model_folder
+from brain_transformers.hub.registry import MODELS
 
 A424_N_ROIS = 424
 
@@ -248,52 +252,42 @@ def convert_state_dict(
     for name, value in converted.items():
         if name.endswith("token_convolution.weight") and value.dim() == 4:
             converted[name] = value[:, 0, :, 0].contiguous()  # (heads, 1, kernel, 1) in the authors' 2-D convolution
+    check_layers(config, state_dict)
     with torch.device("meta"):
         model = model_class(config)
     check_against_model(converted, model.state_dict(), allowed={f"{body}.coordinates"})
     return ConvertedCheckpoint(model_class, config, converted, report)
 
 
-def _registry_name(config: Any) -> str | None:
-    """Name of the published model with the same geometry, if there is one."""
-    for name in bt.list_models(published=True):
-        published = bt.load_config(name)
-        fields = ("model_type", "hidden_size", "num_hidden_layers", "patch_size", "intermediate_size")
-        if all(getattr(published, field, None) == getattr(config, field, None) for field in fields):
-            return name
-    return None
-
-
 def convert(
-    checkpoint: Path, output: Path, coordinates: Path | None = None, n_rois: int | None = None
+    checkpoint: Path,
+    output: Path,
+    coordinates: Path | None = None,
+    n_rois: int | None = None,
+    source: str | None = None,
 ) -> tuple[Any, KeyReport]:
     """Convert a folder of the authors and write the result; returns the model and the account of keys."""
-    from brain_transformers.data.readers import ROISeriesReadError, read_coordinates
+    from brain_transformers.data.readers import read_coordinates
     from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 
     if not checkpoint.is_dir():
         raise ConversionError(f"{checkpoint} is not a folder. Expected one with config.json and pytorch_model.bin.")
+    check_output(output, checkpoint, coordinates)
     authors_config = read_json(checkpoint / "config.json")
     weights = checkpoint / "pytorch_model.bin"
     state_dict = read_torch_checkpoint(weights)
-    converted = convert_state_dict(state_dict, authors_config, n_rois)
+    with reading(checkpoint, "config.json and pytorch_model.bin of one published BrainLM"):
+        converted = convert_state_dict(state_dict, authors_config, n_rois)
     config = converted.config
     table = None
     if coordinates is not None:
-        try:
+        with reading(coordinates, "the coordinate table of the authors' repository (A424_Coordinates.dat)"):
             table = torch.as_tensor(read_coordinates(coordinates, n_rois=config.n_rois))
-        except ROISeriesReadError as error:
-            raise ConversionError(
-                f"{error} Use the coordinate table of the authors' repository (A424_Coordinates.dat)."
-            ) from error
-    with torch.device("meta"):
-        model = converted.model_class(config)
-    tensors = {name: value.to(torch.float32) for name, value in converted.state_dict.items()}
+    tensors = dict(converted.state_dict)
     is_tokens = config.model_type == bt.BrainLMConfig.model_type
     notes = []
     if is_tokens:
-        name = f"{converted.body_name}.coordinates"
-        tensors[name] = torch.zeros(config.n_rois, 3) if table is None else table
+        tensors[f"{converted.body_name}.coordinates"] = torch.zeros(config.n_rois, 3) if table is None else table
         if table is not None and coordinates is not None:
             config.coordinates_source = model.config.coordinates_source = coordinates.name
             notes.append(f"Parcel centres come from `{coordinates.name}`, SHA-256 `{sha256_of(coordinates)}`.")
@@ -305,18 +299,20 @@ def convert(
             if is_tokens
             else "No coordinate table was given: the extractor cannot sort the parcels and takes sorted rows only."
         )
-    model.load_state_dict(tensors, strict=True, assign=True)
-    published = _registry_name(config)
-    entry = MODELS[published] if published else ModelEntry(type(config))
     extractor = ROISeriesFeatureExtractor.from_model_config(
         config, coordinates=None if table is None else table.tolist()
     )
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    provenance = Provenance(weights.name, sha256_of(weights), converted.report.dropped, tuple(notes))
-    if converted.model_class is bt.BrainLMViTForSequenceClassification:
-        entry = replace(entry, source="vandijklab/brainlm_finetuned" if published else None)
-    card = build_model_card(published or output.name, entry, config, provenance, parameters)
-    save_model_folder(model, output, extractor=extractor, card=card)
+    model = save_converted(
+        converted.model_class,
+        config,
+        tensors,
+        output,
+        weights,
+        extractor=extractor,
+        dropped=converted.report.dropped,
+        notes=notes,
+        source=source,
+    )
     return model, converted.report
 
 
@@ -324,30 +320,27 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder with config.json and pytorch_model.bin")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; appears complete or not at all")
     parser.add_argument(
         "--coordinates",
         type=Path,
         help="the authors' A424_Coordinates.dat: stored in the 13M model, used to sort the rows of the ViT models",
     )
     parser.add_argument("--n-rois", type=int, help="number of parcels that a ViT model of unpublished size insists on")
-    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="upload the result to a private repository")
-    options = parser.parse_args(arguments)
-    try:
-        model, report = convert(options.checkpoint, options.output, options.coordinates, options.n_rois)
-    except (ConversionError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(report.summary())
-    print(f"{type(model).__name__} written to {options.output}")
-    if options.coordinates is None:
-        print(
-            "warning: no --coordinates given; see the card in the output folder for what that means", file=sys.stderr
+    add_common_arguments(parser)
+
+    def run(options: argparse.Namespace) -> None:
+        model, report = convert(
+            options.checkpoint, options.output, options.coordinates, options.n_rois, options.source
         )
-    if options.push_to_hub:
-        print("The licence of the published weights forbids sharing changed forms; the repository is private.")
-        print(f"uploaded to {push_folder(options.output, options.push_to_hub)}")
-    return 0
+        print(report.summary())
+        print(type(model).__name__, end=" ")
+        if options.coordinates is None:
+            print(
+                "warning: no --coordinates given; see the card in the output folder for what that means",
+                file=sys.stderr,
+            )
+
+    return command_line(parser, arguments, run)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ here describe the published checkpoints before anybody has converted them.
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import brain_transformers as bt
+from brain_transformers.files import write_file
 from brain_transformers.hub.model_card import build_model_card
 from brain_transformers.hub.registry import MODELS
 
@@ -41,15 +41,14 @@ def obtain(name: str) -> str:
     if converter is None:
         return _NO_CONVERTER.format(source=source)
     arguments = converter.format(folder=source.rpartition(" ")[2])
-    return _OBTAIN.format(source=source, command=f"python conversion/{arguments} --output {name}/")
+    options = f"--output {name}/ --source {source.partition(',')[0]}"
+    return _OBTAIN.format(source=source, command=f"python conversion/{arguments} {options}")
 
 
 def cards() -> dict[str, str]:
     """File name -> text of the card, for every published checkpoint."""
     return {
-        f"{name}.md": build_model_card(
-            name, MODELS[name], bt.load_config(name), parameters=MODELS[name].parameters, obtain=obtain(name)
-        )
+        f"{name}.md": build_model_card(name, MODELS[name], bt.load_config(name), obtain=obtain(name))
         for name in bt.list_models(published=True)
     }
 
@@ -68,9 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in present.keys() - wanted.keys():
         (FOLDER / name).unlink()
     for name, text in wanted.items():
-        temporary = FOLDER / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, FOLDER / name)
+        write_file(FOLDER / name, text)
     print(f"{len(wanted)} cards written to {FOLDER}")
     return 0
 

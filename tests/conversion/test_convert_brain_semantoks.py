@@ -14,6 +14,7 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTrainin
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conversion"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import checkpoints
 import convert_brain_semantoks
 from plain_brain_semantoks import PlainEncoder, PlainPretraining
 
@@ -316,7 +317,7 @@ def test_the_published_model_converts_and_is_recognised() -> None:
         )
         == 58_720_931
     )
-    assert convert_brain_semantoks._registry_name(converted.config) == "brain-semantoks-base"
+    assert checkpoints.name_by_size(converted.config) == "brain-semantoks-base"
 
 
 @pytest.fixture

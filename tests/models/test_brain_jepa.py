@@ -48,7 +48,9 @@ def test_named_sizes_have_the_published_number_of_parameters(name: str) -> None:
     assert count(model.context_encoder, model.context_encoder.embeddings.positions) == encoder
     assert count(model.brain_jepa, model.brain_jepa.embeddings.positions) == encoder
     assert count(model.predictor, model.predictor.positions) == predictor
-    assert bt.hub.registry.MODELS[name].parameters == model.num_parameters(only_trainable=True)
+    entry = bt.hub.registry.MODELS[name]
+    assert entry.parameters == model.brain_jepa.num_parameters()
+    assert entry.trained_parameters == model.num_parameters(only_trainable=True)
 
 
 def test_the_twelve_layer_predictor_of_the_authors_scripts_has_their_size() -> None:

@@ -43,7 +43,9 @@ def test_released_size_has_the_published_number_of_live_parameters() -> None:
     assert sum(p.numel() for p in body.layers.parameters()) == 56_696_832
     sizes = [242_095, 243_853, 219_654, 224_379, 187_086, 227_360, 287_771, 218_704, 163_213]
     assert [sum(p.numel() for p in tokenizer.parameters()) for tokenizer in body.embeddings.tokenizers] == sizes
-    assert sum(p.numel() for p in whole.parameters()) == bt.hub.registry.MODELS["brain-semantoks-base"].parameters
+    entry = bt.hub.registry.MODELS["brain-semantoks-base"]
+    assert entry.parameters == 58_720_931
+    assert entry.trained_parameters == whole.num_parameters(only_trainable=True)
 
 
 def test_networks_follow_from_the_names_of_the_parcels() -> None:

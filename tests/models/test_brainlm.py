@@ -46,7 +46,9 @@ def test_released_sizes_have_the_published_number_of_parameters() -> None:
         with torch.device("meta"):
             model = classes[config.model_type](config)
         assert sum(parameter.numel() for parameter in model.parameters()) == count, name
-        assert bt.hub.registry.MODELS[name].parameters == count
+        entry = bt.hub.registry.MODELS[name]
+        assert entry.trained_parameters == count
+        assert entry.parameters == model.base_model.num_parameters()
 
 
 def test_a_padded_scan_equals_the_short_scan() -> None:

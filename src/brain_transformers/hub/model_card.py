@@ -1,28 +1,51 @@
-"""Model cards: what a model is, where it comes from, how to use it, what is known not to work."""
+"""Model cards: what a model is, what is known of where it comes from, how to use it, what is known not to work."""
 
+import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from huggingface_hub import ModelCardData, RepoCard, try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 from ..version import __version__
-from .registry import ModelEntry
+from .registry import MODELS, ModelEntry
+
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where converted weights came from.
+    """What is known of a converted file.
 
     Attributes:
-        file: name of the authors' file.
+        file: its name.
         sha256: its hash.
         dropped: tensors of the file that are not part of the model, with the reason.
         notes: further lines for the card.
+        source: where it comes from, as whoever converted it says; `None` if they did not.
+        same_sizes: name of the published model with the same sizes, which says nothing about the weights.
     """
 
     file: str
     sha256: str
     dropped: dict[str, str]
     notes: tuple[str, ...] = ()
+    source: str | None = None
+    same_sizes: str | None = None
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Source and licence of weights in words, and for the metadata."""
+
+    source: str
+    license: str
+    license_id: str | None = None
+    base_model: str | None = None
+    published: bool = False
 
 
 def build_model_card(
@@ -30,104 +53,214 @@ def build_model_card(
     entry: ModelEntry,
     config: Any,
     provenance: Provenance | None = None,
-    parameters: int | None = None,
+    model: Any = None,
     obtain: str | None = None,
+    parent: str | Path | None = None,
 ) -> str:
     """Text of a model card with its metadata block.
 
     Args:
         title: name of the model.
-        entry: source, licence, citation and limits.
+        entry: source, licence, citation and limits of the published model of this name or with these sizes.
         config: configuration of the model.
-        provenance: file and hash, for converted weights.
-        parameters: number of trainable parameters.
+        provenance: what is known of the file, for converted weights: the sizes alone prove no source.
+        model: the model, for its class and its number of parameters, which otherwise are those of `entry`.
         obtain: how to get the model, as Markdown, for a card that does not lie beside the weights.
+        parent: folder or Hub name of the model whose weights the training started from, for trained weights; its
+            licence and base model are passed on.
     """
-    extractor = ROISeriesFeatureExtractor.from_model_config(config)
-    if config.roi_order is None:
-        order_argument = ""
-    elif isinstance(config.roi_order, str):
-        order_argument = f', roi_order="{config.roi_order.removesuffix("@y")}"'
-    else:
-        order_argument = ", roi_order=model.config.roi_order"
-    order = (
-        config.roi_order if not isinstance(config.roi_order, list) else f"{len(config.roi_order)} labels, see config"
+    origin = _origin(entry, provenance, parent, obtain is not None)
+    metadata = ModelCardData(
+        license=origin.license_id,
+        library_name="brain-transformers",
+        tags=["fmri", "neuroimaging", "brain-transformers", config.model_type],
+        base_model=origin.base_model,
     )
+    order = config.roi_order
     lines = [
         "---",
-        f"license: {entry.license or 'other'}",
-        "library_name: brain-transformers",
-        "pipeline_tag: feature-extraction",
-        "tags:",
-        "- fmri",
-        "- neuroimaging",
-        "- brain-transformers",
-        f"- {config.model_type}",
+        metadata.to_yaml().rstrip(),
         "---",
         "",
-        f"# {title}",
+        f"# {_inline(title)}",
         "",
         f"A `{config.model_type}` model for the Python package `brain-transformers`.",
         "",
         "| | |",
         "| --- | --- |",
-        f"| input | `signals` (batch, {config.n_rois or 'n_rois'}, {config.n_timepoints}), parcel order `{order}`, "
+        f"| input | `signals` (batch, {config.n_rois or 'n_rois'}, {config.n_timepoints}), parcel order "
+        f"{f'of {len(order)} labels, see config' if isinstance(order, list) else f'`{_inline(order)}`'}, "
         f"TR {config.t_r or 'unknown'} s |",
         f"| encoder | {config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} "
         "heads |",
-    ]
-    if parameters is not None:
-        lines.append(f"| parameters | {parameters:,} |")
-    lines += [
-        f"| source of the weights | {entry.source or 'trained with brain-transformers'} |",
-        f"| licence of the weights | {entry.license or 'set by whoever publishes them'} |",
+        *_parameters(entry, model),
+        f"| source of the weights | {_inline(origin.source)} |",
+        f"| licence of the weights | {_inline(origin.license)} |",
     ]
     if provenance is not None:
         lines += [
             f"| converted with | brain-transformers {__version__} |",
-            f"| converted file | `{provenance.file}`, SHA-256 `{provenance.sha256}` |",
+            f"| converted file | `{_inline(provenance.file)}`, SHA-256 `{provenance.sha256}` |",
         ]
     if obtain is not None:
         lines += ["", "## Get it", "", obtain]
-    fit = (
-        []
-        if extractor.is_fitted
-        else [
-            "# Scale: fitted once on a set of your scans, each (n_rois, n_timepoints), and saved with the extractor.",
-            f"extractor.fit(scans{order_argument})",
-        ]
-    )
-    lines += [
-        "",
-        "## Use",
-        "",
-        "```python",
-        "import brain_transformers",
-        "from transformers import AutoFeatureExtractor, AutoModel",
-        "",
-        'extractor = AutoFeatureExtractor.from_pretrained("path/or/org/name")',
-        'model = AutoModel.from_pretrained("path/or/org/name").eval()',
-        *fit,
-        f'inputs = extractor(bold, t_r={config.t_r or "t_r"}{order_argument}, return_tensors="pt")',
-        "features = model(**inputs).pooler_output  # (batch, hidden_size)",
-        "```",
-        "",
-        "## What is known not to work",
-        "",
-        *(f"- {limit}" for limit in entry.limits or ("Nothing was reported yet; that is not the same as nothing.",)),
-    ]
+    lines += ["", "## Use", "", "```python", *_example(config, model), "```"]
+    lines += ["", "## What is known not to work", ""]
+    if origin.published or provenance is None or provenance.same_sizes is None:
+        limits = entry.limits or ("Nothing was reported yet; that is not the same as nothing.",)
+    else:
+        lines += [f"Of `{provenance.same_sizes}`, if these are its weights:", ""]
+        limits = entry.limits
+    lines += [f"- {limit}" for limit in limits]
     if provenance is not None and (provenance.dropped or provenance.notes):
         lines += ["", "## Conversion", ""]
-        lines += [f"- `{key}` was left out: {reason}." for key, reason in provenance.dropped.items()]
-        lines += [f"- {note}" for note in provenance.notes]
-    if entry.license and "nd" in entry.license:
-        lines += [
-            "",
-            "## Licence",
-            "",
-            "The weights may be used for non-commercial purposes and not be shared in changed form. Converted and "
-            "fine-tuned weights are changed forms: keep them to yourself, or ask the authors before you publish them.",
-        ]
+        lines += [f"- `{_inline(key)}` was left out: {reason}." for key, reason in provenance.dropped.items()]
+        lines += [f"- {_inline(note)}" for note in provenance.notes]
+    lines += _licence_notice(origin)
     if entry.citation:
         lines += ["", "## Citation", "", entry.citation + "."]
     return "\n".join(lines) + "\n"
+
+
+def trained_model_card(title: str, model: Any, parent: str | Path | None) -> str:
+    """Card of a model that was trained with this package, with the notices of the weights that it started from.
+
+    Args:
+        title: name of the model.
+        model: the trained model.
+        parent: folder or Hub name of the model that it started from; `None` or a named configuration for random
+            weights.
+    """
+    if str(parent) in MODELS and not Path(str(parent)).is_dir():
+        parent = None
+    limits = () if parent is None else ("What is known of the model that it started from: see its card.",)
+    entry = ModelEntry(type(model.config), limits=limits)
+    return build_model_card(title, entry, model.config, model=model, parent=parent)
+
+
+def _origin(entry: ModelEntry, provenance: Provenance | None, parent: str | Path | None, catalogue: bool) -> _Origin:
+    """What is known, and no more: a file proves neither its source nor its licence by the sizes of its weights."""
+    if parent is not None:
+        return _inherited(parent)
+    stated = None if provenance is None else provenance.source
+    if catalogue or (stated and entry.source and _repository(stated) == _repository(entry.source)):
+        return _Origin(
+            entry.source or "" if catalogue else f"{stated}, as stated by whoever converted it",
+            _UNKNOWN + ": the authors state none" if entry.license in (None, _UNKNOWN) else str(entry.license),
+            entry.license,
+            _hub_name(None if catalogue else stated),
+            published=True,
+        )
+    if provenance is None:
+        return _Origin("trained with brain-transformers", "set by whoever publishes them")
+    licence = "unknown: ask the source"
+    if provenance.same_sizes is not None and entry.license is not None:
+        licence += (
+            f". The sizes are those of {provenance.same_sizes} ({entry.source}; licence {entry.license}): if this is "
+            "its file, that holds"
+        )
+    source = f"{stated}, as stated by whoever converted it" if stated else "unknown: whoever converted it did not say"
+    return _Origin(source, licence, _UNKNOWN, _hub_name(stated))
+
+
+def _inherited(parent: str | Path) -> _Origin:
+    """What a trained model takes over from the card of the model that it started from."""
+    name, folder = _hub_name(str(parent)), Path(parent)
+    file: Any = folder / "README.md" if folder.is_dir() else name and try_to_load_from_cache(name, "README.md")
+    known: dict[str, Any] = {}
+    if isinstance(file, (str, Path)) and Path(file).is_file():
+        try:
+            known = RepoCard.load(file, ignore_metadata_errors=True).data.to_dict()
+        except (ValueError, OSError):
+            known = {}  # a card that cannot be read says nothing
+    licence = known.get("license")
+    licence = licence if isinstance(licence, str) else None
+    base = known.get("base_model") if folder.is_dir() else name
+    shown = folder.resolve().name if folder.is_dir() else str(parent)
+    words = f"{licence}, as of the model that it started from" if licence and licence != _UNKNOWN else None
+    return _Origin(
+        f"trained with brain-transformers from {shown}" + (f" (from {base})" if base and base != shown else ""),
+        words or f"unknown: ask whoever published {shown}",
+        licence or _UNKNOWN,
+        base if isinstance(base, str) else None,
+    )
+
+
+def _licence_notice(origin: _Origin) -> list[str]:
+    terms = (origin.license_id or "").lower().split("-")
+    if not {"nc", "nd"} & set(terms):
+        return []
+    sentences = []
+    if "nc" in terms:
+        sentences.append("The weights may be used for non-commercial purposes only.")
+    if "nd" in terms:
+        sentences.append(
+            "They may not be shared in changed form. Converted and fine-tuned weights are changed forms: keep them to "
+            "yourself, or ask the authors before you publish them."
+        )
+    return ["", "## Licence", "", " ".join(sentences)]
+
+
+def _parameters(entry: ModelEntry, model: Any) -> list[str]:
+    """Numbers of parameters: first of the network that is released, then of what pretraining trains."""
+    if model is None:
+        released, trained = entry.parameters, entry.trained_parameters
+    else:
+        released, trained = model.base_model.num_parameters(), model.num_parameters(only_trainable=True)
+    if released is None:
+        return []
+    all_of_it = f", {trained:,} trained with the parts that only training or a task needs" if trained else ""
+    return [f"| parameters | {released:,} in the network that `AutoModel` loads{all_of_it} |"]
+
+
+def _example(config: Any, model: Any) -> list[str]:
+    """Lines of Python that run with the model, as tests see to."""
+    names = config.auto_class_names()
+    classifier = model is not None and type(model).__name__ == names["AutoModelForSequenceClassification"]
+    auto = "AutoModelForSequenceClassification" if classifier else "AutoModel"
+    if config.roi_order is None:
+        order = ""
+    elif isinstance(config.roi_order, str):
+        order = f", roi_order={json.dumps(config.roi_order.removesuffix('@y'))}"
+    else:
+        order = ", roi_order=model.config.roi_order"
+    fit = (
+        []
+        if ROISeriesFeatureExtractor.from_model_config(config).is_fitted
+        else [
+            "# Scale: fitted once on a set of your scans, each (n_rois, n_timepoints), and saved with the extractor.",
+            f"extractor.fit(scans{order})",
+        ]
+    )
+    return [
+        "import brain_transformers",
+        f"from transformers import AutoFeatureExtractor, {auto}",
+        "",
+        'extractor = AutoFeatureExtractor.from_pretrained("path/or/org/name")',
+        f'model = {auto}.from_pretrained("path/or/org/name").eval()',
+        *fit,
+        f'inputs = extractor(bold, t_r={config.t_r or "t_r"}{order}, return_tensors="pt")',
+        "logits = model(**inputs).logits  # (batch, num_labels)"
+        if classifier
+        else "features = model(**inputs).pooler_output  # (batch, hidden_size)",
+    ]
+
+
+def _repository(source: str) -> str:
+    """The repository that a source names: `"vandijklab/brainlm"` of an address, or of a line with a file's name."""
+    return re.sub(r"^https?://(?:www\.)?(?:huggingface\.co/)?", "", source.strip()).split(",")[0].rstrip("/").lower()
+
+
+def _hub_name(source: str | None) -> str | None:
+    """The source as a name of a Hub repository, if it is one."""
+    name = re.sub(r"^https?://huggingface\.co/", "", source or "").split(",")[0].strip().rstrip("/")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name if name.count("/") == 1 else None
+
+
+def _inline(text: Any) -> str:
+    """Text that stays in its line and its cell of Markdown."""
+    return " ".join(str(text).split()).replace("|", "\\|") if text is not None else "unknown"

@@ -44,9 +44,11 @@ class ModelEntry:
     Attributes:
         config_class: configuration class of the family.
         values: fields that differ from the defaults of the class.
-        parameters: trainable parameters of the pretraining model.
+        parameters: of the network that is released, which `AutoModel` loads.
+        trained_parameters: what pretraining trains: that network, or its trained twin, and the parts that only
+            training needs.
         source: where the authors published the weights, or `None` for configurations of our own.
-        license: licence of those weights, or `None` if there are none.
+        license: licence of those weights, `"unknown"` if their authors state none, or `None` if there are no weights.
         citation: the paper.
         limits: what is known not to work.
     """
@@ -54,6 +56,7 @@ class ModelEntry:
     config_class: type[BrainConfig]
     values: dict[str, Any] = field(default_factory=dict)
     parameters: int | None = None
+    trained_parameters: int | None = None
     source: str | None = None
     license: str | None = None
     citation: str | None = None
@@ -74,7 +77,8 @@ _TINY = {
 MODELS: dict[str, ModelEntry] = {
     "brainlm-13m": ModelEntry(
         BrainLMConfig,
-        parameters=13_035_308,
+        parameters=8_426_512,
+        trained_parameters=13_035_308,
         source="vandijklab/brainlm, folder old_13M",
         license=_BRAINLM_LICENSE,
         citation=_BRAINLM_PAPER,
@@ -85,7 +89,8 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "brainlm-111m": ModelEntry(
         BrainLMViTConfig,
-        parameters=111_655_680,
+        parameters=85_647_360,
+        trained_parameters=111_655_680,
         source="vandijklab/brainlm, folder vitmae_111M",
         license=_BRAINLM_LICENSE,
         citation=_BRAINLM_PAPER,
@@ -103,7 +108,8 @@ MODELS: dict[str, ModelEntry] = {
             "num_attention_heads": 16,
             "intermediate_size": 5120,
         },
-        parameters=656_613_964,
+        parameters=630_435_840,
+        trained_parameters=656_613_964,
         source="vandijklab/brainlm, folder vitmae_650M",
         license=_BRAINLM_LICENSE,
         citation=_BRAINLM_PAPER,
@@ -115,15 +121,17 @@ MODELS: dict[str, ModelEntry] = {
     "brain-jepa-small": ModelEntry(
         BrainJEPAConfig,
         {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "predictor_num_attention_heads": 6},
-        parameters=32_256_384,
+        parameters=21_306_816,
+        trained_parameters=32_256_384,
         citation=_BRAIN_JEPA_PAPER,
         limits=("Described in the paper; its weights were not released.",),
     ),
     "brain-jepa-base": ModelEntry(
         BrainJEPAConfig,
-        parameters=96_325_824,
+        parameters=85_080_960,
+        trained_parameters=96_325_824,
         source="github.com/Eric-LRL/Brain-JEPA, jepa-ep300.pth.tar",
-        license="other",
+        license="unknown",
         citation=_BRAIN_JEPA_PAPER,
         limits=(
             "The authors state no licence for code or weights: do not share converted weights without asking them.",
@@ -139,14 +147,15 @@ MODELS: dict[str, ModelEntry] = {
             "intermediate_size": 4096,
             "predictor_num_attention_heads": 16,
         },
-        parameters=313_786_432,
+        parameters=302_344_704,
+        trained_parameters=313_786_432,
         citation=_BRAIN_JEPA_PAPER,
         limits=("Described in the paper; its weights were not released.",),
     ),
     "brain-semantoks-base": ModelEntry(
         BrainSemantoksConfig,
-        # Student and teacher: two encoders of 58,720,931 and two projection heads.
-        parameters=2 * (58_720_931 + 918_656),
+        parameters=58_720_931,
+        trained_parameters=58_720_931 + 918_656,
         source="SamGijsen/Brain-Semantoks, file brainsemantoks_ckpt_epoch_100.pth",
         license="unknown",
         citation=(
