@@ -79,7 +79,7 @@ def _mapping(content: Any, path: Path, expected: str) -> dict[str, Any]:
 
 
 # Before it, a file that `weights_only=True` accepts could corrupt memory.
-_SAFE_TORCH = (2, 10)
+_SAFE_TORCH = "2.10"
 
 
 def read_torch_checkpoint(path: Path) -> dict[str, Any]:
@@ -328,8 +328,8 @@ def _is_ours(config_file: Path) -> bool:
 
 def name_by_size(config: Any) -> str | None:
     """Name of the published model that has the same sizes, if there is one. It says nothing about the weights."""
-    fields = ("model_type", "n_rois", "n_timepoints", "patch_size", "hidden_size", "num_hidden_layers")
-    fields += ("num_attention_heads", "intermediate_size")
+    geometry = ("n_rois", "n_timepoints", "patch_size")
+    fields = ("model_type", *geometry, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     for name in bt.list_models(published=True):
         published = bt.load_config(name)
         if all(getattr(published, field, None) == getattr(config, field, None) for field in fields):
@@ -348,6 +348,7 @@ def save_converted(
     dropped: dict[str, str],
     notes: Iterable[str] = (),
     source: str | None = None,
+    needs: tuple[str, str] | None = None,
 ) -> Any:
     """Put the tensors into a model, write its folder with a card, and return the model.
 
@@ -360,6 +361,7 @@ def save_converted(
         dropped: what of the file was left out, with the reason.
         notes: further lines for the card.
         source: where the file comes from, as its user says.
+        needs: see [`Provenance`].
     """
     with torch.device("meta"):
         model = model_class(config)
@@ -370,8 +372,8 @@ def save_converted(
     model.load_state_dict(copies, strict=True, assign=True)
     published = name_by_size(config)
     entry = MODELS[published] if published else ModelEntry(type(config))
-    provenance = Provenance(checkpoint.name, sha256_of(checkpoint), dropped, tuple(notes), source, published)
-    card = build_model_card(output.resolve().name, entry, config, provenance, model)
+    provenance = Provenance(checkpoint.name, sha256_of(checkpoint), dropped, tuple(notes), source, published, needs)
+    card = build_model_card(output.resolve().name, entry, config, provenance, model, extractor)
     # Buffers that are made and not stored are still on the meta device, and saving does not need them.
     save_model_folder(model, output, extractor=extractor, card=card)
     return model

@@ -295,9 +295,8 @@ def convert(
         notes.append(f"Rows are sorted by the Y of `{coordinates.name}`, SHA-256 `{sha256_of(coordinates)}`.")
     if table is None:
         notes.append(
-            "No coordinate table was given: the model needs `coordinates` at every call."
-            if is_tokens
-            else "No coordinate table was given: the extractor cannot sort the parcels and takes sorted rows only."
+            "No coordinate table was given: the extractor needs `coordinates` at every call, "
+            + ("since the model does." if is_tokens else "to sort the parcels.")
         )
     extractor = ROISeriesFeatureExtractor.from_model_config(
         config, coordinates=None if table is None else table.tolist()
@@ -312,6 +311,7 @@ def convert(
         dropped=converted.report.dropped,
         notes=notes,
         source=source,
+        needs=("coordinates", "parcel centres, (n_rois, 3) in mm MNI") if table is None else None,
     )
     return model, converted.report
 

@@ -204,8 +204,7 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], str]] = {
     "no heads": lambda config: json.dumps({**config, "num_attention_heads": 0}),
     "a billion layers": lambda config: json.dumps({**config, "num_hidden_layers": 10**9}),
     "minus": lambda config: json.dumps({**config, "timepoint_patching_size": -20}),
-    "not a number": lambda config: json.dumps({**config, "layer_norm_eps": float("nan")}),
-    "digits": lambda config: json.dumps(config).replace('"hidden_size": 16', f'"hidden_size": {"9" * 5000}'),
+    "digits": lambda config: f'{{"hidden_size": {"9" * 5000}, {json.dumps(config)[1:]}',
 }
 
 
@@ -216,8 +215,6 @@ def test_configurations_of_any_kind_are_one_line_that_names_the_file(
     path = authors / "config.json"
     path.write_text(CONFIGS[damage](json.loads(path.read_text())))
     code = convert(authors, tmp_path / "converted")
-    if damage in ("not a number", "digits") and code == 0:
-        pytest.skip("what a field may hold is checked by the configuration")
     (line,) = capsys.readouterr().err.splitlines()
     assert code == 2
     assert str(authors) in line

@@ -27,6 +27,7 @@ class Provenance:
         notes: further lines for the card.
         source: where it comes from, as whoever converted it says; `None` if they did not.
         same_sizes: name of the published model with the same sizes, which says nothing about the weights.
+        needs: what the extractor must be given at every call because nothing saved holds it: argument and meaning.
     """
 
     file: str
@@ -35,6 +36,7 @@ class Provenance:
     notes: tuple[str, ...] = ()
     source: str | None = None
     same_sizes: str | None = None
+    needs: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def build_model_card(
     config: Any,
     provenance: Provenance | None = None,
     model: Any = None,
+    extractor: Any = None,
     obtain: str | None = None,
     parent: str | Path | None = None,
 ) -> str:
@@ -65,6 +68,7 @@ def build_model_card(
         config: configuration of the model.
         provenance: what is known of the file, for converted weights: the sizes alone prove no source.
         model: the model, for its class and its number of parameters, which otherwise are those of `entry`.
+        extractor: the feature extractor that is saved with it; by default one of the configuration alone.
         obtain: how to get the model, as Markdown, for a card that does not lie beside the weights.
         parent: folder or Hub name of the model whose weights the training started from, for trained weights; its
             licence and base model are passed on.
@@ -89,7 +93,7 @@ def build_model_card(
         "| | |",
         "| --- | --- |",
         f"| input | `signals` (batch, {config.n_rois or 'n_rois'}, {config.n_timepoints}), parcel order "
-        f"{f'of {len(order)} labels, see config' if isinstance(order, list) else f'`{_inline(order)}`'}, "
+        f"{f'of {len(order)} labels, see config' if isinstance(order, list) else _code(order)}, "
         f"TR {config.t_r or 'unknown'} s |",
         f"| encoder | {config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} "
         "heads |",
@@ -100,11 +104,11 @@ def build_model_card(
     if provenance is not None:
         lines += [
             f"| converted with | brain-transformers {__version__} |",
-            f"| converted file | `{_inline(provenance.file)}`, SHA-256 `{provenance.sha256}` |",
+            f"| converted file | {_code(provenance.file)}, SHA-256 `{provenance.sha256}` |",
         ]
     if obtain is not None:
         lines += ["", "## Get it", "", obtain]
-    lines += ["", "## Use", "", "```python", *_example(config, model), "```"]
+    lines += ["", "## Use", "", "```python", *_example(config, model, extractor, provenance), "```"]
     lines += ["", "## What is known not to work", ""]
     if origin.published or provenance is None or provenance.same_sizes is None:
         limits = entry.limits or ("Nothing was reported yet; that is not the same as nothing.",)
@@ -114,7 +118,7 @@ def build_model_card(
     lines += [f"- {limit}" for limit in limits]
     if provenance is not None and (provenance.dropped or provenance.notes):
         lines += ["", "## Conversion", ""]
-        lines += [f"- `{_inline(key)}` was left out: {reason}." for key, reason in provenance.dropped.items()]
+        lines += [f"- {_code(key)} was left out: {reason}." for key, reason in provenance.dropped.items()]
         lines += [f"- {_inline(note)}" for note in provenance.notes]
     lines += _licence_notice(origin)
     if entry.citation:
@@ -122,12 +126,13 @@ def build_model_card(
     return "\n".join(lines) + "\n"
 
 
-def trained_model_card(title: str, model: Any, parent: str | Path | None) -> str:
+def trained_model_card(title: str, model: Any, extractor: Any, parent: str | Path | None) -> str:
     """Card of a model that was trained with this package, with the notices of the weights that it started from.
 
     Args:
         title: name of the model.
         model: the trained model.
+        extractor: its feature extractor.
         parent: folder or Hub name of the model that it started from; `None` or a named configuration for random
             weights.
     """
@@ -135,7 +140,7 @@ def trained_model_card(title: str, model: Any, parent: str | Path | None) -> str
         parent = None
     limits = () if parent is None else ("What is known of the model that it started from: see its card.",)
     entry = ModelEntry(type(model.config), limits=limits)
-    return build_model_card(title, entry, model.config, model=model, parent=parent)
+    return build_model_card(title, entry, model.config, model=model, extractor=extractor, parent=parent)
 
 
 def _origin(entry: ModelEntry, provenance: Provenance | None, parent: str | Path | None, catalogue: bool) -> _Origin:
@@ -213,7 +218,7 @@ def _parameters(entry: ModelEntry, model: Any) -> list[str]:
     return [f"| parameters | {released:,} in the network that `AutoModel` loads{all_of_it} |"]
 
 
-def _example(config: Any, model: Any) -> list[str]:
+def _example(config: Any, model: Any, extractor: Any, provenance: Provenance | None) -> list[str]:
     """Lines of Python that run with the model, as tests see to."""
     names = config.auto_class_names()
     classifier = model is not None and type(model).__name__ == names["AutoModelForSequenceClassification"]
@@ -221,28 +226,31 @@ def _example(config: Any, model: Any) -> list[str]:
     if config.roi_order is None:
         order = ""
     elif isinstance(config.roi_order, str):
-        order = f", roi_order={json.dumps(config.roi_order.removesuffix('@y'))}"
+        literal = json.dumps(config.roi_order.removesuffix("@y"))
+        order = f", roi_order={literal.replace('`', chr(92) + 'u0060')}"  # nothing in it ends the code block
     else:
         order = ", roi_order=model.config.roi_order"
-    fit = (
-        []
-        if ROISeriesFeatureExtractor.from_model_config(config).is_fitted
-        else [
+    before = []
+    if not (extractor or ROISeriesFeatureExtractor.from_model_config(config)).is_fitted:
+        before = [
             "# Scale: fitted once on a set of your scans, each (n_rois, n_timepoints), and saved with the extractor.",
             f"extractor.fit(scans{order})",
         ]
-    )
+    more = ""
+    if provenance is not None and provenance.needs is not None:
+        name, meaning = provenance.needs
+        before.append(f"# {name}: {meaning}")
+        more = f", {name}={name}"
+    result = "logits  # (batch, num_labels)" if classifier else "pooler_output  # (batch, hidden_size)"
     return [
         "import brain_transformers",
         f"from transformers import AutoFeatureExtractor, {auto}",
         "",
         'extractor = AutoFeatureExtractor.from_pretrained("path/or/org/name")',
         f'model = {auto}.from_pretrained("path/or/org/name").eval()',
-        *fit,
-        f'inputs = extractor(bold, t_r={config.t_r or "t_r"}{order}, return_tensors="pt")',
-        "logits = model(**inputs).logits  # (batch, num_labels)"
-        if classifier
-        else "features = model(**inputs).pooler_output  # (batch, hidden_size)",
+        *before,
+        f'inputs = extractor(bold, t_r={config.t_r or "t_r"}{order}{more}, return_tensors="pt")',
+        f"{'logits' if classifier else 'features'} = model(**inputs).{result}",
     ]
 
 
@@ -264,3 +272,8 @@ def _hub_name(source: str | None) -> str | None:
 def _inline(text: Any) -> str:
     """Text that stays in its line and its cell of Markdown."""
     return " ".join(str(text).split()).replace("|", "\\|") if text is not None else "unknown"
+
+
+def _code(text: Any) -> str:
+    """Text as a code span, which nothing in it ends."""
+    return f"`{_inline(text).replace('`', chr(39))}`"
