@@ -62,8 +62,14 @@ def _fine_tuned(output_dir, extractor=None, rows=None, **options):
     config = brain_transformers.load_config("brainlm-tiny", n_rois=12, num_labels=1, problem_type="regression")
     extractor = _extractor() if extractor is None else extractor
     arguments = {
-        "use_cpu": True, "per_device_train_batch_size": 4, "disable_tqdm": True, "report_to": "none",
-        "layer_decay": 0.5, "seed": 3, **RUN, **options,
+        "use_cpu": True,
+        "per_device_train_batch_size": 4,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "layer_decay": 0.5,
+        "seed": 3,
+        **RUN,
+        **options,
     }
     ages = [float(number) for number in range(12)]
     return FineTuningTrainer(

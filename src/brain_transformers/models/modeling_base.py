@@ -244,6 +244,17 @@ class BrainPreTrainedModel(PreTrainedModel):
         """
         raise ValueError(f'{type(self).__name__} has no tokens of single ROIs; choose pooling="mean".')
 
+    def layer_groups(self) -> list[list[torch.nn.Parameter]]:
+        """Parameters of the encoder by depth, for learning rates that fall towards the input: embeddings, then layers.
+
+        What stands above the layers, heads, decoders and predictors are in none. Where a model has two encoders, the
+        released network and its trained twin, those of both are together.
+        """
+        kind = type(self.base_model)
+        bodies: list[Any] = [module for module in self.modules() if type(module) is kind]
+        levels = zip(*([body.embeddings, *body.layers] for body in bodies), strict=True)
+        return [[parameter for part in level for parameter in part.parameters()] for level in levels]
+
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
         """Do nothing: see [`BrainConfig.register_for_auto_class`]."""

@@ -1,35 +1,34 @@
 """Optimizer groups of Brain-Semantoks: which parameters decay, and a learning rate that falls towards the input."""
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
+from .layer_decay import encoder_depths
+from .parameter_groups import norm_parameters, own_name
+
 SCHEDULED_DECAY = "scheduled_decay"
 """Key of the groups whose weight decay follows the schedule of pretraining."""
 
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(?!weight$|bias$)")
-# Parts of the encoder in the order in which the authors' model lists them, which is the order of its groups.
-_PARTS = (
-    re.compile(r"embeddings\.(?:tokenizers|shared_projection)\."),
-    re.compile(r"embeddings\.mask_embedding$"),
-    re.compile(r"embeddings\.cls_token$"),
-    re.compile(r"embeddings\.network_positions$"),
-    _LAYER,
-    re.compile(r"(?:^|\.)layernorm\."),
-)
+# Learned vectors of the embeddings, in the order in which the authors' model lists them.
+_VECTORS = ("mask_embedding", "cls_token", "network_positions")
 
 
-def _part(name: str) -> int:
-    return next((number for number, pattern in enumerate(_PARTS) if pattern.search(name)), len(_PARTS))
+def _parts(model: Any) -> dict[int, int]:
+    """Place of each parameter of the encoders by its id, in the order of the authors' groups.
 
-
-def _is_free_of_decay(name: str, published: bool) -> bool:
-    """Biases, norms and layer scales; by our own rule also learned vectors."""
-    if name.endswith(".bias") or "norm" in name or "layer_scale" in name:
-        return True
-    return not published and name.endswith(("cls_token", "mask_embedding", "network_positions"))
+    Tokenizers, learned vectors, layers, final norm; heads are in none.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    parts: dict[int, int] = {}
+    for body in (module for module in inner.modules() if type(module) is type(inner.base_model)):
+        parts |= {id(parameter): 0 for parameter in body.embeddings.parameters()}
+        vectors = (getattr(body.embeddings, name) for name in _VECTORS)
+        parts |= {id(vector): place for place, vector in enumerate(vectors, 1) if vector is not None}
+        parts |= {id(parameter): 4 for parameter in body.layers.parameters()}
+        parts |= {id(parameter): 5 for parameter in body.layernorm.parameters()}
+    return parts
 
 
 def semantoks_parameter_groups(
@@ -67,25 +66,28 @@ def semantoks_parameter_groups(
         raise ValueError(f"Expected layer_decay above 0 and at most 1, got {layer_decay}. Use 1 for no decay.")
     head_parameters = list(head or ())
     in_head = {id(parameter) for parameter in head_parameters}
+    parts, norms = _parts(model), norm_parameters(model)
+    depths, n_layers = encoder_depths(model)
     named = [
         (name, parameter)
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and id(parameter) not in in_head
     ]
-    named.sort(key=lambda item: _part(item[0]))
-    depth = max((int(match[1]) + 1 for name, _ in named if (match := _LAYER.search(name))), default=0)
+    named.sort(key=lambda item: parts.get(id(item[1]), 6))
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in named:
-        match, part = _LAYER.search(name), _part(name)
-        layer = depth + 1
+        part = parts.get(id(parameter), 6)
+        layer = n_layers + 1
         if part in (1, 2, 3):
             layer = 0
-        elif match:
-            layer = int(match[1]) + 2
+        elif part == 4:
+            layer = depths[id(parameter)] + 1
         elif part == 0 and not published:
             layer = 1
-        scale = layer_decay ** (depth + 1 - layer)
-        decays = (published and layer_decay == 1) or not _is_free_of_decay(name, published)
+        scale = layer_decay ** (n_layers + 1 - layer)
+        free = id(parameter) in norms or own_name(name) in ("bias", "layer_scale1", "layer_scale2")
+        free = free or (not published and part in (1, 2, 3))
+        decays = (published and layer_decay == 1) or not free
         empty: dict[str, Any] = {
             "params": [],
             "lr": learning_rate * scale,
@@ -95,13 +97,13 @@ def semantoks_parameter_groups(
         groups.setdefault((scale, decays), empty)["params"].append(parameter)
     result = list(groups.values())
     if head_parameters and published:
-        parts = [(head_parameters, True)]
+        of_head = [(head_parameters, True)]
     else:
-        parts = [
+        of_head = [
             ([p for p in head_parameters if p.ndim > 1], True),
             ([p for p in head_parameters if p.ndim <= 1], False),
         ]
-    for parameters, decays in parts:
+    for parameters, decays in of_head:
         if parameters:
             decay = weight_decay if decays else 0.0
             result.append({"params": parameters, "lr": learning_rate, "weight_decay": decay, SCHEDULED_DECAY: decays})

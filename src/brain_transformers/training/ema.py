@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from .parameter_groups import own_name
+
 
 def target_pairs(model: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Tensors of the target network and of the network that it follows, in the same order.
@@ -25,7 +27,7 @@ def target_pairs(model: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tenso
         )
 
     def tensors(network: nn.Module) -> list[torch.Tensor]:
-        tables = [buffer for name, buffer in network.named_buffers() if name.endswith("_positions")]
+        tables = [buffer for name, buffer in network.named_buffers() if own_name(name) == "time_positions"]
         return [*network.parameters(), *tables]
 
     return tensors(target), tensors(source)

@@ -16,6 +16,7 @@ from .ema import target_pairs, update_target
 from .jepa_arguments import JEPATrainingArguments
 from .jepa_masks import BlockMaskCollator
 from .jepa_schedules import SCHEDULED_DECAY, LatentPredictionSchedule, target_momentum
+from .parameter_groups import own_name
 from .seeded_rows import RowRandomness
 from .seeded_trainer import SeededTrainer
 
@@ -124,7 +125,7 @@ class JEPATrainer(SeededTrainer):
         return [
             name
             for name, parameter in model.named_parameters()
-            if parameter.requires_grad and parameter.ndim > 1 and "bias" not in name
+            if parameter.requires_grad and parameter.ndim > 1 and own_name(name) != "bias"
         ]
 
     def create_optimizer(self, model: Any = None) -> Optimizer:

@@ -6,24 +6,27 @@
 The Trainer's schedule then multiplies every group's own rate.
 """
 
-import re
 from typing import Any
 
-from torch import nn
 
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_INPUT = re.compile(r"(?:^|\.)embeddings\.")
+def encoder_depths(model: Any) -> tuple[dict[int, int], int]:
+    """Depth of each parameter of the encoder by its id (embeddings 0, layer i is i + 1), and the number of layers.
+
+    Args:
+        model: any model of this package, also with adapters around it.
+    """
+    groups = (model.get_base_model() if hasattr(model, "get_base_model") else model).layer_groups()
+    depths = {id(parameter): depth for depth, group in enumerate(groups) for parameter in group}
+    return depths, len(groups) - 1
 
 
-def layer_decay_groups(
-    model: nn.Module, *, weight_decay: float = 0.05, layer_decay: float = 0.75
-) -> list[dict[str, Any]]:
+def layer_decay_groups(model: Any, *, weight_decay: float = 0.05, layer_decay: float = 0.75) -> list[dict[str, Any]]:
     """Groups of trainable parameters for AdamW, each with the factor of its learning rate as `lr_scale`.
 
-    Embeddings are layer 0, transformer layer i is i + 1, everything above (final norm, head) is L = depth + 1, and the
-    factor is `layer_decay ** (L - layer)` (the rule of BEiT). The released code of Brain-JEPA asks for 0.75, but its
-    names do not match, so that every factor is 1 there: `layer_decay=1` is what it does. One-dimensional parameters
-    do not decay.
+    Embeddings are layer 0, transformer layer i is i + 1, everything else (final norm, head, decoder) is L = depth + 1,
+    and the factor is `layer_decay ** (L - layer)` (the rule of BEiT). The released code of Brain-JEPA asks for 0.75,
+    but its names do not match, so that every factor is 1 there: `layer_decay=1` is what it does. One-dimensional
+    parameters do not decay.
 
     Args:
         model: a `...ForSequenceClassification` model or a body.
@@ -39,14 +42,12 @@ def layer_decay_groups(
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"Expected layer_decay above 0 and at most 1, got {layer_decay}. Use 1 for no decay.")
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    depth = max((int(match[1]) + 1 for name, _ in named if (match := _LAYER.search(name))), default=0)
+    depths, n_layers = encoder_depths(model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-
-    for name, parameter in named:
-        match = _LAYER.search(name)
-        layer = 0 if _INPUT.search(name) else int(match[1]) + 1 if match else depth + 1
-        scale = layer_decay ** (depth + 1 - layer)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        scale = layer_decay ** (n_layers + 1 - depths.get(id(parameter), n_layers + 1))
         decay = weight_decay if parameter.ndim > 1 else 0.0
         empty: dict[str, Any] = {"params": [], "weight_decay": decay, "lr_scale": scale}
         groups.setdefault((scale, decay), empty)["params"].append(parameter)

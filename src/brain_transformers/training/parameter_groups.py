@@ -1,7 +1,29 @@
-"""Which parameters weight decay applies to."""
+"""Which parameters weight decay applies to: by what they are in the model, not by what their names contain."""
 
 from torch import nn
-from transformers.trainer_pt_utils import get_parameter_names
+from torch.nn.modules.batchnorm import _NormBase
+
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)
+LEARNED_VECTORS = {
+    *("cls_token", "mask_token", "hub_tokens", "mask_embedding"),
+    *("position_embeddings", "positions", "network_positions"),
+}
+"""Names of parameters that are single learned vectors, without that of their module."""
+
+
+def own_name(name: str) -> str:
+    """The last part of a parameter's name: what its module calls it."""
+    return name.rpartition(".")[2]
+
+
+def norm_parameters(model: nn.Module) -> set[int]:
+    """Ids of the parameters of normalisation layers."""
+    return {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
 
 
 def decay_parameter_names(model: nn.Module, published: bool = False) -> list[str]:
@@ -11,19 +33,16 @@ def decay_parameter_names(model: nn.Module, published: bool = False) -> list[str
 
     Args:
         model: any model.
-        published: the grouping of BrainLM's released training code instead: only names with "bias" in them and the
-            weights of LayerNorms are left out, so CLS and mask tokens decay.
+        published: the grouping of BrainLM's released training code instead: only biases and norms are left out, so CLS
+            and mask tokens decay.
     """
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    outside_norms = set(get_parameter_names(model, [nn.LayerNorm], ["bias"]))
-    if published:
-        return [name for name in trainable if name in outside_norms]
-    learned_vectors = ("_token", "_tokens", "position_embeddings", "positions")
+    norms = norm_parameters(model)
     return [
         name
-        for name, parameter in trainable.items()
-        if name in outside_norms
-        # Norms other than LayerNorm, and tokens stored as (1, 1, width), have one axis that is longer than 1.
-        and sum(size > 1 for size in parameter.shape) > 1
-        and not name.endswith(learned_vectors)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        and own_name(name) != "bias"
+        and id(parameter) not in norms
+        # Norms of other libraries, and tokens stored as (1, 1, width), have one axis that is longer than 1.
+        and (published or (sum(size > 1 for size in parameter.shape) > 1 and own_name(name) not in LEARNED_VECTORS))
     ]
