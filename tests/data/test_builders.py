@@ -10,6 +10,7 @@ import pytest
 
 datasets = pytest.importorskip("datasets")
 
+from brain_transformers.data import builders  # noqa: E402
 from brain_transformers.data.builders import (  # noqa: E402
     CoordinatesBuilder,
     ROISeriesFolderBuilder,
@@ -83,6 +84,38 @@ def test_cache_is_used_until_a_file_changes(folder):
     table = folder / "participants.tsv"
     table.write_text(table.read_text().replace("\t31\t", "\t32\t"))
     assert 32 in [int(row["age"]) for row in load_dataset(folder, roi_order=LABELS)]
+
+
+@pytest.mark.parametrize("sidecar", ["task-rest_bold.json", "sub-01/ses-a/func/{stem}.json"])
+def test_cache_is_not_used_when_a_sidecar_changes(folder, sidecar):
+    dotted = folder / "sub-01" / "ses-a" / "func" / "sub-01_ses-a_task-rest_desc-a.b_bold.npy"
+    np.save(dotted, np.ones((5, 9), dtype=np.float32))
+    path = folder / sidecar.format(stem=dotted.stem)
+
+    def t_r():
+        return next(row["t_r"] for row in load_dataset(folder, roi_order=LABELS) if dotted.name in row["source_file"])
+
+    assert np.isnan(t_r())
+    path.write_text('{"RepetitionTime": 2.0}')
+    assert t_r() == 2.0
+    path.write_text('{"RepetitionTime": 0.8}')
+    os.utime(path, ns=(1, 1))
+    assert t_r() == 0.8
+
+
+def test_cache_of_another_reader_is_not_used(folder, monkeypatch):
+    before = load_dataset(folder, roi_order=LABELS)
+    monkeypatch.setattr(builders, "__version__", "0.0.0")
+    assert load_dataset(folder, roi_order=LABELS).cache_files != before.cache_files
+
+
+def test_rows_say_what_their_names_say(folder):
+    place = folder / "sub-01" / "ses-a" / "func"
+    np.save(place / "sub-01_ses-a_task-nback_acq-mb_dir-PA_space-X_desc-clean_timeseries.npy", np.ones((5, 9)))
+    rows = load_dataset(folder, roi_order=LABELS).with_format(None)
+    told = {(row["task"], row["acq"], row["dir"], row["space"], row["desc"]) for row in rows}
+    assert told == {("rest", None, None, None, None), ("nback", "mb", "PA", "X", "clean")}
+    assert all(rows["subject_known"])
 
 
 def test_bad_files_are_listed_together_and_cost_the_others_nothing(folder):

@@ -1,5 +1,12 @@
 """`prepare` writes a dataset that loads back, or nothing."""
 
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
@@ -138,3 +145,212 @@ def test_atlas_of_another_size_is_refused_before_reading(tmp_path, capsys):
     arguments = ["--output", tmp_path / "dataset", "--roi-order", "aal2-94"]
     assert command(tmp_path / "bids", "--atlas", tmp_path / "atlas.nii.gz", *arguments) == 2
     assert "goes up to label 3, but roi_order has 94" in capsys.readouterr().err
+
+
+def scans(root, *names, n_rois=94):
+    rng = np.random.default_rng(0)
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(root / name, rng.normal(size=(n_rois, 30)).astype(np.float32))
+    return root
+
+
+def test_the_report_counts_what_is_in_the_dataset(folder, tmp_path, capsys):
+    scans(folder, "sub-04_ses-a_task-rest_bold.npy", "sub-04_ses-b_task-nback_bold.npy", "group_correlation.npy")
+    (folder / "sub-01_bold.npy").write_bytes(b"x")
+    (folder / "sub-03_bold.json").write_text('{"RepetitionTime": 2.0}')
+    (folder / "sub-04_ses-a_task-rest_bold.json").write_text('{"RepetitionTime": 0.8}')
+    options = ("--output", tmp_path / "dataset", "--roi-order", "aal2-94", "--on-error", "skip")
+    with pytest.warns(UserWarning, match="differ in their repetition time: 1 have 2 s, 1 have 0.8 s, 2 have none"):
+        assert command(folder, *options) == 0
+    said = capsys.readouterr().out
+    # sub-01 cannot be read: it counts nowhere, and its row of the table has no scan.
+    assert "4 scans of 3 subjects, 94 ROIs, 30 to 43 timepoints" in said
+    assert "sessions: none (2 scans), a (1 scans), b (1 scans)" in said
+    assert "tasks: none (2 scans), rest (1 scans), nback (1 scans)" in said
+    assert "t_r: 0.8 to 2 s (from the files), 2 scans have none" in said
+    assert "1 of 3 people in the participants table have no scan" in said
+    assert "2 files were left out" in said
+    assert "1: cannot be used (first: sub-01_bold.npy)" in said
+    report = (tmp_path / "dataset" / "skipped_files.tsv").read_text()
+    assert "group_correlation.npy\tno series of ROIs by its name: correlation" in report
+
+
+def test_files_that_count_as_people_are_said_and_marked(tmp_path, capsys):
+    root = scans(tmp_path / "scans", "a.npy", "b.npy")
+    with pytest.warns(UserWarning, match="each of these files counts as a person"):
+        assert command(root, "--output", tmp_path / "dataset", "--roi-order", "aal2-94") == 0
+    assert "2 scans of 2 subjects (2 files count as a person each" in capsys.readouterr().out
+    assert not any(load_dataset(tmp_path / "dataset")["subject_known"])
+    root = scans(tmp_path / "runs", "P1_a.npy", "P1_b.npy", "P2_a.npy")
+    assert command(root, "--output", tmp_path / "other", "--roi-order", "aal2-94") == 2
+    said = capsys.readouterr().err
+    assert "may be several of one person" in said
+    assert "--name-pattern" in said
+
+
+def test_every_file_that_cannot_be_read_is_named_and_costs_the_others_nothing(folder, tmp_path, capsys):
+    text = "\n".join("\t".join(map(str, row)) for row in np.random.default_rng(0).normal(size=(20, 94)))
+    damaged = bytearray(gzip.compress(text.encode()))
+    damaged[300] ^= 0xFF
+    (folder / "sub-11_bold.tsv.gz").write_bytes(damaged)
+    (folder / "sub-12_bold.tsv").write_text("\n \n")
+    (folder / "sub-13\ttab_bold.npy").write_bytes(b"no array")
+    (folder / "sub-14_bold.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
+    (folder / "sub-15_bold.npz").write_bytes(b"PK\3\4")
+    options = ("--output", tmp_path / "dataset", "--roi-order", "aal2-94")
+    assert command(folder, *options) == 2
+    said = capsys.readouterr().err
+    assert "5 of 8 files cannot be used" in said
+    assert all(f"sub-{number}" in said for number in range(11, 16))
+    with pytest.warns(UserWarning, match="5 of 8 files were left out"):
+        assert command(folder, *options, "--on-error", "skip") == 0
+    assert len(load_dataset(tmp_path / "dataset")) == 3
+    rows = (tmp_path / "dataset" / "skipped_files.tsv").read_text().splitlines()
+    assert all(row.count("\t") == 1 for row in rows)
+    assert any(row.startswith(r"sub-13\ttab_bold.npy") for row in rows)
+
+
+def test_what_a_reader_did_not_foresee_names_its_file(folder, tmp_path, capsys, monkeypatch):
+    from brain_transformers.data import builders
+
+    read = builders.read_roi_series
+
+    def broken(path, **options):
+        if path.name.startswith("sub-02"):
+            raise RecursionError("too deep")
+        return read(path, **options)
+
+    monkeypatch.setattr(builders, "read_roi_series", broken)
+    assert command(folder, "--output", tmp_path / "dataset", "--roi-order", "aal2-94") == 2
+    assert "sub-02_bold.npy: cannot be read; it may be damaged (RecursionError: too deep)" in capsys.readouterr().err
+
+
+def test_matrices_are_no_scans_whatever_their_name(folder, tmp_path, capsys):
+    matrix = np.corrcoef(np.random.default_rng(0).normal(size=(94, 200)))
+    np.save(folder / "sub-05_bold.npy", matrix)
+    np.save(folder / "sub-06_bold.npy", np.arctanh(matrix - np.eye(94)))
+    assert command(folder, "--output", tmp_path / "dataset", "--roi-order", "aal2-94", "--time-axis", 0) == 2
+    said = capsys.readouterr().err
+    assert "sub-05_bold.npy: expected a series in time, got a correlation matrix of 94 ROIs" in said
+    assert "sub-06_bold.npy: expected a series in time, got a symmetric matrix of 94 ROIs" in said
+
+
+@pytest.mark.parametrize("value", ["720", "72", "0", "-1", "nan"])
+def test_repetition_times_that_cannot_be_are_refused(folder, tmp_path, capsys, value):
+    assert command(folder, "--output", tmp_path / "dataset", "--roi-order", "aal2-94", "--t-r", value) == 2
+    assert "--t-r" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"study"}
+
+
+def test_a_flag_that_contradicts_a_sidecar_is_an_error_that_names_both(folder, tmp_path, capsys):
+    (folder / "sub-02_bold.json").write_text('{"RepetitionTime": 2.0}')
+    options = ("--output", tmp_path / "dataset", "--roi-order", "aal2-94", "--t-r")
+    assert command(folder, *options, "0.72") == 2
+    said = capsys.readouterr().err
+    assert "1 of 3 files" in said
+    assert "sub-02_bold.npy: expected one repetition time, got t_r=0.72 s (--t-r) and 2 s from its sidecar" in said
+    assert command(folder, *options, "2") == 0
+
+
+def test_misspelt_orders_are_no_new_ones(folder, tmp_path, capsys):
+    options = (folder, "--output", tmp_path / "dataset", "--n-rois", 94, "--roi-order")
+    for order in ("aal2_94", "AAL2-94", "aal-94"):
+        assert command(*options, order) == 2
+        assert "Did you mean aal2-94?" in capsys.readouterr().err
+    assert command(*options, "labels.txt") == 2
+    assert "expected a text file with one label a line" in capsys.readouterr().err
+    assert command(*options[:3], "--roi-order", "my-parcels") == 2
+    assert "is not known" in capsys.readouterr().err
+    assert command(*options, "schaefer94-7net") == 0
+
+
+def test_participants_that_match_no_scan_are_refused(folder, tmp_path, capsys):
+    (folder / "participants.tsv").write_text("participant_id\tage\n1\t20\n2\t30\n")
+    assert command(folder, "--output", tmp_path / "dataset", "--roi-order", "aal2-94") == 2
+    said = capsys.readouterr().err
+    assert "none of 3 scans has a row in it. The scans are of 01, 02, 03; the table has 1, 2" in said
+    assert "1 of the table may be 01" in said
+
+
+def test_scans_get_the_values_of_their_session(tmp_path, capsys):
+    root = scans(tmp_path / "study", *(f"sub-0{n}_ses-{s}_bold.npy" for n in (1, 2) for s in ("pre", "post")))
+    lines = ["participant_id\tses\tage\tsex", "01\tpre\t20\t1", "01\tpost\t21\t1", "02\tses-pre\t30\tn/a"]
+    (root / "participants.tsv").write_text("\n".join([*lines, "sub-02\tpost\t31\t0", ""]))
+    assert command(root, "--output", tmp_path / "dataset", "--roi-order", "aal2-94") == 0
+    rows = load_dataset(tmp_path / "dataset").with_format(None)
+    told = zip(rows["subject"], rows["session"], rows["age"], rows["sex"])
+    assert list(told) == [("01", "post", 21, 1), ("01", "pre", 20, 1), ("02", "post", 31, 0), ("02", "pre", 30, None)]
+    assert rows.features["sex"].dtype == "int64"
+    scans(root, "sub-01_bold.npy")
+    assert command(root, "--output", tmp_path / "other", "--roi-order", "aal2-94") == 2
+    assert "sub-01_bold.npy: its name says no session" in capsys.readouterr().err
+
+
+def test_replacing_keeps_what_is_not_ours_and_links(folder, tmp_path):
+    place, link = tmp_path / "place", tmp_path / "link"
+    options = ("--output", link, "--roi-order", "aal2-94")
+    link.symlink_to(place)
+    assert command(folder, *options) == 0
+    (place / "notes.txt").write_text("mine")
+    (place / "sub-09_bold.npy").write_bytes((folder / "sub-01_bold.npy").read_bytes())
+    (folder / "sub-09_bold.npy").symlink_to(place / "sub-09_bold.npy")  # a scan behind a link into the output
+    with pytest.warns(UserWarning, match="1 subjects have no row"):
+        assert command(folder, *options, "--overwrite") == 0
+    assert link.is_symlink()
+    assert len(load_dataset(link)) == 4
+    assert (place / "notes.txt").read_text() == "mine"
+    assert (folder / "sub-09_bold.npy").is_file()
+    splits = scans(tmp_path / "splits", "train/sub-01.npy", "test/sub-02.npy")
+    assert command(splits, *options, "--overwrite") == 0
+    assert not list(place.glob("*.arrow"))  # of the earlier dataset, which had no splits
+    assert set(load_dataset(link)) == {"train", "test"}
+
+
+def test_a_killed_run_leaves_the_old_dataset_and_the_next_cleans_up(folder, tmp_path):
+    output = tmp_path / "dataset"
+    options = ["--output", str(output), "--roi-order", "aal2-94"]
+    assert command(folder, *options) == 0
+    scans(folder, *(f"sub-{number}_bold.npy" for number in range(10, 40)))
+    code = "import sys; from brain_transformers.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "prepare", str(folder), *options, "--overwrite"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(3000):
+        # Once it writes beside the old dataset; it cannot be done by then.
+        if list(tmp_path.glob(".dataset.partial-*")) or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(load_dataset(output)) == 3
+    with pytest.warns(UserWarning, match="subjects have no row"):
+        assert command(folder, *options, "--overwrite") == 0
+    assert len(load_dataset(output)) == 33
+    assert {path.name for path in tmp_path.iterdir() if "lock" not in path.name} == {"study", "dataset"}
+
+
+def test_an_atlas_that_cannot_be_fetched_is_one_line(tmp_path, capsys, monkeypatch):
+    nilearn_datasets = pytest.importorskip("nilearn.datasets")
+    root = tmp_path / "bids"
+    root.mkdir()
+    (root / "sub-01_space-MNI152NLin6Asym_bold.nii.gz").write_bytes(b"")
+
+    def fetch(**options):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(nilearn_datasets, "fetch_atlas_schaefer_2018", fetch)
+    assert command(root, "--output", tmp_path / "dataset", "--atlas", "schaefer400-7net") == 2
+    assert "could not be downloaded (ConnectionError: no route to host)" in capsys.readouterr().err
+    options = ("--output", tmp_path / "dataset", "--atlas", "schaefer400-7net", "--roi-order", "schaefer400-17net")
+    assert command(root, *options) == 2
+    assert "in the order of its name" in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_are_left_out(folder, tmp_path, capsys):
+    try:
+        os.close(os.open(os.fsencode(folder) + b"/sub-\xe9_bold.npy", os.O_CREAT))
+    except OSError:
+        pytest.skip("this file system has names of text only")
+    with pytest.warns(UserWarning, match="not UTF-8"):
+        assert command(folder, "--output", tmp_path / "dataset", "--roi-order", "aal2-94") == 0
+    assert "not UTF-8; rename it" in capsys.readouterr().out

@@ -156,7 +156,7 @@ def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
         known = [value for value in columns["t_r"] if value is not None and value == value]
         lacking = len(part) - len(known)
         times = f"t_r: {_range(known)} s ({'--t-r' if t_r is not None else 'from the files'})" if known else "t_r: "
-        times += f"{', ' if known else ''}{lacking} scans have none" if lacking else ""
+        times += f"{', ' if known else ''}{lacking} scans have none (give --t-r)" if lacking else ""
         said.append("  " + "; ".join([*named, times]))
     if shared := sorted(subject for subject, names in splits_of.items() if len(names) > 1):
         said.append(

@@ -27,6 +27,7 @@ from .errors import ROISeriesReadError
 from .participants import Participants, read_participants
 from .readers import ROISeries, read_coordinates, read_roi_series
 from .saved_datasets import is_saved, load_saved
+from .sidecars import scan_t_r
 
 if TYPE_CHECKING:
     import datasets
@@ -309,6 +310,8 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
 
     def _read(self, path: Path) -> ROISeries:
         config = self.config
+        if config.t_r is not None:
+            _refuse_other_t_r(path, config.t_r)
         if self._atlas_image is not None:
             from .parcellation import parcellate
 
@@ -358,7 +361,7 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
         if self.skipped:
             everything_is_bad = len(self.skipped) == total
             if self._on_error == "raise" or everything_is_bad:
-                hint = "" if everything_is_bad else ' The others are cached; on_error="skip" goes on without these.'
+                hint = "" if everything_is_bad else ' on_error="skip" (--on-error skip) goes on without these.'
                 raise ROISeriesReadError(_listed(self.skipped.values(), total, hint))
             listing = _listed(self.skipped.values(), total).replace("cannot be used.", "were left out:", 1)
             warnings.warn(listing, UserWarning, stacklevel=2)
@@ -417,6 +420,19 @@ def _listed(errors: Iterable[str], total: int, hint: str = "") -> str:
     lines = list(errors)
     shown = lines[:_MAX_LISTED] + ([f"... and {len(lines) - _MAX_LISTED} more"] if len(lines) > _MAX_LISTED else [])
     return f"{len(lines)} of {total} files cannot be used.{hint}\n  " + "\n  ".join(shown)
+
+
+def _refuse_other_t_r(path: Path, t_r: float) -> None:
+    """Refuse a repetition time that contradicts a sidecar; headers are often wrong, and are only warned of."""
+    try:
+        told = scan_t_r(path)
+    except ROISeriesReadError:
+        return  # a damaged sidecar: the reader warns, and takes what is given
+    if told is not None and abs(told - t_r) > 1e-3:
+        raise ROISeriesReadError(
+            f"{path}: expected one repetition time, got t_r={t_r:g} s (--t-r) and {told:g} s from its sidecar. Leave "
+            "t_r out, or repair the sidecar."
+        )
 
 
 def _refuse_matrix(path: Path, signals: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import no_space
 from ..foreign import reading
 from ..optional import require
 from .cifti import is_cifti, refusal
@@ -36,9 +37,17 @@ def load_atlas(atlas: str | Path) -> Any:
     nib = require("nibabel", extra="data", purpose="reading NIfTI images")
     if str(atlas) in _FETCHABLE and not Path(atlas).exists():
         nilearn_datasets = require("nilearn.datasets", extra="data", purpose="fetching an atlas")
-        fetched = nilearn_datasets.fetch_atlas_schaefer_2018(
-            n_rois=400, yeo_networks=_FETCHABLE[str(atlas)], resolution_mm=2
-        )
+        try:
+            fetched = nilearn_datasets.fetch_atlas_schaefer_2018(
+                n_rois=400, yeo_networks=_FETCHABLE[str(atlas)], resolution_mm=2
+            )
+        except Exception as error:  # what a network, a server or a proxy does wrong comes in many kinds
+            if no_space(error):
+                raise
+            raise ROISeriesReadError(
+                f"The atlas {atlas} could not be downloaded ({type(error).__name__}: {str(error)[:200]}). Try again "
+                "with a network, or give the path of its label image as atlas (--atlas), with its roi_order."
+            ) from error
         atlas = Path(fetched["maps"])
     path = Path(atlas)
     if not path.is_file():
