@@ -8,6 +8,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -45,6 +46,21 @@ def write_file(path: StrPath, content: bytes | str) -> Path:
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
     return Path(path)
+
+
+def to_json(content: Any) -> str:
+    """JSON text that every reader takes: NaN and infinity, for which JSON has no word, are `null`."""
+    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if hasattr(value, "item"):  # a number of numpy or torch
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

@@ -183,7 +183,7 @@ def test_recipes_2_and_3(folder: Path) -> None:
     for block in blocks(section("Recipe 3"), "python"):
         exec(replaced(block, num_train_epochs="max_steps=2, per_device_train_batch_size=2"), namespace)
     assert 0 <= namespace["trainer"].evaluate()["eval_accuracy"] <= 1
-    assert bt.BrainLMForSequenceClassification.from_pretrained("finetuned").config.num_labels == 2
+    assert bt.BrainLMForSequenceClassification.from_pretrained("finetuned").config.id2label == {0: "F", 1: "M"}
 
 
 @pytest.mark.slow

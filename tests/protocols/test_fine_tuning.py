@@ -120,6 +120,7 @@ def test_saved_model_is_the_tested_one(tmp_path):
     assert result.ensembled[0] == pytest.approx(expected)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "repetition-00-model",
+        "repetition-00-predictions.csv",
         "repetition-00.json",
         "results.json",
         "settings.json",

@@ -396,12 +396,14 @@ def test_only_the_same_run_goes_on(prepared, tmp_path, capsys):
     pretrained, run = tmp_path / "pretrained", tmp_path / "run"
     save = ["--save_strategy", "steps", "--save_steps", "2"]
     assert _pretrain(prepared, pretrained, *save) == 0
-    with pytest.raises(ValueError, match=r"another run .*config: .*mask_ratio=0\.3"):
+    with pytest.raises(ValueError, match=r"another run .*model\.mask_ratio: 0\.2 then, 0\.3 now"):
         _pretrain(prepared, pretrained, *save, "--resume", "--config", "mask_ratio=0.3")
+    with pytest.raises(ValueError, match=r"another run .*weight_decay: 0\.05 then, 0\.3 now"):
+        _pretrain(prepared, pretrained, *save, "--resume", "--weight_decay", "0.3")
     capsys.readouterr()
-    assert _pretrain(prepared, pretrained, *save, "--resume", "--weight_decay", "0.3", "--logging_steps", "2") == 0
+    assert _pretrain(prepared, pretrained, *save, "--resume", "--max_steps", "6", "--logging_steps", "2") == 0
     said = capsys.readouterr().out
-    assert "--weight_decay was not given and is 0.3 now" in said
+    assert "max_steps: 4 then, 6 now, so the numbers will not be those of an uninterrupted run" in said
     assert "logging_steps" not in said
 
     flags = ["--max_steps", 2, "--per_device_train_batch_size", 8, *QUIET, "--save_strategy", "steps", "--save_steps"]

@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from .new_models import check_rows, make_config, make_extractor, refuse_foreign_tables, store_tables
-from .objectives import check_model_exists
+from .new_models import check_rows, load_extractor, make_config, make_extractor, refuse_foreign_tables, store_tables
+from .objectives import check_model_exists, load_pretrained
+from .run_folder import RunFolder, check_output, open_run
 from .training_inputs import (
-    EVAL_SPLIT,
-    TRAIN_SPLIT,
+    Once,
     add_training_parser,
+    check_ranges,
     load_joined,
     load_splits,
-    resume_point,
-    settle_run,
-    write_results,
+    make_training_arguments,
 )
 
 # Options for repeated splits and what they are in `fine_tuning_protocol`; `None` unless on the command line.
@@ -61,11 +60,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="fine-tune a model to predict a label",
         description=(
             "Fine-tune all weights of a pretrained model with a new head. Words, two whole numbers and small codes (0 "
-            "to 10) are classes; other numbers are regressed, in their own units."
+            "to 10) are classes; other numbers are regressed, in their own units. Training sees a random window of a "
+            "scan in each epoch, and evaluation all of it: the mean of the outputs of its windows."
         ),
     )
     parser.add_argument("--model", required=True, help="folder or Hub name of a model, or a configuration's name")
-    parser.add_argument("--label", required=True, help="column to predict")
+    parser.add_argument("--label", required=True, action=Once, help="column to predict")
     parser.add_argument("--task", choices=("classification", "regression"), help="by default from the label's type")
     repeated = parser.add_argument_group(
         "repeated splits",
@@ -106,25 +106,17 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     repeated.add_argument(
         "--save-models", action="store_true", default=None, help="also save the tested model of each repetition"
     )
-    # Those that are on the command line can be told from those that are not.
-    parser.set_defaults(run=run, train_split=None, eval_split=None)
+    parser.set_defaults(run=run)
     return parser
 
 
-class _WindowsByUse:
-    """Random windows while training, the middle of the scan in evaluation."""
-
-    def __init__(self, training: Any, evaluation: Any):
-        self.training, self.evaluation = training, evaluation
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        from ..training.seeded_rows import EPOCH, EVALUATION_EPOCH
-
-        return (self.evaluation if rows[0][EPOCH] == EVALUATION_EPOCH else self.training)(rows)
+def _logits(prediction: Any) -> np.ndarray:
+    values = prediction.predictions
+    return values[0] if isinstance(values, tuple) else values
 
 
 def _classification_metrics(prediction: Any) -> dict[str, float]:
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    logits = _logits(prediction)
     guess, truth = logits.argmax(1), prediction.label_ids
     try:
         from sklearn import metrics
@@ -141,8 +133,7 @@ def _classification_metrics(prediction: Any) -> dict[str, float]:
 
 
 def _regression_metrics(prediction: Any) -> dict[str, float]:
-    outputs = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    guess, truth = outputs.reshape(-1).astype(np.float64), prediction.label_ids.astype(np.float64)
+    guess, truth = _logits(prediction).reshape(-1).astype(np.float64), prediction.label_ids.astype(np.float64)
     scores = {"mae": float(np.abs(guess - truth).mean()), "mse": float(((guess - truth) ** 2).mean())}
     if truth.std() > 0:
         scores["r2"] = 1 - scores["mse"] / float(truth.var())
@@ -164,11 +155,12 @@ def _repetition_values(args: argparse.Namespace) -> dict[str, Any]:
         return {}
     if args.repetitions < 1:
         raise ValueError(f"--repetitions must be at least 1, got {args.repetitions}.")
-    if args.resume:
-        raise ValueError(
-            "--resume is for a single split. With --repetitions, call the same command again without it: what is "
-            "missing is done."
-        )
+    for flag in ("resume", "overwrite"):
+        if getattr(args, flag):
+            raise ValueError(
+                f"--{flag} is for a single split. With --repetitions, call the same command again without it: what is "
+                "missing is done. To start anew, choose another --output."
+            )
     for name, value in (("--eval-split", args.eval_split), ("--train-split", args.train_split)):
         if value is not None:
             raise ValueError(f"{name}: --repetitions draws its own splits of all scans. Leave it out (see --ratios).")
@@ -187,6 +179,8 @@ def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
 
     labels = Labels.read(rows, args.label, args.task)
     rows = rows.select(labels.rows)
+    check_ranges(args.training_flags)
+    args.go_on = ""
     training = dict(args.training_flags)
     quiet = training.pop("disable_tqdm", False)
     with tempfile.TemporaryDirectory() as folder:
@@ -213,36 +207,38 @@ def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
 
 
 def _new_model(
-    args: argparse.Namespace, rows: Any, what: str, auto_class: Any, options: Mapping[str, Any] | None = None
+    args: argparse.Namespace, rows: Any, auto_class: Any, options: Mapping[str, Any] | None = None, **extractor: Any
 ) -> tuple[Any, Any]:
     """A model with random weights that fits these rows, and its extractor; `options` are fields of the head."""
     config = make_config(args.model, args.config, rows, args.networks)
     for name, value in (options or {}).items():
         setattr(config, name, value)
-    extractor = make_extractor(config, rows, args.coordinates, args.normalization, what)
-    refuse_foreign_tables(args.model, extractor, config, args, new=True)
+    processor = make_extractor(config, rows, args.coordinates, args.normalization, **extractor)
+    refuse_foreign_tables(args.model, processor, config, args, new=True)
     print("the model starts from random weights: it was not pretrained")
-    return auto_class.from_config(config), extractor
+    return auto_class.from_config(config), processor
 
 
 def _starting_model(args: argparse.Namespace, rows: Any, folder: Path) -> str:
-    """What every repetition starts from: the given model, or one that is made for these rows and put into a folder."""
-    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, set_seed
+    """What every repetition starts from: the given model, or one that is made for these rows and put into a folder.
+
+    A scale that has to be fitted is left to the repetitions, each of which has training scans of its own.
+    """
+    from transformers import AutoConfig, AutoModel, set_seed
 
     from ..hub.registry import list_models
     from ..hub.sharing import save_model_folder
 
     if args.model in list_models():
         set_seed(args.training_flags.get("seed", 0))  # the same weights when the command is repeated
-        model, extractor = _new_model(args, rows, "labelled", AutoModel)
+        model, extractor = _new_model(args, rows, AutoModel, name="labelled", fit=False)
     else:
-        extractor = AutoFeatureExtractor.from_pretrained(args.model)
-        config = AutoConfig.from_pretrained(args.model)
-        refuse_foreign_tables(args.model, extractor, config, args, new=False)
-        check_rows(extractor, rows, "labelled")
-        if None not in (getattr(config, name, "") for name in ("coordinates_source", "gradient_source")):
+        config = load_pretrained(AutoConfig, args.model)
+        extractor = load_extractor(args, config, rows, "labelled", fit=False)
+        sources = [getattr(config, name, "") for name in ("coordinates_source", "gradient_source")]
+        if None not in sources and args.coordinates is None:
             return str(args.model)
-        model = AutoModel.from_pretrained(args.model)
+        model = load_pretrained(AutoModel, args.model)
     store_tables(model, extractor, rows, args, "labelled")
     save_model_folder(model, folder, extractor=extractor)
     return str(folder)
@@ -269,89 +265,106 @@ def run(args: argparse.Namespace) -> int:
     values = _repetition_values(args)
     if args.repetitions is not None:
         return _run_repetitions(args, values)
-    output: Path = args.output
-    args.train_split, args.eval_split = args.train_split or TRAIN_SPLIT, args.eval_split or EVAL_SPLIT
     train_rows, eval_rows = load_splits(args.dataset, args.train_split, args.eval_split)
     check_model_exists(args.model)
+    check_output(args)
 
     from ..data.labels import Labels, labelled_rows
-    from ..training.labels import load_with_new_head, start_head_at
 
     labels = Labels.read(train_rows, args.label, args.task, "training set")
     train_rows = train_rows.select(labels.rows)
+    truth: list[Any] = []
     if eval_rows is not None:
-        labelled, found = labelled_rows(eval_rows, args.label, "evaluation set")
-        _check_evaluation_labels(labels, found)
+        labelled, truth = labelled_rows(eval_rows, args.label, "evaluation set")
+        _check_evaluation_labels(labels, truth)
         eval_rows = eval_rows.select(labelled)
-    options = labels.head_options()
 
-    from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForSequenceClassification, set_seed
-
-    from ..data.collators import ROISeriesCollator
-    from ..hub.registry import list_models
-    from ..hub.sharing import save_model_folder
     from ..training.arguments import FineTuningArguments
-    from ..training.finetuning_trainer import FineTuningTrainer
-    from ..training.seeded_rows import RowRandomness
 
-    training = FineTuningArguments(output_dir=str(output), **args.training_flags)
-    checkpoint = resume_point(output, args.resume, training.world_size)
-    set_seed(training.seed)
+    training = make_training_arguments(FineTuningArguments, args, eval_rows is not None)
+    with open_run(args, "finetune", training) as run_folder:
+        return _train(args, run_folder, labels, train_rows, eval_rows, truth)
+
+
+def _model_for(args: argparse.Namespace, labels: Any, rows: Any) -> tuple[Any, Any]:
+    """The model that training starts from, with a head for these labels, and its extractor."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    from ..hub.registry import list_models
+    from ..training.labels import load_with_new_head, start_head_at
+
+    options = labels.head_options()
     if args.model in list_models():
-        model, extractor = _new_model(args, train_rows, "training", AutoModelForSequenceClassification, options)
+        model, extractor = _new_model(args, rows, AutoModelForSequenceClassification, options)
     else:
-        extractor = AutoFeatureExtractor.from_pretrained(args.model)
-        saved = AutoConfig.from_pretrained(args.model)
+        saved = load_pretrained(AutoConfig, args.model)
         has_head = any("ForSequenceClassification" in name for name in saved.architectures or [])
         if has_head and labels.label2id is not None and saved.label2id == labels.label2id:
-            model = AutoModelForSequenceClassification.from_pretrained(args.model)
+            model = load_pretrained(AutoModelForSequenceClassification, args.model)
             print(f"the head of {args.model} is kept, since it predicts the same classes")
         else:
             model = load_with_new_head(args.model, options)
-        refuse_foreign_tables(args.model, extractor, model.config, args, new=False)
-        check_rows(extractor, train_rows, "training")
-    check_rows(extractor, eval_rows, "evaluation")
-    store_tables(model, extractor, train_rows, args)
+        extractor = load_extractor(args, model.config, rows)
+    store_tables(model, extractor, rows, args)
     if labels.label2id is None:
         start_head_at(model, float(np.mean(labels.targets)))  # learns by its squared error
+    return model, extractor
 
-    def collator(window: str) -> ROISeriesCollator:
-        return ROISeriesCollator(
-            extractor,
-            args.label,
-            label2id=labels.label2id,
-            window=window,
-            rng_for_row=RowRandomness(training.seed if training.data_seed is None else training.data_seed, "window"),
-        )
 
+def _train(
+    args: argparse.Namespace, run: RunFolder, labels: Any, train_rows: Any, eval_rows: Any, truth: Sequence[Any]
+) -> int:
+    from transformers import set_seed
+
+    from ..data.collators import ROISeriesCollator
+    from ..evaluation.predictions import predictions_csv
+    from ..files import digest
+    from ..hub.registry import list_models
+    from ..training.finetuning_trainer import FineTuningTrainer
+
+    training = run.training
+    set_seed(training.seed)
+    model, extractor = _model_for(args, labels, train_rows)
+    check_rows(extractor, eval_rows, "evaluation")
+
+    collator = ROISeriesCollator(
+        extractor,
+        args.label,
+        label2id=labels.label2id,
+        train_window="random",
+        eval_window="cover",
+        seed=training.seed if training.data_seed is None else training.data_seed,
+    )
     settings = {
-        "command": "finetune",
-        "model": args.model,
-        "config": sorted(args.config),
         "label": args.label,
         "task": labels.task,
         "classes": list(labels.label2id or ()),
+        "labels": digest([labels.targets.tolist(), list(truth)]),
     }
-    settle_run(output, checkpoint, settings, args.training_flags, train_rows, training.process_index == 0)
+    new = args.model in list_models()
+    if not run.settle(model, extractor, settings, new=new, rows=train_rows, evaluation_rows=eval_rows):
+        return 0
     print(f"{args.label}: {labels.describe()}, {len(train_rows)} scans to train on")
-    if eval_rows is None:
-        print(f"no split {args.eval_split!r} in {args.dataset}: nothing is evaluated")
     trainer = FineTuningTrainer(
         model,
         training,
-        data_collator=_WindowsByUse(collator("random"), collator("center")),
+        data_collator=collator,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=extractor,
         compute_metrics=_regression_metrics if labels.label2id is None else _classification_metrics,
     )
-    metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
+    metrics, tables = run.train(trainer), {}
     if eval_rows is not None:
-        metrics.update(trainer.evaluate())
-    if trainer.is_world_process_zero():
-        save_model_folder(trainer.accelerator.unwrap_model(trainer.model), output, extractor=extractor)
-        trainer.state.save_to_json(str(output / "trainer_state.json"))
-        write_results(output, metrics)
-        print(f"model, feature extractor and metrics written to {output}")
+        predicted = trainer.predict(eval_rows, metric_key_prefix="eval")
+        scores = predicted.metrics or {}
+        trainer.log(scores)
+        metrics.update(scores)
+        tables["predictions.csv"] = predictions_csv(eval_rows, truth, _logits(predicted), labels.label2id)
+    if run.finish(trainer, extractor, metrics, tables):
+        what = (
+            "model, feature extractor, metrics and predictions" if tables else "model, feature extractor and metrics"
+        )
+        print(f"{what} written to {run.path}")
     trainer.accelerator.end_training()  # leaves the process group, if there is one
     return 0

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .objectives import load_pretrained
 from .training_inputs import column
 
 # Their windows span minutes because fast scans are brought to a slow repetition time: 0.735 s became 2.2 s and 2.0 s.
@@ -24,16 +25,43 @@ def _parse_overrides(pairs: list[str], named: Any, name: str) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise ValueError(f"Expected --config NAME=VALUE, got {pair!r}.")
-        fields = [field for field in named.to_dict() if not field.startswith("_")]
-        if not hasattr(named, key):
-            similar = difflib.get_close_matches(key, fields, n=1)
-            hint = f" Did you mean {similar[0]}?" if similar else ""
-            raise ValueError(f"The configuration of {name} has no field {key!r}.{hint}")
+        fields = {field for field in named.to_dict() if not field.startswith("_")} - set(_NOT_CHOSEN)
+        key = named.attribute_map.get(key, key)
+        if key in _NOT_CHOSEN:
+            raise ValueError(f"--config {key}: {_NOT_CHOSEN[key]}. Leave it out.")
+        if key not in fields:
+            similar = difflib.get_close_matches(key, sorted(fields), n=3)
+            hint = f"Did you mean {' or '.join(similar)}?" if similar else f"It has {', '.join(sorted(fields))}."
+            raise ValueError(f"The configuration of {name} has no field {key!r}. {hint}")
         try:
-            overrides[key] = json.loads(value)
-        except json.JSONDecodeError:
-            overrides[key] = value
+            parsed = json.loads(value, parse_constant=float)
+        except (json.JSONDecodeError, RecursionError):
+            parsed = value
+        if any(not math.isfinite(number) for number in _numbers(parsed)):
+            raise ValueError(f"--config {key}: expected finite numbers, got {value}.")
+        overrides[key] = parsed
     return overrides
+
+
+# Fields of a configuration that something else decides.
+_NOT_CHOSEN = {
+    **dict.fromkeys(("model_type", "architectures", "auto_map", "transformers_version"), "it belongs to the family"),
+    **dict.fromkeys(("id2label", "label2id", "problem_type"), "it follows from --label and --task"),
+    **dict.fromkeys(
+        ("coordinates_source", "gradient_source"), "it is set with the table (--coordinates, --gradients)"
+    ),
+    **dict.fromkeys(("return_dict", "output_hidden_states", "output_attentions"), "it is for calls of the model"),
+    **dict.fromkeys(("chunk_size_feed_forward", "is_encoder_decoder"), "the models do not look at it"),
+    "dtype": "training decides on it (--bf16 and the like)",
+}
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, float):
+        yield value
 
 
 def _load_config(name: str, values: dict[str, Any]) -> Any:
@@ -60,8 +88,9 @@ def _t_r_of_new_model(named: Any, t_r: float) -> float:
 def make_config(name: str, pairs: list[str], rows: Any, networks: Path | None = None) -> Any:
     """Configuration of a new model that fits the rows of a dataset.
 
-    Parcels are those of the rows, unless `pairs` say otherwise. So is the repetition time, except for families that
-    take every n-th frame of fast scans. What differs from the named configuration is printed.
+    Parcels are those of the rows, unless `pairs` say otherwise. So is the repetition time, that of most of the rows,
+    except for families that take every n-th frame of fast scans; it stays unknown where no row has one. What differs
+    from the named configuration is printed.
 
     Args:
         name: of a configuration.
@@ -74,6 +103,7 @@ def make_config(name: str, pairs: list[str], rows: Any, networks: Path | None = 
     """
     from ..hub.registry import MODELS, load_config
     from ..processing.roi_orders import resolve_roi_order
+    from ..processing.time import common_t_r
 
     named, row = load_config(name), rows[0]
     chosen = _parse_overrides(pairs, named, name)
@@ -85,22 +115,29 @@ def make_config(name: str, pairs: list[str], rows: Any, networks: Path | None = 
         found["roi_order"] = list(order.labels) if order.name is None else order.name
         if sorted_rows and isinstance(found["roi_order"], str) and not found["roi_order"].endswith("@y"):
             found["roi_order"] += "@y"
-    if row["t_r"] is not None and math.isfinite(row["t_r"]):
-        found["t_r"] = _t_r_of_new_model(named, float(row["t_r"]))
+    t_r = None if "t_r" in chosen else common_t_r(column(rows, "t_r"), what="training scans")
+    if t_r is not None:
+        found["t_r"] = _t_r_of_new_model(named, t_r)
+    elif "t_r" not in chosen:
+        found["t_r"] = None
     if networks is not None:
         if not hasattr(named, "networks"):
             raise ValueError(f"--networks is for Brain-Semantoks; {name} has no networks. Leave it out.")
         chosen["networks"], chosen["network_names"] = _read_networks(networks, chosen.get("n_rois", found["n_rois"]))
     values = {**found, **chosen}
-    if hasattr(named, "networks") and not {**MODELS[name].values, **chosen}.get("networks"):
+    its_own = MODELS[name].values.get("networks", ())
+    if hasattr(named, "networks") and not chosen.get("networks") and len(its_own) != values["n_rois"]:
+        values = {"networks": None, "network_names": None, **values}
         _check_networks(named, values)
     for key, value in found.items():
         if key not in chosen and getattr(named, key) != value:
             shown = f"a list of {len(value)} labels" if isinstance(value, list) else value
+            if value is None:
+                shown = "unknown, so that scans are taken as they come (--config t_r=SECONDS, or prepare --t-r)"
             print(f"{key}: {shown}, as in the dataset ({name} has {getattr(named, key)})")
     config = _load_config(name, values)
-    if row["t_r"] is not None and config.t_r is not None and config.t_r > 1.025 * row["t_r"]:
-        print(f"t_r: scans of {row['t_r']:g} s are brought to {config.t_r:g} s, as {name} has it (--config t_r=...)")
+    if t_r is not None and config.t_r is not None and config.t_r > 1.025 * t_r:
+        print(f"t_r: scans of {t_r:g} s are brought to {config.t_r:g} s, as {name} has it (--config t_r=...)")
     return config
 
 
@@ -121,11 +158,30 @@ def _check_networks(named: Any, values: dict[str, Any]) -> None:
 
 def _read_networks(path: Path, n_rois: int) -> tuple[list[int], list[str]]:
     """Network id of each parcel and the name of each id, in the order in which they first appear."""
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [line.strip() for line in _read_table_text(path).splitlines() if line.strip()]
     if len(names) != n_rois:
         raise ValueError(f"{path}: expected {n_rois} lines, the network of each parcel, got {len(names)}.")
     order = list(dict.fromkeys(names))
-    return [order.index(name) for name in names], order
+    if len(order) == n_rois > 1:
+        raise ValueError(
+            f"{path}: expected networks of several parcels, got another name in each of the {n_rois} lines (first: "
+            f"{names[0]!r}). Take the column with the networks, or pass --config spatial_mode=rois."
+        )
+    number = {name: place for place, name in enumerate(order)}
+    return [number[name] for name in names], order
+
+
+def _read_table_text(path: Path) -> str:
+    """Text of a table that the user wrote."""
+    try:
+        if path.stat().st_size > _LARGEST_TABLE:
+            raise ValueError(f"{path.stat().st_size:,} bytes")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected a small text file, and cannot read it as one ({error}).") from error
+
+
+_LARGEST_TABLE = 2**26  # bytes; a table of 1,000 parcels and 100 columns has some 2 MB
 
 
 def check_masks(config: Any, batch: int) -> None:
@@ -157,9 +213,17 @@ def check_masks(config: Any, batch: int) -> None:
 
 
 def make_extractor(
-    config: Any, rows: Any, coordinates: Path | None, normalization: str | None = None, name: str = "training"
+    config: Any,
+    rows: Any,
+    coordinates: Path | None,
+    normalization: str | None = None,
+    name: str = "training",
+    *,
+    fit: bool = True,
 ) -> Any:
     """Feature extractor for a new model, with its scale fitted on the rows of the set `name` where it needs that.
+
+    With `fit=False` a scale that has to be fitted is left to others.
 
     Raises:
         ValueError: if rows have to be sorted by centres that nobody knows, or do not fit the model.
@@ -177,12 +241,45 @@ def make_extractor(
             "Pass --coordinates TABLE with columns index, X, Y, Z in mm MNI."
         )
     check_rows(extractor, rows, name)
+    if fit:
+        fit_scale(extractor, rows, name)
+    return extractor
+
+
+def load_extractor(args: Any, config: Any, rows: Any, name: str = "training", *, fit: bool = True) -> Any:
+    """Feature extractor of an existing model, with the centres of `--coordinates` and, if it has none, a fitted scale.
+
+    Args:
+        args: the command line, with `model` and the tables.
+        config: configuration of the model.
+        rows: scans to check, and to fit on.
+        name: of the set of rows.
+        fit: whether to fit the scale where the model has none.
+
+    Raises:
+        ValueError: for tables that the model has no use for, or rows that do not fit it.
+    """
+    from transformers import AutoFeatureExtractor
+
+    from ..data.readers import read_coordinates
+
+    extractor = load_pretrained(AutoFeatureExtractor, args.model)
+    refuse_foreign_tables(args.model, extractor, config, args, new=False)
+    if args.coordinates is not None:
+        extractor.coordinates = read_coordinates(args.coordinates, n_rois=extractor.n_rois).tolist()
+    check_rows(extractor, rows, name)
+    if fit and not extractor.is_fitted:
+        fit_scale(extractor, rows, name)
+    return extractor
+
+
+def fit_scale(extractor: Any, rows: Any, name: str) -> None:
+    """Fit the scale on the rows of the set `name` where it needs that, and say so."""
     if extractor.is_fitted:
         print(f"scale: {extractor.normalization}")
     else:
         extractor.fit(rows)
         print(f"scale: {extractor.normalization}, fitted on the {len(rows)} scans of the {name} set")
-    return extractor
 
 
 def check_rows(extractor: Any, rows: Any, name: str) -> None:
@@ -274,7 +371,7 @@ def store_tables(model: Any, extractor: Any, rows: Any, args: Any, name: str = "
 
 
 def _store_coordinates(model: Any, extractor: Any, coordinates: Path | None) -> None:
-    if model.config.coordinates_source is not None:
+    if model.config.coordinates_source is not None and coordinates is None:
         return
     table = known_coordinates(extractor)
     if table is None:
@@ -311,20 +408,30 @@ def _read_gradients(path: Path, config: Any) -> Any:
     """Leading columns of a table as float32 `(n_rois, gradient_size)`."""
     import numpy as np
 
-    if path.suffix == ".npy":
-        table = np.load(path, allow_pickle=False)
-    else:
-        rows = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-        try:
+    try:
+        if path.suffix == ".npy":
+            table = np.load(path, allow_pickle=False, mmap_mode="r")
+            table = np.asarray(table[: config.n_rois + 1], dtype=np.float64) if table.ndim == 2 else table
+        else:
+            rows = [line.replace(",", " ").split() for line in _read_table_text(path).splitlines()]
             table = np.array([row for row in rows if row], dtype=np.float64)
-        except ValueError as error:
-            raise ValueError(f"{path}: expected a table of numbers, a row a parcel, without a header.") from error
+    except (OSError, ValueError, TypeError, EOFError, OverflowError, MemoryError) as error:
+        raise ValueError(
+            f"{path}: expected a table of numbers, a row a parcel, without a header ({' '.join(str(error).split())})."
+        ) from error
     if table.ndim != 2 or len(table) != config.n_rois or table.shape[1] < config.gradient_size:
         raise ValueError(
             f"{path}: expected {config.n_rois} rows (parcels in the order of the dataset) and at least "
             f"{config.gradient_size} columns, got shape {table.shape}. Fewer gradients: --config gradient_size=..."
         )
-    return np.ascontiguousarray(table[:, : config.gradient_size], dtype=np.float32)
+    table = table[:, : config.gradient_size]
+    if not np.isfinite(table).all():
+        row = int(np.flatnonzero(~np.isfinite(table).all(axis=1))[0])
+        raise ValueError(f"{path}: expected finite numbers, got {table[row].tolist()[:4]} in row {row + 1}.")
+    if (np.ptp(table, axis=0) == 0).any():
+        constant = int(np.flatnonzero(np.ptp(table, axis=0) == 0)[0])
+        raise ValueError(f"{path}: column {constant + 1} is the same for every parcel, which is no gradient.")
+    return np.ascontiguousarray(table, dtype=np.float32)
 
 
 def _gradients_of_rows(rows: Any, extractor: Any, config: Any, name: str) -> tuple[Any, str]:

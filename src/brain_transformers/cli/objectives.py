@@ -77,6 +77,21 @@ def check_model_exists(model: str) -> None:
         )
 
 
+def load_pretrained(kind: Any, model: str) -> Any:
+    """`kind.from_pretrained(model)`, whose failures are one line that names the model.
+
+    Raises:
+        ValueError: if there is no such model, or it cannot be loaded.
+    """
+    try:
+        return kind.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        if not Path(model).is_dir():
+            reason = f"there is no such folder, and the Hub gave none ({reason.partition('. ')[0]})"
+        raise ValueError(f"{model} cannot be loaded: {reason}") from error
+
+
 @functools.cache
 def objective_of(model: str) -> Objective:
     """The objective of a named configuration, or of a folder or Hub name of a model.
@@ -92,10 +107,7 @@ def objective_of(model: str) -> Objective:
     if model in list_models():
         config: Any = load_config(model)
     else:
-        try:
-            config = AutoConfig.from_pretrained(model)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{model} cannot be loaded: {str(error).splitlines()[0]}") from error
+        config = load_pretrained(AutoConfig, model)
     name = getattr(MODEL_FOR_PRETRAINING_MAPPING.get(type(config), None), "objective", None)
     if name not in OBJECTIVES:
         raise ValueError(f"{model} holds a {config.model_type!r} model, which this package cannot pretrain.")

@@ -1,12 +1,20 @@
 """`brain-transformers pretrain`: pretraining of a new or an existing model on a dataset of scans."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from .new_models import check_masks, check_rows, make_config, make_extractor, refuse_foreign_tables, store_tables
-from .objectives import objective_of, objectives_with_flag
-from .training_inputs import add_training_parser, load_splits, resume_point, settle_run, write_results
+from .new_models import (
+    check_masks,
+    check_rows,
+    load_extractor,
+    make_config,
+    make_extractor,
+    refuse_foreign_tables,
+    store_tables,
+)
+from .objectives import Objective, load_pretrained, objective_of, objectives_with_flag
+from .run_folder import RunFolder, check_output, open_run
+from .training_inputs import EVAL_SPLIT, add_training_parser, load_splits, make_training_arguments
 
 
 def _arguments_class(model: str | None) -> Any:
@@ -48,7 +56,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    output: Path = args.output
     train_rows, eval_rows = load_splits(args.dataset, args.train_split, args.eval_split)
     objective = objective_of(args.model)
     if args.plots and objective.name != "masked reconstruction":
@@ -57,21 +64,28 @@ def run(args: argparse.Namespace) -> int:
             "Leave it out."
         )
     if args.plots and eval_rows is None:
-        raise ValueError(f"--plots draws at evaluations, and {args.dataset} has no split {args.eval_split!r}.")
+        raise ValueError(
+            f"--plots draws at evaluations, and {args.dataset} has no split {args.eval_split or EVAL_SPLIT!r}."
+        )
 
-    from transformers import AutoFeatureExtractor, AutoModelForPreTraining, set_seed
-
-    from ..hub.registry import list_models
-    from ..hub.sharing import save_model_folder
-
-    training = objective.arguments_class(output_dir=str(output), **args.training_flags)
-    checkpoint = resume_point(output, args.resume, training.world_size)
+    check_output(args)
+    training = make_training_arguments(objective.arguments_class, args, eval_rows is not None)
     rows_per_batch = training.train_batch_size * training.world_size
     if training.dataloader_drop_last and len(train_rows) < rows_per_batch:
         raise ValueError(
             f"{len(train_rows)} scans do not fill a batch of {rows_per_batch}, and incomplete batches are left out. "
             "Pass a smaller --per_device_train_batch_size, or --dataloader_drop_last False."
         )
+    with open_run(args, "pretrain", training) as run:
+        return _train(args, run, objective, train_rows, eval_rows)
+
+
+def _train(args: argparse.Namespace, run: RunFolder, objective: Objective, train_rows: Any, eval_rows: Any) -> int:
+    from transformers import AutoModelForPreTraining, set_seed
+
+    from ..hub.registry import list_models
+
+    training = run.training
     set_seed(training.seed)
     new = args.model in list_models()
     if new:
@@ -80,16 +94,13 @@ def run(args: argparse.Namespace) -> int:
         refuse_foreign_tables(args.model, extractor, config, args, new=True)
         model = AutoModelForPreTraining.from_config(config)
     else:
-        extractor = AutoFeatureExtractor.from_pretrained(args.model)
-        model = AutoModelForPreTraining.from_pretrained(args.model)
-        refuse_foreign_tables(args.model, extractor, model.config, args, new=False)
-        check_rows(extractor, train_rows, "training")
+        model = load_pretrained(AutoModelForPreTraining, args.model)
+        extractor = load_extractor(args, model.config, train_rows)
     check_rows(extractor, eval_rows, "evaluation")
     check_masks(model.config, training.train_batch_size)
     store_tables(model, extractor, train_rows, args)
-
-    settings = {"command": "pretrain", "model": args.model, "config": sorted(args.config)}
-    settle_run(output, checkpoint, settings, args.training_flags, train_rows, training.process_index == 0)
+    if not run.settle(model, extractor, {}, new=new, rows=train_rows, evaluation_rows=eval_rows):
+        return 0
     callbacks: list[Any] = []
     if args.plots:
         from ..training.reconstruction_callback import ReconstructionPlotCallback
@@ -99,8 +110,6 @@ def run(args: argparse.Namespace) -> int:
         f"{model.num_parameters(only_trainable=True):,} parameters learn by {objective.name}, {len(train_rows)} scans "
         "to train on"
     )
-    if eval_rows is None:
-        print(f"no split {args.eval_split!r} in {args.dataset}: nothing is evaluated")
     trainer = objective.trainer_class(
         model,
         training,
@@ -109,13 +118,10 @@ def run(args: argparse.Namespace) -> int:
         processing_class=extractor,
         callbacks=callbacks,
     )
-    metrics = dict(trainer.train(resume_from_checkpoint=checkpoint).metrics)
+    metrics = run.train(trainer)
     if eval_rows is not None:
         metrics.update(trainer.evaluate())
-    if trainer.is_world_process_zero():
-        save_model_folder(trainer.accelerator.unwrap_model(trainer.model), output, extractor=extractor)
-        trainer.state.save_to_json(str(output / "trainer_state.json"))
-        write_results(output, metrics)
-        print(f"model, feature extractor and metrics written to {output}; AutoModel loads {objective.released}")
+    if run.finish(trainer, extractor, metrics):
+        print(f"model, feature extractor and metrics written to {run.path}; AutoModel loads {objective.released}")
     trainer.accelerator.end_training()  # leaves the process group, if there is one
     return 0

@@ -2,9 +2,8 @@
 
 import argparse
 import difflib
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,6 +104,16 @@ class TrainingCommandParser(argparse.ArgumentParser):
         )
 
 
+class Once(argparse.Action):
+    """Keeps a value, and refuses a second one, of which argparse would take the last without a word."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Keep the value."""
+        if (before := getattr(namespace, self.dest, None)) is not None:
+            parser.error(f"{option_string} is given twice ({before}, {values}): one run takes one")
+        setattr(namespace, self.dest, values)
+
+
 def add_training_parser(
     subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
     name: str,
@@ -125,23 +134,23 @@ def add_training_parser(
         description=f"{description} Every flag of transformers' TrainingArguments works here too.",
     )
     subparsers.choices[name] = parser
-    parser.add_argument("--dataset", type=Path, required=True, help="folder that `brain-transformers prepare` wrote")
+    parser.add_argument(
+        "--dataset", type=Path, required=True, action=Once, help="folder that `brain-transformers prepare` wrote"
+    )
     parser.add_argument(
         "--output", "--output_dir", "--output-dir", dest="output", type=Path, required=True, help="folder of the run"
     )
     parser.add_argument(
         "--train-split",
-        default=TRAIN_SPLIT,
         help=f"split to train on, where there are several (default {TRAIN_SPLIT})",
     )
     parser.add_argument(
-        "--eval-split",
-        default=EVAL_SPLIT,
-        help=f"split to evaluate on, where there are several (default {EVAL_SPLIT})",
+        "--eval-split", help=f"split to evaluate on, where there are several (default {EVAL_SPLIT}); none for none"
     )
     parser.add_argument(
         "--config",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=VALUE",
         help="fields of the configuration of a new model, such as hidden_size=128",
@@ -153,7 +162,10 @@ def add_training_parser(
         "parcels keep their own level",
     )
     parser.add_argument(
-        "--coordinates", type=Path, help="BrainLM: table of parcel centres (index, X, Y, Z in mm MNI), where unknown"
+        "--coordinates",
+        type=Path,
+        help="BrainLM: table of parcel centres (index, X, Y, Z in mm MNI); an existing model gets them in place of "
+        "its own",
     )
     parser.add_argument(
         "--gradients",
@@ -168,6 +180,12 @@ def add_training_parser(
         "names of the parcels do not tell",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint, if any")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start anew in a folder that holds a run or a model: checkpoints go at once, the model when the new one "
+        "is written",
+    )
     return parser
 
 
@@ -185,24 +203,40 @@ def _load(folder: Path) -> Any:
     return load_dataset(folder)
 
 
-def load_splits(folder: Path, train_split: str, eval_split: str) -> tuple[Any, Any]:
+def load_splits(folder: Path, train_split: str | None, eval_split: str | None) -> tuple[Any, Any]:
     """Training rows and evaluation rows (or `None`) of a saved dataset, in numpy format.
+
+    Args:
+        folder: of the dataset.
+        train_split, eval_split: names; by default `TRAIN_SPLIT`, and `EVAL_SPLIT` if there is such a split. `"none"`:
+            nothing is evaluated.
 
     Raises:
         FileNotFoundError: if `folder` does not exist or holds no dataset.
-        ValueError: if the training split is missing or empty.
+        ValueError: if a split that is asked for is missing or empty.
     """
     loaded = _load(folder)
-    if isinstance(loaded, dict):
-        if train_split not in loaded:
-            raise ValueError(
-                f"{folder} has no split {train_split!r}, only {sorted(loaded)}. Choose one with --train-split."
-            )
-        train, evaluation = loaded[train_split], loaded.get(eval_split)
-    else:
-        train, evaluation = loaded, None
+    splits = loaded if isinstance(loaded, dict) else {}
+    for flag, name in (("--train-split", train_split), ("--eval-split", eval_split)):
+        if name is None or name in splits or (name, flag) == ("none", "--eval-split"):
+            continue
+        what = f"only {sorted(splits)}" if splits else "and no splits at all: leave it out"
+        raise ValueError(f"{folder} has no split {name!r}, {what}. Choose one with {flag}.")
+    train_split = train_split or TRAIN_SPLIT
+    if splits and train_split not in splits:
+        raise ValueError(
+            f"{folder} has no split {train_split!r}, only {sorted(splits)}. Choose one with --train-split."
+        )
+    train = splits[train_split] if splits else loaded
+    evaluation = splits.get(eval_split or EVAL_SPLIT)
     if not len(train):
         raise ValueError(f"{folder} has no rows to train on.")
+    if evaluation is not None and not len(evaluation):
+        raise ValueError(
+            f"{folder}: the split {eval_split or EVAL_SPLIT!r} has no rows. Choose another --eval-split, or none."
+        )
+    if evaluation is None:
+        print(f"{folder} has no split {EVAL_SPLIT!r}: nothing is evaluated" if eval_split is None else "no evaluation")
     return train, evaluation
 
 
@@ -228,97 +262,67 @@ def column(rows: Any, name: str) -> list[Any]:
     return list(rows.with_format(None).select_columns([name])[name])
 
 
-def resume_point(output: Path, resume: bool, world_size: int) -> str | None:
-    """The checkpoint to go on from, or `None` to start anew; says which.
-
-    Raises:
-        FileExistsError: if the folder holds checkpoints and `resume` is false.
-    """
-    from ..training.checkpoints import last_complete_checkpoint
-
-    checkpoint = last_complete_checkpoint(output, world_size)
-    if checkpoint is not None and not resume:
-        raise FileExistsError(
-            f"{output} holds checkpoints of an earlier run. Pass --resume to go on from {Path(checkpoint).name}, or "
-            "choose another --output."
-        )
-    if resume:
-        print(f"going on from {checkpoint}" if checkpoint else f"no complete checkpoint in {output}: starting anew")
-    return checkpoint
-
-
-# Flags that change neither the numbers of a run nor what is trained.
-_HOW_ONLY = (
-    "logging",
-    "save",
-    "eval",
-    "report",
-    "dataloader_num",
-    "dataloader_pin",
-    "disable_tqdm",
-    "log_",
-    "run_name",
-)
-
-
-def settle_run(
-    output: Path, checkpoint: str | None, settings: dict[str, Any], flags: dict[str, Any], rows: Any, writes: bool
-) -> None:
-    """Keep what a run is made of beside its checkpoints, or see that a run that goes on is the same as before.
-
-    Other flags of training are said, since training then goes on, but not to the numbers of an uninterrupted run.
+def make_training_arguments(kind: Any, args: argparse.Namespace, evaluates: bool) -> Any:
+    """Training arguments from the command line.
 
     Args:
-        output: folder of the run.
-        checkpoint: where it goes on from, or `None`.
-        settings: what must not differ: model, label and so on.
-        flags: training arguments on the command line.
-        rows: training rows.
-        writes: whether this process writes.
+        kind: their class.
+        args: the command line.
+        evaluates: whether there are scans to evaluate on.
 
     Raises:
-        ValueError: if the earlier run was another one.
+        ValueError: for values that transformers refuses, and for flags about evaluations where there are none.
     """
-    path = output / "run_settings.json"
-    kept = {name: str(value) for name, value in flags.items() if not name.startswith(_HOW_ONLY)}
-    now = {**settings, "training scans": _digest_of_rows(rows), "flags": kept}
-    if checkpoint is not None and path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in now if name != "flags" and now[name] != before.get(name)]
-        if changed:
-            what = "; ".join(f"{name}: {before.get(name)} then, {now[name]} now" for name in changed)
-            raise ValueError(
-                f"{output} holds checkpoints of another run ({what}). Choose another --output, or call with what it "
-                "was started with."
-            )
-        flags_before = before.get("flags", {})
-        for name in sorted({*kept, *flags_before}):
-            if kept.get(name) != flags_before.get(name):
-                print(
-                    f"warning: --{name} was {flags_before.get(name, 'not given')} and is "
-                    f"{kept.get(name, 'not given')} now, so the numbers will not be those of an uninterrupted run"
-                )
-    if writes:
-        output.mkdir(parents=True, exist_ok=True)
-        _write_json(path, now)
+    flags = args.training_flags
+    about = {
+        name: flags[name]
+        for name, idle in _ABOUT_EVALUATION.items()
+        if name in flags and str(getattr(flags[name], "value", flags[name])) not in idle
+    }
+    if flags.get("save_strategy") == "best":
+        about["save_strategy"] = "best"
+    if about and not evaluates:
+        shown = ", ".join(f"--{name} {value}" for name, value in about.items())
+        raise ValueError(
+            f"{shown}: there is nothing to evaluate on, since {args.dataset} has no split "
+            f"{args.eval_split or EVAL_SPLIT!r}. Choose one with --eval-split, or leave it out."
+        )
+    chooses = [name for name in ("load_best_model_at_end", "metric_for_best_model", "save_strategy") if name in about]
+    strategy = str(getattr(flags.get("eval_strategy"), "value", flags.get("eval_strategy", "no")))
+    if chooses and strategy == "no" and getattr(kind, "eval_strategy", "no") == "no":
+        raise ValueError(
+            f"--{chooses[0]} chooses by evaluations, and none are asked for. Add --eval_strategy epoch and "
+            "--save_strategy epoch, or leave it out."
+        )
+    check_ranges(flags)
+    try:
+        return kind(output_dir=str(args.output), **flags)
+    except (ValueError, TypeError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
-def _digest_of_rows(rows: Any) -> str:
-    """Digest of which scans these are, without their values."""
-    names = ("source_file", "subject", "session", "run", "n_timepoints", "n_rois", "roi_order", "t_r")
-    known = [column(rows, name) for name in names if name in rows.column_names]
-    return hashlib.sha256(json.dumps(known, default=str).encode()).hexdigest()[:16]
+def check_ranges(flags: Mapping[str, Any]) -> None:
+    """Raise ValueError for numbers of training arguments that cannot be meant and that transformers takes."""
+    for name, (low, words) in _RANGES.items():
+        value = flags.get(name)
+        if isinstance(value, (int, float)) and not (low <= value < math.inf or (name, value) == ("max_steps", -1)):
+            raise ValueError(f"Expected --{name} to be {words}, got {value}.")
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    from ..plotting.report import write_atomically
-
-    write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def write_results(output: Path, metrics: dict[str, Any]) -> None:
-    """Write `metrics.json` so that it is whole or absent, and print the scores."""
-    _write_json(output / "metrics.json", metrics)
-    for name, value in metrics.items():
-        if name == "train_loss" or (name.startswith("eval_") and "runtime" not in name and "per_second" not in name):
-            print(f"{name}: {value:.4f}")
+# Flags that mean nothing without a set to evaluate on, and the values that ask for nothing.
+_ABOUT_EVALUATION: dict[str, tuple[str, ...]] = {
+    "eval_strategy": ("no",),
+    "do_eval": ("False",),
+    "eval_on_start": ("False",),
+    "eval_steps": ("None",),
+    "load_best_model_at_end": ("False",),
+    "metric_for_best_model": ("None",),
+}
+_LEAST = math.ulp(0.0)  # the smallest number above 0
+_RANGES: dict[str, tuple[float, str]] = {
+    **dict.fromkeys(("learning_rate", "base_learning_rate", "weight_decay", "max_grad_norm"), (0, "0 or more")),
+    **dict.fromkeys(("seed", "data_seed"), (0, "0 or more")),
+    **dict.fromkeys(("save_steps", "eval_steps", "logging_steps", "num_train_epochs"), (_LEAST, "above 0")),
+    **dict.fromkeys(("max_steps", "per_device_train_batch_size", "per_device_eval_batch_size"), (1, "1 or more")),
+    "gradient_accumulation_steps": (1, "1 or more"),
+}

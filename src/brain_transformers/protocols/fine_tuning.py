@@ -7,18 +7,17 @@ fixed (theirs are random).
 """
 
 import copy
-import hashlib
 import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Subset
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
@@ -36,11 +35,13 @@ from ..data.labels import Labels, column_values
 from ..data.participants import is_gap, say_files_as_people
 from ..evaluation.crops import predict_crops
 from ..evaluation.linear_probe import ProtocolResult, scan_splits
+from ..evaluation.predictions import predictions_csv
+from ..files import bind, digest, locked, to_json, write_file
 from ..hub.sharing import save_model_folder
-from ..plotting.report import write_atomically
 from ..scores import protocol_metrics
 from ..training.finite import NotFiniteError
 from ..training.labels import load_with_new_head, start_head_at
+from ..training.run_settings import processor_settings, rows_digest
 from ..training.semantoks_finetuning import SemantoksFineTuner, SemantoksFineTuningArguments
 
 FINETUNING_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
@@ -85,7 +86,9 @@ def fine_tuning_protocol(
     that is best on the validation subjects, and with a grid those of the best learning rate, are tested: logits of
     evenly spaced crops of a scan are averaged. Each finished repetition is written to
     `output_dir/repetition-NN.json`; a second call reads those and goes on with the rest, so an interrupted call can be
-    repeated, and a finished one extended by a larger `n_repetitions`. `output_dir/results.json` holds all of it.
+    repeated, and a finished one extended by a larger `n_repetitions`. `output_dir/results.json` holds all of it, and
+    `output_dir/repetition-NN-predictions.csv` what was predicted for each test scan. An extractor whose scale is not
+    fitted is fitted in each repetition on its training scans.
 
     Args:
         model: folder or Hub name of a pretrained model, which gets a new head (of Brain-Semantoks its authors': batch
@@ -120,6 +123,7 @@ def fine_tuning_protocol(
         NotFiniteError: if training diverges, with every rate of a grid.
         ValueError: if labels, columns and model do not fit together, an argument cannot be meant, or `output_dir`
             holds repetitions that were made with other settings.
+        FolderInUseError: if another process writes to `output_dir`.
         ImportError: without scikit-learn (extra `eval`) or accelerate (extra `train`).
     """
     output = Path(output_dir)
@@ -144,57 +148,59 @@ def fine_tuning_protocol(
     subjects = _subjects(dataset, subject_column, labels)
     splits = list(scan_splits(labels.targets.tolist(), subjects, ratios, n_repetitions, seed, stratify))
     _warn_of_absent_classes(labels, splits)
-    _check_settings(
-        output,
-        {
-            "label": label_column,
-            "task": labels.task,
-            "classes": list(labels.label2id or ()),
-            "scans": _digest(json.dumps([subjects, labels.targets.tolist(), labels.rows]).encode()),
-            "extractor": _digest(extractor.to_json_string().encode()),
-            "starting weights": _digest(*(_bytes(value) for value in start.state_dict().values())),
-            "ratios": list(ratios),
-            "stratify": stratify,
-            "learning rates": None if learning_rates is None else list(learning_rates),
-            "crops": n_crops,
-            "seed": seed,
-            # Rate and batch norm follow from it, and it from the number of devices too.
-            "samples an update": _samples_an_update(runs[0][0]),
-            "training": {name: str(value) for name, value in sorted(training.items()) if name not in _HOW_ONLY},
-        },
-    )
-    # Read once, before anything is written, so that several processes agree on what is left to do.
-    records: list[Any] = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None for file in files]
+    settings = {
+        "label": label_column,
+        "task": labels.task,
+        "classes": list(labels.label2id or ()),
+        "scans": digest([subjects, labels.targets.tolist(), labels.rows, rows_digest(_select(dataset, labels.rows))]),
+        "extractor": processor_settings(extractor),
+        "starting weights": digest(start.state_dict()),
+        "ratios": list(ratios),
+        "stratify": stratify,
+        "learning rates": None if learning_rates is None else list(learning_rates),
+        "crops": n_crops,
+        "seed": seed,
+        # Rate and batch norm follow from it, and it from the number of devices too.
+        "samples an update": _samples_an_update(runs[0][0]),
+        "training": {name: str(value) for name, value in sorted(training.items()) if name not in _HOW_ONLY},
+    }
+    # Of several processes that train together, the first one holds the folder and writes.
+    writes = runs[0][0].process_index == 0
     epochs = len(grid) * int(runs[0][0].num_train_epochs)
     bar = tqdm(total=n_repetitions * epochs, desc="Fine-tuning", unit="epoch", disable=not progress)
-    with bar, _one_progress_bar():
+    with locked(output, "fine-tuning") if writes else nullcontext(), bar, _one_progress_bar():
+        # Read once, before anything is written, so that several processes agree on what is left to do.
+        records = [_read_record(file) for file in files]
+        if writes:
+            _bind_settings(output, settings)
         for number, (file, split) in enumerate(zip(files, splits, strict=True)):
             if records[number] is None:
                 bar.set_postfix_str(f"repetition {number + 1} of {n_repetitions}")
                 rows = [np.sort(part) for part in split]
-                best, record = _repetition(
-                    start, new_head, dataset, extractor, labels, rows, runs[number], n_crops, bar
-                )
-                records[number] = {"repetition": number, "seed": seed + number, **record}
-                if runs[number][0].process_index == 0:
+                repetition = _repetition(start, new_head, dataset, extractor, labels, rows, runs[number], n_crops, bar)
+                record = {"repetition": number, "seed": seed + number, **repetition.record}
+                records[number] = record
+                if writes:
                     if save_models:
-                        save_model_folder(best, output / f"{file.stem}-model", extractor=extractor)
-                    write_atomically(file, json.dumps(records[number], indent=1) + "\n")
+                        folder = output / f"{file.stem}-model"
+                        save_model_folder(repetition.model, folder, extractor=repetition.extractor)
+                    write_file(output / f"{file.stem}-predictions.csv", repetition.predictions)
+                    write_file(file, to_json(record))  # last: it says that the repetition is done
                     shutil.rmtree(str(runs[number][0].output_dir), ignore_errors=True)
             bar.n = (number + 1) * epochs
             bar.refresh()
-    result = ProtocolResult(
-        learning_rates=[
-            learning_rates[record["chosen"]] if learning_rates else record["tried"][0]["learning_rate"]
-            for record in records
-        ],
-        ensembled=[record["ensembled"] for record in records],
-        single_crop=[record["single_crop"] for record in records],
-    )
-    summary = {name: {"mean": mean, "std": std} for name, (mean, std) in result.summary().items()}
-    write_atomically(
-        output / "results.json", json.dumps({"summary": summary, "repetitions": records}, indent=1) + "\n"
-    )
+        done = [record for record in records if record is not None]
+        result = ProtocolResult(
+            learning_rates=[
+                learning_rates[record["chosen"]] if learning_rates else record["tried"][0]["learning_rate"]
+                for record in done
+            ],
+            ensembled=[record["ensembled"] for record in done],
+            single_crop=[record["single_crop"] for record in done],
+        )
+        summary = {name: {"mean": mean, "std": std} for name, (mean, std) in result.summary().items()}
+        if writes:
+            write_file(output / "results.json", to_json({"summary": summary, "repetitions": done}))
     if progress:
         print(f"results of {n_repetitions} repetitions written to {output}")
     return result
@@ -298,6 +304,16 @@ class _EpochBar(TrainerCallback):
         self.bar.update(1)
 
 
+@dataclass
+class _Repetition:
+    """What one repetition ends with: the tested model, its extractor, what to write down, predictions as CSV text."""
+
+    model: Any
+    extractor: Any
+    record: dict[str, Any]
+    predictions: str
+
+
 def _repetition(
     start: Any,
     new_head: bool,
@@ -308,9 +324,12 @@ def _repetition(
     runs: Sequence[SemantoksFineTuningArguments],
     n_crops: int,
     bar: tqdm,
-) -> tuple[Any, dict[str, Any]]:
-    """Train each run from the start, test the one that is best in validation: (its model, what to write down)."""
+) -> _Repetition:
+    """Train each run from the start, test the one that is best in validation."""
     train, validation, test = (_select(dataset, [labels.rows[number] for number in part]) for part in split)
+    if not extractor.is_fitted:
+        # On the training scans of this split: those of the test have no part in their own scale.
+        extractor = copy.deepcopy(extractor).fit(train)
     best: Any = None
     best_score = -np.inf
     tried: list[dict[str, Any]] = []
@@ -367,36 +386,36 @@ def _repetition(
         "single_crop": {name: float(np.mean([scores[name] for scores in single])) for name in single[0]},
         "scans": {"train": len(train), "validation": len(validation), "test": len(test)},
     }
-    return best, record
+    truth = [labels.values[number] for number in split[2]]
+    predictions = predictions_csv(test, truth, logits.mean(1).numpy(), labels.label2id)
+    return _Repetition(best, extractor, record, predictions)
 
 
 def _select(dataset: Any, rows: list[int]) -> Any:
-    return dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, rows)
+    return dataset.select(rows) if hasattr(dataset, "select") else [dataset[number] for number in rows]
 
 
-def _bytes(value: torch.Tensor) -> bytes:
-    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _digest(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _check_settings(output: Path, settings: Mapping[str, Any]) -> None:
-    """Write what the repetitions in a folder have in common, or see that it is the same as before."""
-    path = output / "settings.json"
-    if not any(output.glob("repetition-*.json")):  # none was finished, so nothing binds this call
-        write_atomically(path, json.dumps(settings, indent=1) + "\n")
-        return
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    now = json.loads(json.dumps(settings))
-    changed = [name for name in now if now[name] != before.get(name)]
-    if changed:
-        what = "; ".join(f"{name}: {before.get(name)} then, {now[name]} now" for name in changed)
+def _read_record(file: Path) -> dict[str, Any] | None:
+    """What a finished repetition wrote down, or `None` where there is none."""
+    if not file.is_file():
+        return None
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        for name in ("ensembled", "single_crop"):  # JSON has no word for NaN
+            record[name] = {key: np.nan if value is None else value for key, value in record[name].items()}
+        if not isinstance(record["chosen"], int) or not record["tried"]:
+            raise ValueError("nothing was tried")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ValueError(
-            f"{output} holds repetitions made with other settings ({what}). Choose another output_dir, or delete it "
-            "to start anew."
-        )
+            f"{file}: expected the results of a repetition, and cannot read them ({error}). Delete the file to have "
+            "it done again."
+        ) from error
+    return record
+
+
+def _bind_settings(output: Path, settings: Mapping[str, Any]) -> None:
+    """Write what the repetitions in a folder have in common, or see that it is the same as before."""
+    file = output / "settings.json"
+    if not any(output.glob("repetition-*.json")):  # none was finished, so nothing binds this call
+        file.unlink(missing_ok=True)
+    bind(file, settings, what="repetitions", fix="Choose another output_dir, or delete it to start anew.")

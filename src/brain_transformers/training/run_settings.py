@@ -19,7 +19,9 @@ _OF_THE_WEIGHTS = {
     *("label_smoothing_factor", "neftune_noise_alpha", "bf16", "fp16", "seed", "data_seed", "dataloader_drop_last"),
     "train_sampling_strategy",
 }
-# Rows whose values are read; all of a large dataset would take as long as an epoch.
+# Values that are read of a dataset, 2 GiB of float32: all of a larger one would take as long as an epoch.
+_VALUES_READ = 2**29
+# Rows that are read where they are no scans.
 _ROWS_READ = 8
 
 
@@ -80,21 +82,43 @@ def processor_settings(processor: Any) -> dict[str, Any]:
 
 
 def rows_digest(rows: Any) -> str:
-    """Fingerprint of a dataset of rows: text and numbers of every row, and the values of a few.
+    """Fingerprint of a dataset of rows: text and numbers of every row, and the values of the scans.
 
-    Rows that have to be read one by one, as those of a `torch.utils.data.Dataset`, are looked at in a few places only.
+    Above 2 GiB of values, every second, third, ... of each scan is looked at: data that were prepared in another way
+    are seen, and a single value that was changed may not be. Rows that are no scans, as those of a
+    `torch.utils.data.Dataset`, are looked at in a few places only.
     """
     if isinstance(rows, Mapping):  # several evaluation sets
         return files.digest({name: rows_digest(part) for name, part in rows.items()})
     rows = rows.dataset if isinstance(rows, SeededRows) else rows
-    chosen = sorted({round(place) for place in np.linspace(0, max(len(rows) - 1, 0), _ROWS_READ)} if len(rows) else ())
+    listed = hasattr(rows, "column_names") or isinstance(rows, (list, tuple))
+    if listed and len(rows) and "signals" in rows[0]:
+        values: list[Any] = _values_of_scans(rows)
+    else:
+        places = np.linspace(0, max(len(rows) - 1, 0), _ROWS_READ)
+        values = [rows[place] for place in sorted({round(place) for place in places} if len(rows) else ())]
     known: Any = None
     if hasattr(rows, "column_names") and len(rows):
         names = [name for name, value in rows.with_format(None)[0].items() if _is_plain(value)]
         known = {name: list(rows.with_format(None).select_columns([name])[name]) for name in names}
     elif isinstance(rows, (list, tuple)):
         known = [{name: value for name, value in row.items() if _is_plain(value)} for row in rows]
-    return files.digest([len(rows), known, [rows[place] for place in chosen]])
+    return files.digest([len(rows), known, values])
+
+
+def _values_of_scans(rows: Any) -> list[str]:
+    """A digest of each scan."""
+    if hasattr(rows, "column_names"):
+        lengths = rows.with_format(None).select_columns(["n_rois", "n_timepoints"])
+        rows = rows.select_columns(["signals"]).with_format("numpy")
+        n_values = sum(r * t for r, t in zip(lengths["n_rois"], lengths["n_timepoints"]))
+    else:
+        n_values = sum(np.size(row["signals"]) for row in rows)
+    step = max(1, -(-n_values // _VALUES_READ))
+    return [
+        files.digest(np.asarray(rows[number]["signals"], dtype=np.float32).reshape(-1)[::step])
+        for number in range(len(rows))
+    ]
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,0 +1,247 @@
+"""The folder of a training run: who holds it, whether a run in it goes on, and what it holds in the end."""
+
+import argparse
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import OtherSettingsError, difference, digest, locked, to_json, whole_folder, write_file
+
+_SETTINGS, _SCORES = "run_settings.json", "metrics.json"
+_MODEL = ("config.json", "*.safetensors", "*.bin")
+_TABLES = ("coordinates", "gradients")
+_DATASET = ("dataset_dict.json", "state.json")
+# What a run that ends writes anew; what else lies in the folder is kept.
+_OURS = re.compile(r"(model.*|adapter_model)\.safetensors(\.index\.json)?|predictions\.csv|README\.md|metrics\.json")
+# A run may be made longer. A checkpoint brings all other values with it, so that a flag would have no effect.
+_MAY_CHANGE = ("max_steps", "num_train_epochs")
+
+
+@dataclass
+class RunFolder:
+    """A folder that this process may train in; see [`open_run`].
+
+    Attributes:
+        args: the command line.
+        command: its name.
+        training: the training arguments.
+        before: settings of the run that the folder holds, `None` if it holds none.
+        checkpoint: where the run goes on from, or `None`.
+        finished: whether there is nothing left to do.
+    """
+
+    args: argparse.Namespace
+    command: str
+    training: Any
+    before: dict[str, Any] | None
+    checkpoint: str | None
+    finished: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self.args.output)
+
+    def settle(self, model: Any, processor: Any, what: Mapping[str, Any], *, new: bool, **rows: Any) -> bool:
+        """Keep what the run is made of, or see that the run that goes on is the same as before.
+
+        Args:
+            model: with the weights that it starts from.
+            processor: its feature extractor.
+            what: further settings, such as the label.
+            new: whether the model was made for these rows, so that fitted values follow from them.
+            rows: `rows=` and `evaluation_rows=`.
+
+        Returns:
+            Whether there is something to do; if not, that is said.
+
+        Raises:
+            OtherSettingsError: if the earlier run was another one; names each difference.
+        """
+        training = self.training
+        if training.process_index == 0:
+            from ..training.run_settings import run_settings
+
+            settings = {"command": self.command, **what}
+            settings.update(run_settings(training, model=model, processor=processor, **rows))
+            state = model.state_dict()
+            for table in _TABLES:
+                names = [name for name in state if name.rpartition(".")[2] == table]
+                values = {name: state.pop(name) for name in names}
+                if values and getattr(self.args, table) is not None:
+                    settings[table] = digest(values)
+            if new:  # fitted to the rows, with the last digits of this machine
+                settings["processor"].pop("statistics", None)
+                settings["initial weights"] = digest(state)
+            self._settle(json.loads(json.dumps(settings, default=str)))
+        if training.world_size > 1:  # all have read what lies there before it is written
+            import torch
+
+            torch.distributed.barrier()
+        if self.finished:
+            print(f"{self.path}: this run is finished, there is nothing to go on with")
+            _print_scores(json.loads((self.path / _SCORES).read_text(encoding="utf-8")))
+        elif training.save_strategy != "no":
+            self.args.go_on = "--resume"
+        return not self.finished
+
+    def _settle(self, now: dict[str, Any]) -> None:
+        if self.before is not None and (self.checkpoint is not None or self.finished):
+            changed = difference({name: value for name, value in self.before.items() if name != "finished"}, now)
+            longer = [line for line in changed if line.split(":")[0].rpartition(".")[2] in _MAY_CHANGE]
+            if other := [line for line in changed if line not in longer]:
+                raise OtherSettingsError(
+                    f"{self.path} holds another run ({'; '.join(other)}). Choose another --output, or "
+                    "call with what it was started with."
+                )
+            for line in longer:
+                print(f"warning: {line}, so the numbers will not be those of an uninterrupted run")
+        if self.finished:
+            return
+        if self.args.overwrite and not self.args.resume:
+            for _, checkpoint in _checkpoints(self.path):
+                shutil.rmtree(checkpoint)
+        self.before = now
+        write_file(self.path / _SETTINGS, to_json(now))
+
+    def train(self, trainer: Any) -> dict[str, Any]:
+        """Train from the start or from the checkpoint; returns the scores.
+
+        Raises:
+            ValueError: if the best model is to be chosen by a score that there is not.
+        """
+        try:
+            return dict(trainer.train(resume_from_checkpoint=self.checkpoint).metrics)
+        except KeyError as error:
+            if "metric_for_best_model" not in str(error):
+                raise
+            raise ValueError(f"--metric_for_best_model: {' '.join(str(error.args[0]).split())}") from error
+
+    def finish(
+        self, trainer: Any, processor: Any, metrics: Mapping[str, Any], files: Mapping[str, str] | None = None
+    ) -> bool:
+        """Put model, extractor, scores and `files` (name to text) into the folder, all at once, and print the scores.
+
+        Returns:
+            Whether this process did that; with several, the main one does.
+        """
+        from ..hub.sharing import save_model_folder
+
+        if not trainer.is_world_process_zero():
+            return False
+        with whole_folder(self.path, is_ours=lambda name: _OURS.fullmatch(name) is not None) as folder:
+            save_model_folder(trainer.accelerator.unwrap_model(trainer.model), folder, extractor=processor)
+            contents = {
+                "trainer_state.json": to_json(dataclasses.asdict(trainer.state)),
+                _SCORES: to_json(metrics),
+                _SETTINGS: to_json({**(self.before or {}), "finished": trainer.state.global_step}),
+                **(files or {}),
+            }
+            for name, text in contents.items():
+                write_file(folder / name, text)
+        _print_scores(metrics)
+        return True
+
+
+@contextmanager
+def open_run(args: argparse.Namespace, command: str, training: Any) -> Iterator[RunFolder]:
+    """Hold the folder of a run while the block runs; with several processes, the main one holds it for all.
+
+    Args:
+        args: the command line, with `output`, `model`, `resume` and `overwrite`.
+        command: its name.
+        training: the training arguments.
+
+    Raises:
+        FileExistsError: if the folder holds something that would be replaced without having been asked for.
+        NotADirectoryError: if it is a file.
+        FolderInUseError: if another process trains in it.
+    """
+    # A launcher tells each process its rank and waits for none of them here.
+    with locked(args.output, command) if training.process_index == 0 else nullcontext():
+        yield _look(args, command, training)
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Raise what can be said of the folder before anything is loaded; see [`open_run`]."""
+    output: Path = args.output
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{output} is a file; give the name of a folder.")
+    if any((output / name).is_file() for name in _DATASET):
+        raise FileExistsError(f"{output} holds a dataset. Choose another --output.")
+    if args.overwrite or (args.resume and (output / _SETTINGS).is_file()):
+        return
+    if _checkpoints(output) or not _holds_model(output):
+        return
+    itself = Path(args.model).is_dir() and Path(args.model).resolve() == output.resolve()
+    what = "the model that training starts from" if itself else "a finished model"
+    raise FileExistsError(
+        f"{output} holds {what}. Choose another --output, or pass --overwrite to replace it when training has ended."
+    )
+
+
+def _holds_model(output: Path) -> bool:
+    return any(any(output.glob(pattern)) for pattern in _MODEL)
+
+
+def _look(args: argparse.Namespace, command: str, training: Any) -> RunFolder:
+    from ..training.checkpoints import last_complete_checkpoint
+
+    output: Path = args.output
+    checkpoint = last_complete_checkpoint(output, training.world_size)
+    if checkpoint is not None and not (args.resume or args.overwrite):
+        raise FileExistsError(
+            f"{output} holds checkpoints of an earlier run. Pass --resume to go on from {Path(checkpoint).name}, "
+            "--overwrite to start anew, or choose another --output."
+        )
+    if not args.resume:
+        return RunFolder(args, command, training, None, None)
+    run = RunFolder(args, command, training, _read_settings(output / _SETTINGS), checkpoint)
+    steps = (run.before or {}).get("finished")
+    if steps is not None and _holds_model(output) and (output / _SCORES).is_file():
+        from ..training.run_settings import training_settings
+
+        before, now = (run.before or {}).get("training arguments", {}), training_settings(training)
+        same = all(before.get(name) == now[name] for name in _MAY_CHANGE)
+        run.finished = same and (checkpoint is None or _step(checkpoint) >= steps)
+        if not run.finished and checkpoint is None:
+            raise FileExistsError(
+                f"{output} holds a finished run without checkpoints, so there is nothing to go on from with other "
+                "flags. Choose another --output, or pass --overwrite without --resume to start anew."
+            )
+    if not run.finished:
+        print(f"going on from {checkpoint}" if checkpoint else f"no complete checkpoint in {output}: starting anew")
+    return run
+
+
+def _read_settings(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"{path}: expected the settings of a run, and cannot read them ({error}).") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("training arguments", {}), dict):
+        raise ValueError(f"{path}: expected the settings of a run. Choose another --output.")
+    return settings
+
+
+def _checkpoints(output: Path) -> list[tuple[int, Path]]:
+    found = [path for path in output.glob("checkpoint-*") if path.is_dir() and path.name[11:].isdigit()]
+    return sorted((_step(path), path) for path in found)
+
+
+def _step(checkpoint: str | Path) -> int:
+    return int(Path(checkpoint).name.rpartition("-")[2])
+
+
+def _print_scores(metrics: Mapping[str, Any]) -> None:
+    for name, value in metrics.items():
+        if name == "train_loss" or (name.startswith("eval_") and "runtime" not in name and "per_second" not in name):
+            print(f"{name}: not finite" if value is None else f"{name}: {value:.4f}")
