@@ -99,6 +99,7 @@ def test_interrupted_run_goes_on_where_it_stopped(folder: Path, tmp_path: Path, 
 
     monkeypatch.setattr(embedding, "embed_dataset", stop_at_second)
     assert embed(folder, tmp_path / "table.parquet") == 130
+    assert "Go on with: brain-transformers embed" in capsys.readouterr().err
     assert not (tmp_path / "table.parquet").exists()
     calls.append([])
     assert embed(folder, tmp_path / "table.parquet") == 0
@@ -336,7 +337,7 @@ def test_probe_reads_the_table(folder: Path, tmp_path: Path, capsys) -> None:
     assert content["n_groups"] == 8
     assert 0 <= content["scores"]["accuracy"] <= 1
     assert main(["probe", str(tmp_path / "table.csv"), "--label", "age"]) == 2
-    assert "no column 'age'" in capsys.readouterr().err
+    assert "table.csv: there is no column 'age'" in capsys.readouterr().err
 
 
 def test_folder_that_is_no_dataset(folder: Path, tmp_path: Path, capsys) -> None:
@@ -361,3 +362,39 @@ def test_model_that_is_not_there(folder: Path, tmp_path: Path, capsys) -> None:
     assert "preprocessor_config.json" in message
     assert "Traceback" not in message
     assert [path.name for path in tmp_path.iterdir()] == ["no-model"]
+
+
+def test_probe_says_where_each_file_counts_as_a_person(tmp_path: Path, capsys) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "subject": [f"scan{number}" for number in range(12)],
+            "source_file": [f"scan{number}.npy" for number in range(12)],
+            "age": [*range(20, 31), None],
+            **{f"e{number:03d}": rng.normal(size=12) for number in range(3)},
+        }
+    )
+    table.to_parquet(tmp_path / "old.parquet")
+    table.assign(subject_known=[True] * 11 + [False]).to_csv(tmp_path / "new.csv", index=False)
+    scores = tmp_path / "scores.json"
+    assert main(["probe", str(tmp_path / "old.parquet"), "--label", "age", "--output", str(scores)]) == 0
+    said = capsys.readouterr().out
+    assert "each of 11 files counts as a person of its own" in said
+    assert "regression of age: regression of 11 distinct numbers" in said
+    assert json.loads(scores.read_text(), parse_constant=pytest.fail)["baseline"]["r2"] < 0
+    assert main(["probe", str(tmp_path / "new.csv"), "--label", "age", "--groups", "e000"]) == 2
+    assert "new.csv: there is no column 'e000' beside the embedding" in capsys.readouterr().err
+    assert main(["probe", str(tmp_path / "new.csv"), "--label", "age"]) == 0
+    assert "as a person" not in capsys.readouterr().out  # the one of unknown subject has no age
+
+
+def test_scores_that_are_not_defined_are_null(tmp_path: Path, capsys) -> None:
+    features = {"e000": np.arange(4.0), "e001": np.ones(4)}
+    pd.DataFrame({"subject": list("abab"), "age": [20.5, 20.5, 30.5, 20.5], **features}).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    scores = tmp_path / "scores.json"
+    assert main(["probe", str(tmp_path / "t.csv"), "--label", "age", "--output", str(scores)]) == 0
+    content = json.loads(scores.read_text(), parse_constant=pytest.fail)
+    assert None in content["fold_scores"]["r2"]
+    assert "r2 is not defined in 1 of 2 folds" in capsys.readouterr().out

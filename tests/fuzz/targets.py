@@ -476,3 +476,54 @@ def _embed(folder: Path) -> Any:
         "embed", folder / "dataset", "--model", folder / "model", "--output", folder / "table.csv", "--device", "cpu",
         "--part-size", "2",
     )  # fmt: skip
+
+
+def _parts(folder: Path) -> list[Path]:
+    """What an interrupted `embed` leaves behind."""
+    from brain_transformers.evaluation import embedding
+
+    _embedding(folder)
+    whole, finished = embedding.embed_dataset, []
+
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        if finished:
+            raise ValueError("interrupted")
+        finished.append(1)
+        return whole(*args, **kwargs)
+
+    embedding.embed_dataset = stop
+    try:
+        _embed(folder)
+    except ValueError:
+        pass
+    finally:
+        embedding.embed_dataset = whole
+    return sorted((folder / ".table.csv.parts").iterdir())
+
+
+target("embed.parts", _parts, weight=0.15, named=False)(_embed)
+
+
+def _features(name: str) -> Callable[[Path], list[Path]]:
+    def make(folder: Path) -> list[Path]:
+        import pandas
+
+        from brain_transformers.cli.embed import write_table
+
+        rng = np.random.default_rng(0)
+        columns = {f"e{number:03d}": rng.normal(size=20).astype(np.float32) for number in range(4)}
+        people = [f"{number:02d}" for number in range(20)]
+        table = pandas.DataFrame({"subject": people, "sex": ["f", "m"] * 10, "age": range(20, 40), **columns})
+        write_table(table, folder / name)
+        return [folder / name]
+
+    return make
+
+
+def _probe(folder: Path) -> Any:
+    (table,) = (path for path in folder.iterdir() if path.stem == "table" and path.suffix != ".json")
+    return command("probe", table, "--label", "age", "--folds", 2, "--output", folder / "scores.json")
+
+
+target("probe.csv", _features("table.csv"), weight=0.3)(_probe)
+target("probe.parquet", _features("table.parquet"), weight=0.3)(_probe)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 import tempfile
 import warnings
@@ -340,7 +341,10 @@ def _read_part(name: Path) -> tuple[Any, list[dict[str, Any]]] | None:
     if not table.exists():
         return None
     try:
-        return pandas.read_parquet(table), json.loads(name.with_suffix(".json").read_text(encoding="utf-8"))
+        left_out = json.loads(name.with_suffix(".json").read_text(encoding="utf-8"))
+        for entry in left_out:
+            str.strip(entry["error"])
+        return pandas.read_parquet(table), list(left_out)
     except Exception as error:  # what a damaged file makes of libraries is not to be listed
         print(f"{table} is damaged and made again ({type(error).__name__})")
         return None
@@ -359,30 +363,24 @@ def _remove_parts(folder: Path) -> None:
 
 # --- what comes out ---
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
 
 def write_table(table: Any, path: Path) -> None:
     """Write a table by its suffix (.parquet, .csv, .tsv) so that the file is whole or as it was.
 
-    In text files, text that a spreadsheet would run as a formula gets a leading apostrophe, and breaks inside of text
-    become blanks in .tsv.
+    In text files, text that a spreadsheet would run as a formula gets a leading apostrophe.
     """
+    from ..data.participants import table_cell
+
+    def plain(value: Any) -> Any:
+        return table_cell(value) if isinstance(value, str) else value
+
     with whole_file(path) as temporary:
         if path.suffix.lower() == ".parquet":
             table.to_parquet(temporary, index=False)
             return
-        tabs = path.suffix.lower() == ".tsv"
-
-        def plain(value: Any) -> Any:
-            if not isinstance(value, str):
-                return value
-            value = " ".join(value.split()) if tabs else value
-            return f"'{value}" if value.startswith(_FORMULA) else value
-
         text = table.select_dtypes(exclude="number").columns
         table = table.assign(**{name: table[name].map(plain) for name in text})
-        table.rename(columns=plain).to_csv(temporary, index=False, sep="\t" if tabs else ",")
+        table.rename(columns=plain).to_csv(temporary, index=False, sep="\t" if path.suffix == ".tsv" else ",")
 
 
 def read_table(path: Path) -> Any:
@@ -414,7 +412,7 @@ def read_table(path: Path) -> Any:
         ) from error
 
     def plain(value: Any) -> Any:
-        return value[1:] if isinstance(value, str) and value[:1] == "'" and value[1:].startswith(_FORMULA) else value
+        return value[1:] if isinstance(value, str) and re.match("'[=+@-]", value) else value
 
     text = table.select_dtypes(exclude="number").columns
     return table.assign(**{name: table[name].map(plain) for name in text}).rename(columns=plain)

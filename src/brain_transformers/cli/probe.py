@@ -47,17 +47,25 @@ def run(args: argparse.Namespace) -> int:
     from ..optional import require
 
     require("pandas", extra="eval", purpose="tables of embeddings")
+    from .embed import read_table
+
+    table = read_table(args.table)
+    try:
+        return _probe(args, table)
+    except ValueError as error:
+        raise error if str(args.table) in str(error) else ValueError(f"{args.table}: {error}") from error
+
+
+def _probe(args: argparse.Namespace, table: Any) -> int:
     from ..data.labels import Labels
     from ..data.participants import is_gap, say_files_as_people
     from ..evaluation.embedding import embedding_columns
     from ..evaluation.probing import probe
     from ..scores import json_ready
-    from .embed import read_table
 
-    table = read_table(args.table)
     features = embedding_columns(table)
     others = [str(name) for name in table.columns if name not in set(features)]
-    label, groups = (_column(args.table, others, name) for name in (args.label, args.groups))
+    label, groups = (_column(others, name) for name in (args.label, args.groups))
     labels = Labels.from_values(table[label].tolist(), args.label, args.task)
     if len(labels.rows) < len(table):
         print(f"{len(table) - len(labels.rows)} of {len(table)} rows have no {args.label} and are left out")
@@ -65,13 +73,13 @@ def run(args: argparse.Namespace) -> int:
     owners = known[groups].tolist()
     if missing := [row for row, owner in zip(labels.rows, owners) if is_gap(owner)]:
         raise ValueError(
-            f"{args.table}: row {missing[0]} has no {args.groups}, so it could stand on both sides of a split. Fill "
+            f"row {missing[0]} has no {args.groups}, so it could stand on both sides of a split. Fill "
             "the column in, or pass another as --groups (source_file where every scan is of another person)."
         )
     if groups == "subject" and (note := say_files_as_people(known)):
         print(f"warning: {note}")
     result = probe(
-        _numbers(args.table, known, features),
+        _numbers(known, features),
         labels.values,
         groups=[str(owner) for owner in owners],
         task=labels.task,
@@ -110,15 +118,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _column(path: Path, columns: Sequence[str], name: str) -> str:
+def _column(columns: Sequence[str], name: str) -> str:
     """The column that is meant by a name, which `embed` prefixes where the table has such a column of its own."""
     for column in (name, f"participant_{name}"):
         if column in columns:
             return column
-    raise ValueError(f"{path} has no column {name!r} beside the embedding; it has {', '.join(columns)}.")
+    raise ValueError(f"there is no column {name!r} beside the embedding, only {', '.join(columns)}.")
 
 
-def _numbers(path: Path, table: Any, features: Sequence[str]) -> Any:
+def _numbers(table: Any, features: Sequence[str]) -> Any:
     """The embedding of every row as float64 `(n_rows, n_features)`.
 
     Raises:
@@ -129,10 +137,10 @@ def _numbers(path: Path, table: Any, features: Sequence[str]) -> Any:
     try:
         values = table[list(features)].to_numpy(dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected numbers in {features[0]} to {features[-1]} ({error}).") from error
+        raise ValueError(f"expected numbers in {features[0]} to {features[-1]} ({error}).") from error
     if bad := np.flatnonzero(~np.isfinite(values).all(1)).tolist():
         raise ValueError(
-            f"{path}: {len(bad)} of {len(values)} embeddings are not finite (first: row {table.index[bad[0]]}). Embed "
+            f"{len(bad)} of {len(values)} embeddings are not finite (first: row {table.index[bad[0]]}). Embed "
             "these scans again with --on-error skip, or leave their rows out."
         )
     return values

@@ -1,5 +1,6 @@
 """Labels of scans: which rows have one, and whether they are classes or numbers. One rule for every command."""
 
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -37,8 +38,13 @@ def class_name(value: Any) -> str:
 _NUMBER = re.compile(r"\s*[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 
 
+_LONGEST_NUMBER = 40
+
+
 def _is_number(value: Any) -> bool:
-    return bool(_NUMBER.fullmatch(value)) if isinstance(value, str) else isinstance(value, (int, float))
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_NUMBER and bool(_NUMBER.fullmatch(value))
+    return isinstance(value, (int, float))
 
 
 def _number(text: str) -> Any:
@@ -197,7 +203,7 @@ class Labels:
                     f"Expected numbers in {column!r}, got text ({text[0]!r}), which cannot be regressed. Leave the "
                     "task out, or mend these cells."
                 )
-            if infinite := [row for row, value in zip(rows, values) if not np.isfinite(value)]:
+            if infinite := [row for row, value in zip(rows, values) if not math.isfinite(value)]:
                 raise ValueError(f"Expected finite numbers in {column!r}, got infinity in row {infinite[0]}. Mend it.")
             return cls(column, task, rows, values)
         named = {class_name(value): value for value in values}
