@@ -1,15 +1,22 @@
 """BOLD images become ROI series on the right side of the brain."""
 
 import gzip
+import warnings
 
 import numpy as np
 import pytest
 
 nib = pytest.importorskip("nibabel")
 pytest.importorskip("nilearn")
+pd = pytest.importorskip("pandas")
 
-from brain_transformers.data.parcellation import load_atlas, parcellate  # noqa: E402
+from nilearn.maskers import NiftiLabelsMasker  # noqa: E402
+from scipy.spatial import cKDTree  # noqa: E402
+
+from brain_transformers.data import parcellation  # noqa: E402
+from brain_transformers.data.parcellation import check_atlas_order, load_atlas, parcellate  # noqa: E402
 from brain_transformers.data.readers import ROISeriesReadError  # noqa: E402
+from brain_transformers.processing.roi_orders import roi_coordinates, roi_labels  # noqa: E402
 
 # Right-handed 4 mm grid around the origin; and the same grid with x stored from right to left, as FSL does.
 AFFINE = np.array([[4.0, 0, 0, -32], [0, 4, 0, -32], [0, 0, 4, -32], [0, 0, 0, 1]])
@@ -114,3 +121,175 @@ def test_repetition_time_in_milliseconds_is_read_by_its_unit(brain):
     image.header.set_xyzt_units("mm", "sec")
     with pytest.raises(ROISeriesReadError, match="735 s"):
         parcellate(image, nib.Nifti1Image(labels, AFFINE))
+
+
+def test_voxels_without_data_do_not_count(brain):
+    labels, bold, _, _ = brain
+    rng = np.random.default_rng(1)
+    bold = bold + rng.normal(size=bold.shape).astype(np.float32)
+    expected = NiftiLabelsMasker(nib.Nifti1Image(labels, AFFINE), standardize=None, reports=False).fit_transform(
+        nib.Nifti1Image(bold, AFFINE)
+    )
+    atlas = nib.Nifti1Image(labels, AFFINE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = parcellate(nib.Nifti1Image(bold, AFFINE), atlas).signals
+    np.testing.assert_array_equal(whole, expected.T.astype(np.float32))
+
+    inside = np.argwhere(labels == 1)
+    holed = bold.copy()
+    for kind, part in ((0.0, inside[:20]), (7.5, inside[20:30]), (np.nan, inside[30:40])):
+        holed[tuple(part.T)] = kind
+    holed[(*inside[40], 3)] = np.inf  # one frame of one voxel
+    holed[tuple(np.argwhere(labels == 3)[: (labels == 3).sum() // 2 + 1].T)] = 0.0
+    with pytest.warns(
+        UserWarning, match=r"222 of 990 voxels .*1 parcels are means.*NaN, first labels: \[3\]"
+    ) as caught:
+        signals = parcellate(nib.Nifti1Image(holed, AFFINE), atlas).signals
+    assert len(caught) == 1
+    np.testing.assert_allclose(signals[0], bold[tuple(inside[41:].T)].mean(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(signals[1], whole[1])
+    assert np.isnan(signals[2]).all()
+    holed[labels == 2] = 0.0
+    with pytest.raises(ROISeriesReadError, match="2 of 3 parcels hold no data"):
+        parcellate(nib.Nifti1Image(holed, AFFINE), atlas)
+
+
+def test_large_images_are_read_in_blocks_with_the_same_result(brain, tmp_path, monkeypatch):
+    labels, bold, series, image = brain
+    nib.save(image, tmp_path / "bold.nii.gz")
+    monkeypatch.setattr(parcellation, "_BLOCK_VALUES", 5 * 16**3)
+    atlas = nib.Nifti1Image(labels, AFFINE)
+    bold[3, 3, 4] = 5.0  # has the image read twice
+    nib.save(image, tmp_path / "bold.nii.gz")
+    with pytest.warns(UserWarning, match="1 of 990 voxels"):
+        np.testing.assert_allclose(parcellate(tmp_path / "bold.nii.gz", atlas).signals, series, rtol=1e-5)
+
+
+def test_a_header_that_claims_more_than_the_file_holds_is_refused_at_once(brain, tmp_path):
+    labels, _, _, image = brain
+    path = tmp_path / "sub-01_bold.nii.gz"
+    nib.save(image, path)
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[48:50] = (30000).to_bytes(2, "little")  # dim[4]
+    path.write_bytes(gzip.compress(bytes(content[:5000])))
+    with pytest.raises(ROISeriesReadError, match=r"sub-01_bold\.nii\.gz.*its header claims 491,520,000 bytes"):
+        parcellate(path, nib.Nifti1Image(labels, AFFINE))
+
+
+@pytest.fixture
+def noisy():
+    """Two parcels of 200 frames at 2 s, with motion in them."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((8, 8, 8), dtype=np.int32)
+    labels[1:4, 1:7, 1:7], labels[4:7, 1:7, 1:7] = 1, 2
+    motion = rng.normal(size=200).cumsum()
+    bold = (1000 + 10 * rng.normal(size=(8, 8, 8, 200)) + 5 * motion).astype(np.float32)
+    image = nib.Nifti1Image(bold, AFFINE)
+    image.header.set_zooms((4, 4, 4, 2.0))
+    image.header.set_xyzt_units("mm", "sec")
+    return image, nib.Nifti1Image(labels, AFFINE), motion
+
+
+def by_nilearn(image, atlas, confounds=None, sample_mask=None, **options):
+    masker = NiftiLabelsMasker(atlas, reports=False, t_r=2.0, **{"standardize": None, **options})
+    return masker.fit_transform(image, confounds=confounds, sample_mask=sample_mask).T
+
+
+def test_confounds_of_fmriprep_are_regressed_out(noisy, tmp_path):
+    image, atlas, motion = noisy
+    table = pd.DataFrame({"trans_x": motion, "trans_x_derivative1": np.r_[np.nan, np.diff(motion)]})
+    filled = table.bfill()
+    expected = by_nilearn(image, atlas, filled)
+    table.to_csv(tmp_path / "confounds.tsv", sep="\t", index=False, na_rep="n/a")
+    as_text = table.astype(object).where(table.notna(), "n/a")
+    for confounds in (
+        table,
+        tmp_path / "confounds.tsv",
+        as_text,
+        [filled[["trans_x"]], table.iloc[:, 1:]],
+        filled.to_numpy(),
+    ):
+        np.testing.assert_allclose(parcellate(image, atlas, confounds=confounds).signals, expected, atol=1e-2)
+    assert abs(np.corrcoef(expected[0], motion)[0, 1]) < 0.05
+
+
+def test_frames_that_are_not_kept_are_gaps_at_their_times(noisy):
+    image, atlas, motion = noisy
+    kept = np.setdiff1d(np.arange(200), [0, 1, 50, 51, 52, 199])
+    options = {"low_pass": 0.1, "high_pass": 0.01, "detrend": True, "standardize": "zscore_sample"}
+    expected = by_nilearn(image, atlas, motion[:, None], kept, **options)
+    as_bool = np.isin(np.arange(200), kept)
+    for sample_mask in (kept, as_bool, [kept]):
+        signals = parcellate(image, atlas, confounds=motion, sample_mask=sample_mask, **options).signals
+        np.testing.assert_allclose(signals[:, kept], expected, atol=1e-4)
+        assert np.isnan(np.delete(signals, kept, axis=1)).all()
+    plain = parcellate(image, atlas).signals
+    np.testing.assert_array_equal(parcellate(image, atlas, sample_mask=kept).signals[:, kept], plain[:, kept])
+
+
+def test_zero_frames_take_no_part_in_cleaning(noisy):
+    image, atlas, _ = noisy
+    data = np.asarray(image.dataobj).copy()
+    gaps = np.arange(20, 60)
+    data[..., gaps] = 0.0
+    kept = np.setdiff1d(np.arange(200), gaps)
+    signals = parcellate(nib.Nifti1Image(data, AFFINE), atlas, standardize="zscore_sample").signals
+    assert np.isnan(signals[:, gaps]).all()
+    np.testing.assert_allclose(signals[:, kept].std(axis=1, ddof=1), 1, rtol=1e-4)
+
+
+def test_the_filter_runs_at_the_scans_own_repetition_time(noisy):
+    _, atlas, _ = noisy
+    time = 0.5 * np.arange(200)
+    data = 1000 + np.zeros((8, 8, 8, 200)) + np.sin(2 * np.pi * 0.05 * time) + np.sin(2 * np.pi * 0.4 * time)
+    signals = parcellate(nib.Nifti1Image(data, AFFINE), atlas, t_r=0.5, low_pass=0.2).signals[0]
+    np.testing.assert_allclose(signals[20:-20], 1000 + np.sin(2 * np.pi * 0.05 * time)[20:-20], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confounds": np.zeros((199, 1))}, "confounds with one row for each of the 200 frames, got 199"),
+        ({"confounds": np.r_[np.zeros(5), np.nan, np.zeros(194)]}, "1 gaps in 'column 0' .first in row 5"),
+        ({"confounds": pd.DataFrame({"who": ["a"] * 200})}, "text in 'who'"),
+        ({"confounds": "nowhere.tsv"}, "cannot be read as a table"),
+        ({"confounds": (np.zeros((200, 1)), None)}, "Pass them one by one"),
+        ({"confounds": np.eye(200)}, "fewer confounds than frames"),
+        ({"sample_mask": [1, 200]}, "sample_mask .* from 1 to 200"),
+        ({"sample_mask": np.ones(150, dtype=bool)}, "sample_mask"),
+        ({"sample_mask": []}, "sample_mask"),
+        ({"low_pass": 0.3}, "low_pass above 0 and below 0.25 Hz"),
+        ({"low_pass": float("nan")}, "low_pass"),
+        ({"low_pass": 0.05, "high_pass": 0.1}, "high_pass below low_pass"),
+        ({"standardize": "max"}, "standardize"),
+        ({"smoothing_fwhm": 6}, "no option 'smoothing_fwhm'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_by_name(noisy, options, message):
+    image, atlas, _ = noisy
+    with pytest.raises(ROISeriesReadError, match=message):
+        parcellate(image, atlas, **options)
+
+
+def test_a_filter_without_a_repetition_time_is_refused(noisy):
+    image, atlas, _ = noisy
+    image.header.set_zooms((4, 4, 4, 0))
+    with pytest.raises(ROISeriesReadError, match="needs the repetition time"):
+        parcellate(image, atlas, high_pass=0.01)
+
+
+def test_an_atlas_of_the_other_edition_is_refused():
+    grid = np.indices((48, 56, 48)).reshape(3, -1).T * 4.0 + (-96, -130, -74)
+    affine = np.array([[4.0, 0, 0, -96], [0, 4, 0, -130], [0, 0, 4, -74], [0, 0, 0, 1]])
+    distance, label = cKDTree(roi_coordinates("schaefer400-17net")).query(grid + 1.5)
+    picture = np.where(distance < 9, label + 1, 0).reshape(48, 56, 48).astype(np.int16)
+    atlas = nib.Nifti1Image(picture, affine)
+    check_atlas_order(atlas, "schaefer400-17net")
+    check_atlas_order(atlas, list(roi_labels("schaefer400-17net")))
+    check_atlas_order(atlas, "a424")  # whose centres nobody ships
+    for wrong in ("schaefer400-7net", list(roi_labels("schaefer400-7net"))):
+        with pytest.raises(ROISeriesReadError, match="parcels are in the order 'schaefer400-17net'"):
+            check_atlas_order(atlas, wrong, "atlas.nii.gz")
+    with pytest.raises(ROISeriesReadError, match=r"do not lie where .* not mirrored"):
+        check_atlas_order(nib.Nifti1Image(picture[::-1], affine), "schaefer400-17net")

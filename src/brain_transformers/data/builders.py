@@ -239,7 +239,7 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
 
     @staticmethod
     def _load_atlas(atlas: str | Path, roi_order: ROIOrder, n_rois: int | None) -> Any:
-        from .parcellation import load_atlas
+        from .parcellation import check_atlas_order, load_atlas
 
         name = resolve_roi_order(roi_order).name
         if str(atlas) in ROI_ORDERS and name != str(atlas) and not Path(atlas).exists():
@@ -254,6 +254,7 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
                 f"{atlas}: the label image goes up to label {highest}, but roi_order has {n_rois} parcels. "
                 "Use the label image that belongs to the roi_order."
             )
+        check_atlas_order(image, roi_order, str(atlas))
         return image
 
     def _info(self) -> datasets.DatasetInfo:

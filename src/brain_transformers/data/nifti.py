@@ -10,8 +10,12 @@ from ..optional import require
 _LARGEST_RATIO, _ALWAYS_ALLOWED = 200, 1 << 28
 
 
-def load_image(path: str | Path) -> Any:
+def load_image(path: str | Path, **options: Any) -> Any:
     """Open an image; its data are read later, and are as large as its header says, which is checked here.
+
+    Args:
+        path: the image.
+        options: for `nibabel.load`.
 
     Raises:
         ValueError: if the header claims more data than the file can hold.
@@ -21,7 +25,7 @@ def load_image(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():  # a pipe would block for ever
         raise FileNotFoundError("there is no such file")
-    image = nib.load(path)
+    image = nib.load(path, **options)
     size = path.stat().st_size
     packed = path.name.lower().endswith((".gz", ".bz2", ".zst"))
     most = max(_ALWAYS_ALLOWED, size * _LARGEST_RATIO) if packed else size

@@ -220,6 +220,25 @@ def roi_coordinates(order: ROIOrder) -> np.ndarray | None:
     return coordinates[stable_y_order(coordinates)] if resolved.sorted_by_y else coordinates
 
 
+@functools.cache
+def _centres_by_label() -> dict[str, np.ndarray]:
+    tables = {atlas: _atlas_coordinates(atlas) for atlas in _ATLASES}
+    return {
+        label: table[row]
+        for atlas, table in tables.items()
+        if table is not None
+        for row, label in enumerate(_atlas_labels(atlas))
+    }
+
+
+def label_centres(order: ROIOrder) -> np.ndarray:
+    """Centres of the parcels, (n_rois, 3) float32, mm MNI152, before any sorting; NaN for parcels we ship none of."""
+    centres = _centres_by_label()
+    nowhere = np.full(3, np.nan, dtype=np.float32)
+    rows = [centres.get(label, nowhere) for label in resolve_roi_order(order).labels]
+    return np.asarray(rows, dtype=np.float32).reshape(-1, 3)
+
+
 def stable_y_order(coordinates: np.ndarray) -> np.ndarray:
     """Rows from posterior to anterior: a stable ascending sort by Y, where ties keep their label order.
 
