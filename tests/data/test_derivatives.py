@@ -70,6 +70,8 @@ def test_a_name_that_says_nothing_is_a_person_of_its_own_and_that_is_said(tmp_pa
         (["hc/p1-a.npy", "hc/p1-b.npy", "mdd/p2-a.npy"], ["p1", "p1", "p2"]),
         (["train/P7_1.npy", "train/P8_1.npy", "validation/P7_2.npy"], ["P7", "P8", "P7"]),
         (["100307_REST1x.npy", "100307_REST2x.npy"], ["100307", "100307"]),
+        (["100307.rest1.npy", "100307.rest2.npy"], ["100307", "100307"]),
+        (["S01R1.npy", "S01R2.npy", "S02R1.npy"], ["S01", "S01", "S02"]),
     ],
 )
 def test_names_that_begin_alike_are_refused_with_a_pattern_that_fits(tmp_path, names, subjects):
@@ -89,6 +91,8 @@ def test_names_that_begin_alike_are_refused_with_a_pattern_that_fits(tmp_path, n
         ["scan_001.npy", "scan_002.npy"],
         ["1000001.npy", "1000002.npy"],
         ["A424_17.npy", "A424_18.npy"],
+        ["bold_0.72_a.npy", "bold_0.72_b.npy"],
+        ["0f3a91bc.npy", "0f3b77aa.npy"],
         ["controls/001.npy", "controls/002.npy", "patients/003.npy"],
     ],
 )

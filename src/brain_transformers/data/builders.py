@@ -26,7 +26,7 @@ from .derivatives import NAME_COLUMNS, FoundScans, find_scans
 from .errors import ROISeriesReadError
 from .participants import Participants, read_participants
 from .readers import ROISeries, read_coordinates, read_roi_series
-from .saved_datasets import is_saved, load_saved
+from .saved_datasets import check_arrow_file, is_saved, load_saved
 from .sidecars import scan_t_r
 
 if TYPE_CHECKING:
@@ -351,6 +351,8 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
             ROISeriesReadError: if files could not be read and `on_error="raise"`, or none could.
         """
         self.skipped = {}
+        for path in sorted(Path(self.cache_dir).glob("*.arrow")):
+            check_arrow_file(path, f"Delete the folder {self.cache_dir}, which is a cache, and call this again.")
         result = super().as_dataset(*args, **kwargs)
         names = list(result) if isinstance(result, dict) else [""]
         splits = list(result.values()) if isinstance(result, dict) else [result]

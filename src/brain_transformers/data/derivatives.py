@@ -30,7 +30,22 @@ NAME_COLUMNS = {
 """Columns of a dataset that come from a file's name, and their BIDS entities."""
 
 # What tells apart the images that a program made of one run. Two of them in one dataset are one scan counted twice.
-_VARIANTS = ("space", "res", "den", "cohort", "desc", "echo", "part", "rec", "atlas", "seg", "label", "stat", "hemi")
+_VARIANTS = (
+    "space",
+    "res",
+    "den",
+    "cohort",
+    "desc",
+    "echo",
+    "part",
+    "rec",
+    "atlas",
+    "seg",
+    "scale",
+    "label",
+    "stat",
+    "hemi",
+)
 _NATIVE = {"T1w", "T2w", "anat", "bold", "boldref", "epi", "func", "fsnative", "individual", "native", "orig"}
 _NATIVE |= {"scanner", "subject", "T1", "T2", "run", "session"}
 _SAME_SERIES = {"bold", "timeseries", "boldts", "ts"}  # suffixes that say nothing about which run it is
@@ -40,7 +55,8 @@ _SIDE_FOLDERS = re.compile(r"^\.|^@eaDir$|^__MACOSX$|^lost\+found$|^#recycle$", 
 _SIDE_SUFFIXES = {
     "events", "scans", "sessions", "channels", "electrodes", "physio", "stim", "beh", "blood", "coordsystem", "dseg",
     "participants", "samples", "mixing", "relmat", "relmatrix", "connectome", "conmat", "motion", "outliers", "design",
-    "qc", "regressors", "confounds", "coverage", "alff", "reho", "bval", "bvec", "mask", "probseg",
+    "qc", "regressors", "confounds", "coverage", "alff", "reho", "bval", "bvec", "mask", "probseg", "boldref", "sbref",
+    "t1w", "t2w", "flair", "xfm",
     "coordinates", "centroids", "centroid", "coords", "labels", "embeddings",
 }  # fmt: skip
 _SIDE_WORDS = re.compile(
@@ -150,12 +166,12 @@ def find_scans(
                 f"name_pattern {name_pattern!r} (--name-pattern) finds a subject in {len(kept) - len(without)} of "
                 f"{len(kept)} paths below {root}; not in {_some(without)}. It is searched in the path relative to the "
                 "folder, such as this one: make it fit, or choose the files with pattern (--pattern)."
-                + _proposal(kept, participants)
+                + _proposal(kept)
             )
         for name in without:
             found.unusable[name] = f"{root / name}: name_pattern finds no subject in this path."
     else:
-        _refuse_shared_ids(root, found.names, participants)
+        _refuse_shared_ids(root, found.names)
     if images:
         kept = _without_native(root, kept, found, pattern)
     kept = _without_parts(kept, found)
@@ -496,7 +512,7 @@ def _compiled(name_pattern: str) -> re.Pattern[str]:
     return expression
 
 
-def _refuse_shared_ids(root: Path, names: Mapping[str, ScanName], participants: Collection[str]) -> None:
+def _refuse_shared_ids(root: Path, names: Mapping[str, ScanName]) -> None:
     """Refuse files without a subject that seem to be several of one person."""
     unknown = [name for name, told in names.items() if not told.known]
     depth, group = _shared_id(unknown)
@@ -506,7 +522,7 @@ def _refuse_shared_ids(root: Path, names: Mapping[str, ScanName], participants: 
         f"{root}: no name says whose scan it is, and files that begin alike may be several of one person (such as "
         f"{_some(group)}). As people of their own they would be on both sides of every split. Say which part of the "
         "path is the subject with name_pattern (--name-pattern), a regular expression with (?P<subject>...)."
-        + _proposal(unknown, participants, depth, group[0])
+        + _proposal(unknown, depth, group[0])
         + " If each file is another person:"
         + f" {_EACH_FILE!r}."
     )
@@ -515,9 +531,20 @@ def _refuse_shared_ids(root: Path, names: Mapping[str, ScanName], participants: 
 _EACH_FILE = r"^(?P<subject>.+?)\.\w+(\.gz)?$"
 
 
-def _tokens(name: str) -> list[str]:
+def _pieces(name: str) -> list[str]:
+    """Parts of a name and what separates them, in turn: `S01R1_rest` -> `S01`, ``, `R1`, `_`, `rest`."""
     folders, stem = _parts(name)
-    return [token for token in re.split(r"[/_ -]+", "/".join([*folders, stem])) if token]
+    # A point is none in 0.72, and an identifier may end where letters follow.
+    pieces = re.split(r"([/_ -]+|(?<!\D\d)\.)", "/".join([*folders, stem]))
+    result: list[str] = []
+    for number, piece in enumerate(pieces):
+        inner = None if number % 2 else re.fullmatch(r"([A-Za-z]*\d{2,})([A-Za-z]{1,5}\d{0,2})", piece)
+        result += [inner[1], "", inner[2]] if inner and not _CONSTANT.fullmatch(piece) else [piece]
+    return result
+
+
+def _tokens(name: str) -> list[str]:
+    return _pieces(name)[::2]
 
 
 def _shared_id(names: Sequence[str]) -> tuple[int, list[str]]:
@@ -551,25 +578,22 @@ _CONSTANT = re.compile(
 )
 
 
-def _proposal(names: Sequence[str], participants: Collection[str], depth: int = 0, example: str = "") -> str:
+def _proposal(names: Sequence[str], depth: int = 0, example: str = "") -> str:
     """A name_pattern that fits all names and tells their files apart, as a sentence, or nothing."""
     if not example:
         depth, group = _shared_id(names)
         example = group[0] if group else names[0]
-    path = example[: len(example) - len(_suffix(example))]
-    top = path.split("/", 1)[0]
-    start = "^" if top not in SPLITS or "/" not in path else "^[^/]+/"
-    rest = path if start == "^" else path.split("/", 1)[1]
-    pieces = re.split(r"([/_ -]+)", rest)  # token, separator, token, ...
+    pieces = _pieces(example)
     if depth < 1 or len(pieces) < 2 * depth + 1:
         return ""
-    before = "".join(
-        re.escape(piece) if number % 2 else r"[^/_ -]+" for number, piece in enumerate(pieces[: 2 * depth - 2])
-    )
-    for after in (re.escape(pieces[2 * depth - 1]), "[/_ -]"):
-        pattern = rf"{start}{before}(?P<subject>[^/_ -]+){after}(?P<run>.+?)\.\w+(\.gz)?$"
-        matches = [re.search(pattern, name) for name in names]
-        if all(matches):
+    start = "^[^/]+/" if example.split("/", 1)[0] in SPLITS and "/" in example else "^"
+    plain = r"[^/_. -]+"
+    before = "".join(re.escape(piece) if number % 2 else plain for number, piece in enumerate(pieces[: 2 * depth - 2]))
+    after = pieces[2 * depth - 1]
+    subject = plain if after else r"[A-Za-z]*\d+"
+    for end in (re.escape(after), "[/_. -]"):
+        pattern = rf"{start}{before}(?P<subject>{subject}){end}(?P<run>.+?)\.\w+(\.gz)?$"
+        if all(re.search(pattern, name) for name in names):
             return f" Fitting here: {pattern!r}."
     return ""
 

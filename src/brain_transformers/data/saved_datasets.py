@@ -91,7 +91,7 @@ def _load_part(folder: Path) -> "datasets.Dataset":
     state = _read_json(folder / "state.json")
     _read_json(folder / "dataset_info.json")
     for path in _arrow_files(folder, state):
-        _validate(path)
+        check_arrow_file(path)
     try:
         dataset = datasets.load_from_disk(str(folder))
         dataset.with_format("numpy")
@@ -130,14 +130,18 @@ def _arrow_files(folder: Path, state: dict[str, Any]) -> Iterator[Path]:
         yield folder / name
 
 
-def _validate(path: Path) -> None:
-    """Raise unless the structure of an Arrow stream is sound; values of signals are not read."""
+def check_arrow_file(path: Path, fix: str = _FIX) -> None:
+    """Raise unless the structure of an Arrow stream is sound; values of signals are not read.
+
+    Raises:
+        ROISeriesReadError: if it is not; the message ends with `fix`.
+    """
     try:
         with pa.memory_map(str(path)) as source:
             pa.ipc.open_stream(source).read_all().validate(full=True)
     except Exception as error:
         raise ROISeriesReadError(
-            f"{path}: the Arrow file is damaged or cut off ({str(error)[:300]}). {_FIX}"
+            f"{path}: the Arrow file is damaged or cut off ({str(error)[:300]}). {fix}"
         ) from error
 
 
