@@ -284,3 +284,9 @@ def test_evaluation_without_an_evaluation_set_is_refused_when_the_trainer_is_mad
             _latent(tmp_path, **options)
     with pytest.raises(ValueError, match="eval_dataset"):
         _latent(tmp_path).evaluate()
+
+
+def test_checkpoints_are_a_tenth_of_the_run_apart_unless_said_otherwise(tmp_path):
+    _run(_masked, tmp_path, max_steps=12, save_steps=None)
+    steps = sorted(int(path.name.partition("-")[2]) for path in tmp_path.glob("checkpoint-*"))
+    assert steps == [2, 4, 6, 8, 10, 12]

@@ -85,3 +85,15 @@ def test_weight_decay_reaches_the_optimizer(tmp_path):
         p.numel() for p in trainer.model.parameters()
     )
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("learning_rate", float("nan")), ("base_learning_rate", -1.0), ("weight_decay", float("inf"))),
+        *(("per_device_train_batch_size", 0), ("warmup_steps", float("nan")), ("num_train_epochs", float("inf"))),
+    ],
+)
+def test_numbers_that_no_run_can_mean_are_refused_by_name(tmp_path, name, value):
+    with pytest.raises(ValueError, match=rf"{name} \(--{name}\).*got {value}"):
+        MAETrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{name: value})

@@ -1,7 +1,8 @@
-"""Arguments of the pretraining runs."""
+"""Arguments of training runs."""
 
 import inspect
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -12,9 +13,83 @@ from ..models.validation import TRAIN_MODES
 from ..optional import require
 from .schedules import scaled_learning_rate
 
+_TENTH = 0.1
+
 
 @dataclass
-class MAETrainingArguments(TrainingArguments):
+class ScanTrainingArguments(TrainingArguments):
+    """What the training arguments of this package have in common, for [`SeededTrainer`].
+
+    Different from `TrainingArguments`: the checkpoints of a run are ten, however long it is (500 steps, the default of
+    transformers, are more than many runs here have); every 10 steps are logged; losses that are not finite are not
+    replaced in the log, since the Trainers stop there; columns are left to the collator.
+
+    Args:
+        save_steps: steps between checkpoints, or below 1 their share of the run; `None` for a tenth, or, with
+            `load_best_model_at_end` and evaluation by steps, whenever it is evaluated.
+
+    Raises:
+        ImportError: without accelerate (extra `train`).
+        ValueError: for a number that is NaN, infinite, or below its range.
+    """
+
+    save_steps: float | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "Steps between checkpoints, or below 1 their share of the run; by default a tenth of it."},
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite in the log; training stops there anyway."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay False: the collator needs all columns of a row."}
+    )
+
+    def __post_init__(self) -> None:
+        require("accelerate", extra="train", purpose="training with the Trainer")
+        _check_numbers(self)
+        if self.save_steps is None:
+            self.save_steps = _TENTH
+            if self.load_best_model_at_end and self.eval_strategy == "steps":
+                self.save_steps = self.eval_steps or self.logging_steps
+        super().__post_init__()
+
+
+# Fields of one or the other class that count or scale something, and what they are at least.
+_AT_LEAST = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(
+        (
+            *(
+                "learning_rate",
+                "base_learning_rate",
+                "start_learning_rate",
+                "final_learning_rate",
+                "min_learning_rate",
+            ),
+            *("weight_decay", "final_weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "warmup_epochs"),
+            *("network_loss_decay_epochs", "network_loss_delay_epochs", "lr_warmup_epochs", "save_steps"),
+            *("logging_steps", "eval_steps", "seed", "data_seed", "target_momentum_steps"),
+        ),
+        0,
+    ),
+}
+
+
+def _check_numbers(arguments: TrainingArguments) -> None:
+    """Raise ValueError for numbers that no run can mean."""
+    for entry in fields(arguments):
+        value = getattr(arguments, entry.name)
+        if not isinstance(value, (int, float)):
+            continue
+        least = _AT_LEAST.get(entry.name)
+        if not math.isfinite(value) or (least is not None and value < least):
+            bound = "a finite number" if least is None else f"a finite number of {least} or more"
+            raise ValueError(f"Expected {entry.name} (--{entry.name}) to be {bound}, got {value}. Choose another.")
+
+
+@dataclass
+class MAETrainingArguments(ScanTrainingArguments):
     """`TrainingArguments` with the recipe of BrainLM as defaults, for [`MAETrainer`].
 
     From the released training code: base learning rate 1e-3 per 256 samples, weight decay 0.05, 100 epochs, warmup
@@ -66,11 +141,7 @@ class MAETrainingArguments(TrainingArguments):
         default="cosine", metadata={"help": "Learning rate schedule after the warmup."}
     )
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Samples a device and forward pass."})
-    logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
     seed: int = field(default=1234, metadata={"help": "Seed of weights, order, windows, masks and dropout."})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: the collator needs all columns of a row."}
-    )
     label_names: list[str] | None = field(
         default_factory=list, metadata={"help": "Empty: masked modeling has no labels."}
     )
@@ -79,7 +150,6 @@ class MAETrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        require("accelerate", extra="train", purpose="training with the Trainer")
         if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise ValueError(
                 f"Expected mask_ratio between 0 and 1, both excluded, got {self.mask_ratio}. With nothing hidden "
@@ -116,7 +186,7 @@ class MAETrainingArguments(TrainingArguments):
 
 
 @dataclass
-class FineTuningArguments(TrainingArguments):
+class FineTuningArguments(ScanTrainingArguments):
     """`TrainingArguments` with defaults for fine-tuning on scans, for [`FineTuningTrainer`].
 
     Learning rate 1e-4, weight decay 0.05, 20 epochs, warmup over 10 % of the steps, cosine to 0, batches of 16:
@@ -145,13 +215,8 @@ class FineTuningArguments(TrainingArguments):
         default="cosine", metadata={"help": "Learning rate schedule after the warmup."}
     )
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Samples a device and forward pass."})
-    logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: the collator needs all columns of a row."}
-    )
 
     def __post_init__(self) -> None:
-        require("accelerate", extra="train", purpose="training with the Trainer")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"Expected layer_decay above 0 and at most 1, got {self.layer_decay}.")
         super().__post_init__()

@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
-
-from ..optional import require
+from .arguments import ScanTrainingArguments
 from .distillation_schedules import NETWORK_LOSS_SCHEDULES
 from .schedules import scaled_learning_rate
 
 
 @dataclass
-class SelfDistillationTrainingArguments(TrainingArguments):
+class SelfDistillationTrainingArguments(ScanTrainingArguments):
     """`TrainingArguments` with the recipe of Brain-Semantoks as defaults, for [`SelfDistillationTrainer`].
 
     From the released training code: 100 epochs of 512 samples an update, AdamW with betas 0.9 and 0.999, base learning
@@ -87,11 +85,7 @@ class SelfDistillationTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = field(default=512, metadata={"help": "Samples a device and forward pass."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Samples a device in evaluation."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave incomplete batches of training out."})
-    logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
     seed: int = field(default=21, metadata={"help": "Seed of weights, order, crops, masks and dropout."})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: the collator needs all columns of a row."}
-    )
     label_names: list[str] | None = field(
         default_factory=list, metadata={"help": "Empty: self-distillation has no labels."}
     )
@@ -100,7 +94,6 @@ class SelfDistillationTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        require("accelerate", extra="train", purpose="training with the Trainer")
         if not 0 <= self.teacher_momentum <= 1:
             raise ValueError(f"Expected teacher_momentum between 0 and 1, got {self.teacher_momentum}.")
         if self.masking_frequency is not None and not 0 <= self.masking_frequency <= 1:

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
-
-from ..optional import require
+from .arguments import ScanTrainingArguments
 from .schedules import scaled_learning_rate
 
 
 @dataclass
-class JEPATrainingArguments(TrainingArguments):
+class JEPATrainingArguments(ScanTrainingArguments):
     """`TrainingArguments` with the recipe of Brain-JEPA as defaults, for [`JEPATrainer`].
 
     From the released configuration, which trains with 512 samples an update: learning rate from 5e-5 over 40 of 300
@@ -74,11 +72,7 @@ class JEPATrainingArguments(TrainingArguments):
     max_grad_norm: float = field(default=0.0, metadata={"help": "Norm that gradients are clipped at; 0 for none."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Samples a device and forward pass."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Samples a device in evaluation."})
-    logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, order, windows, masks and dropout."})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: the collator needs all columns of a row."}
-    )
     label_names: list[str] | None = field(
         default_factory=list, metadata={"help": "Empty: latent prediction has no labels."}
     )
@@ -87,7 +81,6 @@ class JEPATrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        require("accelerate", extra="train", purpose="training with the Trainer")
         for name in ("target_momentum_start", "target_momentum_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Expected {name} between 0 and 1, got {getattr(self, name)}.")

@@ -1,7 +1,6 @@
 """A picture of what the model reconstructs, at every evaluation."""
 
 import importlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from ..files import whole_file
 from ..optional import require
 from .arguments import MAETrainingArguments
 
@@ -26,7 +26,7 @@ class ReconstructionPlotCallback(TrainerCallback):
     """Saves `reconstructions/step-N.png` in the output folder after every evaluation.
 
     The picture shows measured and reconstructed series of the first masked window of the evaluation set, the same
-    window and mask each time. Nothing is drawn from global generators, so a run with pictures equals one without.
+    window and mask each time; it stays out of what a Trainer of this package uploads. Nothing is drawn from global generators, so a run with pictures equals one without.
 
     Args:
         row: row of the evaluation set.
@@ -77,8 +77,6 @@ class ReconstructionPlotCallback(TrainerCallback):
         path = Path(str(args.output_dir)) / "reconstructions" / f"step-{state.global_step}.png"
         extra = {} if self.rois is None else {"rois": self.rois}
         figure = self.plot(target, prediction, mask, title=f"after {state.global_step} steps", **extra)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".png.partial")
-        figure.savefig(partial, format="png", dpi=self.dpi)
-        os.replace(partial, path)
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=self.dpi)
         logger.info(f"Reconstruction drawn to {path}")

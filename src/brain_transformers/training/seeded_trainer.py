@@ -13,7 +13,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import (
     EarlyStoppingCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -43,6 +42,7 @@ from .finite import (
 )
 from .run_settings import model_settings, processor_settings, rows_digest, training_settings
 from .seeded_rows import EpochSampler, SeededRows
+from .uploads import UploadsTheModel
 
 
 class _FollowRun(TrainerCallback):
@@ -67,7 +67,7 @@ class _FollowRun(TrainerCallback):
             sampler.set_epoch(int(state.epoch or 0))
 
 
-class SeededTrainer(Trainer):
+class SeededTrainer(UploadsTheModel):
     """Base of the Trainers of this package; also of use on its own, for fine-tuning.
 
     Rows of its datasets know their index and epoch (see [`SeededRows`]), and the order of rows in an epoch follows
@@ -80,6 +80,8 @@ class SeededTrainer(Trainer):
     with; losses, logs and weights are then those of the uninterrupted run, and a run that is at its end already does
     not take another step.
 
+    What `push_to_hub` uploads is the model with its processor and card: no checkpoints, pictures or tables of the run.
+
     A loss, gradient norm, weight or score that is NaN or infinite ends the run before anything is logged or saved from
     it, on all processes at once. Steps are not slowed down: what happened is kept on the device and read where the
     Trainer logs, evaluates or saves.
@@ -90,8 +92,8 @@ class SeededTrainer(Trainer):
         kwargs: everything else that `transformers.Trainer` takes.
 
     Raises:
-        ValueError: with `remove_unused_columns=True`, a sampling strategy other than random and sequential, or where
-            evaluation is asked for without an `eval_dataset`.
+        ValueError: with `remove_unused_columns=True`, a sampling strategy other than random and sequential, a strategy
+            of uploading checkpoints, or where evaluation is asked for without an `eval_dataset`.
     """
 
     def __init__(
@@ -501,6 +503,11 @@ def _check_arguments(args: TrainingArguments, eval_dataset: Any) -> None:
         raise ValueError(
             f"Expected train_sampling_strategy 'random' or 'sequential', got {args.train_sampling_strategy!r}: "
             "windows have one length, and the order must follow from seed and epoch."
+        )
+    if args.push_to_hub and args.hub_strategy in ("checkpoint", "all_checkpoints"):
+        raise ValueError(
+            "Expected hub_strategy 'every_save' or 'end', got one that uploads checkpoints, which hold states of the "
+            "optimizer and of random generators. Choose another."
         )
     if eval_dataset is not None:
         return
