@@ -26,7 +26,8 @@ class ReconstructionPlotCallback(TrainerCallback):
     """Saves `reconstructions/step-N.png` in the output folder after every evaluation.
 
     The picture shows measured and reconstructed series of the first masked window of the evaluation set, the same
-    window and mask each time; it stays out of what a Trainer of this package uploads. Nothing is drawn from global generators, so a run with pictures equals one without.
+    window and mask each time. It stays out of what a Trainer of this package uploads. Nothing is drawn from global
+    generators, so a run with pictures equals one without.
 
     Args:
         row: row of the evaluation set.
