@@ -12,16 +12,6 @@ import torch
 from .optional import require
 
 
-def json_ready(value: Any) -> Any:
-    """Nested values for JSON, which has no word for a number that is not finite: it becomes `None` (null)."""
-    if isinstance(value, Mapping):
-        return {name: json_ready(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_ready(item) for item in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def protocol_metrics(logits: Any, labels: Any) -> dict[str, float]:
     """Metrics of the protocol.
 

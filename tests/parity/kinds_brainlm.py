@@ -306,7 +306,7 @@ def metrics(case: GoldenCase, work: Path) -> None:
 
     predictions, targets, mask = case.take("pred"), case.take("target"), case.take("mask")
     expected = case.json("metrics.json")
-    names = {"mse": "mse", "mae": "mae", "r2": "r2", "pearson": "pearson_r"}
+    names = {"mse": "mse", "mae": "mae", "r2": "r2_clipped", "pearson": "pearson_r_clipped"}
     for tag, sign in (("good", 1), ("anti", -1)):
         values = masked_reconstruction_metrics(sign * predictions, targets, mask)
         for name, value in expected.pop(tag, {}).items():

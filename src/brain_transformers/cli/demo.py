@@ -416,7 +416,7 @@ def _progress_callback() -> Any:
             self.bar.update(1)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            names = {"loss": "loss", "eval_loss": "held-out loss", "eval_r2_unclipped": "held-out R²"}
+            names = {"loss": "loss", "eval_loss": "held-out loss", "eval_r2": "held-out R²"}
             self.shown.update({names[key]: f"{value:.3f}" for key, value in (logs or {}).items() if key in names})
             if hasattr(self, "bar"):
                 self.bar.set_postfix(self.shown)

@@ -201,8 +201,10 @@ def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
     width = max(map(len, scores))
     unit, digits = ("", 3) if labels.label2id is None else (" (percent)", 1)
     print(f"{'':{width}}  mean +- std of the test scans over {args.repetitions} splits{unit}")
+    counts = result.n_defined()
     for name, (mean, std) in scores.items():
-        print(f"{name:{width}}  {mean:.{digits}f} +- {std:.{digits}f}")
+        fewer = f"  (of {counts[name]} splits only)" if counts[name] < args.repetitions else ""
+        print(f"{name:{width}}  {mean:.{digits}f} +- {std:.{digits}f}{fewer}")
     return 0
 
 

@@ -1,12 +1,11 @@
 """`brain-transformers probe`: what a linear model reads from a table of embeddings."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write_file
+from ..files import to_json, write_file
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
@@ -61,7 +60,6 @@ def _probe(args: argparse.Namespace, table: Any) -> int:
     from ..data.participants import is_gap, say_files_as_people
     from ..evaluation.embedding import embedding_columns
     from ..evaluation.probing import probe
-    from ..scores import json_ready
 
     features = embedding_columns(table)
     others = [str(name) for name in table.columns if name not in set(features)]
@@ -107,7 +105,7 @@ def _probe(args: argparse.Namespace, table: Any) -> int:
             "fold_scores": result.fold_scores,
             "baseline": result.baseline,
         }
-        write_file(args.output, json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n")
+        write_file(args.output, to_json(content))
         print(f"scores written to {args.output}")
         for metric, values in result.fold_scores.items():
             if undefined := sum(value != value for value in values):

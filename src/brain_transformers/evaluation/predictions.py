@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..data.labels import class_name, column_values
+from ..data.participants import table_cell
 
 _WHO = ("subject", "session", "run", "source_file")
-# A cell that begins so is run as a formula by spreadsheets.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def predictions_csv(
@@ -45,11 +44,6 @@ def predictions_csv(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table)
-    writer.writerows([_cell(value) for value in line] for line in zip(*table.values(), strict=True))
+    lines = zip(*table.values(), strict=True)
+    writer.writerows(["" if value is None else table_cell(value) for value in line] for line in lines)
     return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

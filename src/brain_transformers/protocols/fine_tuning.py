@@ -34,7 +34,7 @@ from transformers.utils import logging
 from ..data.labels import Labels, column_values
 from ..data.participants import is_gap, say_files_as_people
 from ..evaluation.crops import predict_crops
-from ..evaluation.linear_probe import ProtocolResult, scan_splits
+from ..evaluation.linear_probe import ProtocolResult, scan_splits, warn_of_absent_classes
 from ..evaluation.predictions import predictions_csv
 from ..files import bind, digest, locked, to_json, write_file
 from ..hub.sharing import save_model_folder
@@ -147,7 +147,7 @@ def fine_tuning_protocol(
     print(f"{label_column}: {labels.describe()}, {len(labels.rows)} scans, {n_repetitions} random splits")
     subjects = _subjects(dataset, subject_column, labels)
     splits = list(scan_splits(labels.targets.tolist(), subjects, ratios, n_repetitions, seed, stratify))
-    _warn_of_absent_classes(labels, splits)
+    warn_of_absent_classes(labels, splits)
     settings = {
         "label": label_column,
         "task": labels.task,
@@ -198,7 +198,11 @@ def fine_tuning_protocol(
             ensembled=[record["ensembled"] for record in done],
             single_crop=[record["single_crop"] for record in done],
         )
-        summary = {name: {"mean": mean, "std": std} for name, (mean, std) in result.summary().items()}
+        counts = result.n_defined()
+        summary = {
+            name: {"mean": mean, "std": std, "n_repetitions": counts[name]}
+            for name, (mean, std) in result.summary().items()
+        }
         if writes:
             write_file(output / "results.json", to_json({"summary": summary, "repetitions": done}))
     if progress:
@@ -243,20 +247,6 @@ def _subjects(dataset: Any, column: str | None, labels: Labels) -> list[str] | N
     if column == "subject" and (note := say_files_as_people(dataset)):
         warnings.warn(f"Splits by subject: {note}, or name another column as subject_column.", stacklevel=3)
     return [str(names[row]) for row in labels.rows]
-
-
-def _warn_of_absent_classes(labels: Labels, splits: Sequence[Sequence[np.ndarray]]) -> None:
-    """Say when chance left a class out of a part, since scores of such a split mean little."""
-    if labels.label2id is None:
-        return
-    for number, name in enumerate(("training", "validation", "test")):
-        absent = sum(len(set(labels.targets[split[number]])) < len(set(labels.targets)) for split in splits)
-        if absent:
-            warnings.warn(
-                f"In {absent} of {len(splits)} splits the {name} scans lack a class of {labels.column!r}, and scores "
-                "of these mean little. Pass stratify=True (on the command line --stratify), or use more subjects.",
-                stacklevel=3,
-            )
 
 
 def _starting_model(model: Any, extractor: Any, labels: Labels, seed: int) -> tuple[Any, Any]:

@@ -27,8 +27,9 @@ class MAETrainer(SeededTrainer):
     those of one large batch up to rounding, also when parts differ in how many entries they mask. (With DeepSpeed,
     which owns the gradients, they are the plain mean over the parts.)
 
-    Evaluation adds `eval_mse`, `eval_mae`, `eval_r2`, `eval_pearson_r` and unclipped `eval_r2_unclipped`,
-    `eval_pearson_r_unclipped`, pooled over all masked entries (see [`ReconstructionScores`]); `eval_loss` is the
+    Evaluation adds `eval_mse`, `eval_mae`, `eval_r2`, `eval_pearson_r` and, as BrainLM's code reports the last two,
+    `eval_r2_clipped`, `eval_pearson_r_clipped`, pooled over all masked entries (see [`ReconstructionScores`]);
+    `eval_loss` is the
     model's loss weighted with the masked entries. Windows and masks are the same in every evaluation. Series are not
     gathered unless `compute_metrics` is given (`predictions` is then the tuple of predictions and signal mask,
     `label_ids` the targets), or `predict` is called.

@@ -105,9 +105,9 @@ class ReconstructionScores:
 
         Returns:
             `mse` and `mae` in units of the signal; `r2` (1 - squared error / squared deviation from the mean of the
-            masked targets) and `pearson_r`, both clipped at 0 from below as BrainLM's released code reports them; the
-            same as `r2_unclipped` and `pearson_r_unclipped`. Where targets (or, for r, predictions) are constant,
-            both are 0.
+            masked targets), below 0 for a guess worse than that mean, and `pearson_r`. Where targets (or, for r,
+            predictions) are constant, both are 0. `r2_clipped` and `pearson_r_clipped` are the same with 0 in place
+            of what is negative, as BrainLM's released code reports them: for comparison with its numbers only.
 
         Raises:
             ValueError: if nothing was masked.
@@ -124,10 +124,10 @@ class ReconstructionScores:
         return {
             "mse": squared / count,
             "mae": absolute / count,
-            "r2": max(r2, 0.0),
-            "pearson_r": max(pearson_r, 0.0),
-            "r2_unclipped": r2,
-            "pearson_r_unclipped": pearson_r,
+            "r2": r2,
+            "pearson_r": pearson_r,
+            "r2_clipped": max(r2, 0.0),
+            "pearson_r_clipped": max(pearson_r, 0.0),
         }
 
 
