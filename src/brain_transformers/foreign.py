@@ -18,9 +18,13 @@ _LARGEST_RATIO, _ALWAYS_ALLOWED = 100, 1 << 26
 _LARGEST_JSON = 1 << 26
 
 
+class ForeignFileError(ValueError):
+    """A file that cannot be used as what it was said to be; the message names the file."""
+
+
 @contextlib.contextmanager
 def reading(
-    source: Any, expected: str, fix: str = "Copy or download it again.", error: type[Exception] = ValueError
+    source: Any, expected: str, fix: str = "Copy or download it again.", error: type[Exception] = ForeignFileError
 ) -> Iterator[None]:
     """The boundary of a loader: whatever fails inside of the block is one error that names the file.
 
@@ -31,7 +35,7 @@ def reading(
         source: the file or folder, as the user knows it.
         expected: what it should be, such as `"a table of numbers"`.
         fix: what the user can do, as a sentence.
-        error: the exception that everything becomes.
+        error: the exception that everything becomes, a class of this package.
     """
     try:
         yield
@@ -125,7 +129,9 @@ def read_bytes(path: str | os.PathLike[str], most: int = LARGEST_SERIES) -> byte
     return file.read_bytes()
 
 
-def read_json(path: str | os.PathLike[str], expected: str, error: type[Exception] = ValueError) -> dict[str, Any]:
+def read_json(
+    path: str | os.PathLike[str], expected: str, error: type[Exception] = ForeignFileError
+) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:

@@ -14,6 +14,7 @@ input ran). A child that dies or hangs costs one input; the rest goes on in anot
 import argparse
 import collections
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -105,10 +106,8 @@ def _peak(reset: bool = False) -> int:
 class Child:
     """Works off inputs one by one and writes a line before and after each."""
 
-    def __init__(self, work: Path, seed: int) -> None:
-        from . import targets
-
-        self.targets, self.seed, self.work = targets.TARGETS, seed, work
+    def __init__(self, work: Path, seed: int, targets: str) -> None:
+        self.targets, self.seed, self.work = importlib.import_module(targets).TARGETS, seed, work
         self.canary = work / "canary.bin"
         self.canary.write_bytes(CANARY * 4096)
         self.marker = work / "code_ran"
@@ -209,7 +208,7 @@ def _child(arguments: argparse.Namespace) -> int:
     # What targets print is theirs.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.path.insert(0, str(REPOSITORY / "conversion"))
-    child = Child(Path(arguments.work), arguments.seed)
+    child = Child(Path(arguments.work), arguments.seed, arguments.targets)
     limited = False
     for line in sys.stdin:
         name, number = line.split()
@@ -230,22 +229,33 @@ def _child(arguments: argparse.Namespace) -> int:
 # --- the parent ---
 
 
-def run(jobs: list[tuple[str, int]], seed: int, deadline: float) -> Iterator[tuple[str, int, str, str]]:
+def run(jobs: list[tuple[str, int]], seed: int, deadline: float, targets: str) -> Iterator[tuple[str, int, str, str]]:
     """(target, number, verdict, message) of every job; a child that dies or hangs costs the job it was at."""
     waiting = collections.deque(jobs)
     while waiting:
         with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as work:
-            yield from _one_child(waiting, seed, deadline, work)
+            yield from _one_child(waiting, seed, deadline, work, targets)
 
 
 def _one_child(
-    waiting: collections.deque[tuple[str, int]], seed: int, deadline: float, work: str
+    waiting: collections.deque[tuple[str, int]], seed: int, deadline: float, work: str, targets: str
 ) -> Iterator[tuple[str, int, str, str]]:
     environment = {
         **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": f"{work}/hub", "TMPDIR": work,
         "HF_DATASETS_CACHE": f"{work}/datasets", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1",
     }  # fmt: skip
-    command = [sys.executable, "-m", "tests.fuzz.run", "--child", "--seed", str(seed), "--work", work]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz.run",
+        "--child",
+        "--seed",
+        str(seed),
+        "--work",
+        work,
+        "--targets",
+        targets,
+    ]
     Path(work, "jobs").write_text("".join(f"{name} {number}\n" for name, number in waiting))
     with open(f"{work}/jobs") as jobs, open(f"{work}/stderr", "w") as errors:
         process = subprocess.Popen(
@@ -295,6 +305,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=10_000, help="inputs in all (default 10000)")
     parser.add_argument("--target", action="append", help="only targets whose name starts so; may be repeated")
+    parser.add_argument("--targets", default="tests.fuzz.targets", help="module with the targets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first input of each target")
     parser.add_argument("--deadline", type=float, default=20, help="seconds for one input (default 20)")
@@ -307,25 +318,24 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.child:
         return _child(options)
-    from .targets import TARGETS
-
-    chosen = [name for name in TARGETS if not options.target or name.startswith(tuple(options.target))]
+    targets = importlib.import_module(options.targets).TARGETS
+    chosen = [name for name in targets if not options.target or name.startswith(tuple(options.target))]
     if options.list or not chosen:
-        print("\n".join(TARGETS))
+        print("\n".join(targets))
         return 0 if chosen else 2
     if options.only is not None:
         return _show(chosen[0], options)
-    total = sum(TARGETS[name].weight for name in chosen)
+    total = sum(targets[name].weight for name in chosen)
     jobs = [
         (name, options.first + number)
         for name in chosen
-        for number in range(max(1, round(options.inputs * TARGETS[name].weight / total)))
+        for number in range(max(1, round(options.inputs * targets[name].weight / total)))
     ]
     counts: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in chosen}
     faults: dict[str, list[str]] = {}
     begin = time.monotonic()
     report = options.report.open("w") if options.report else None
-    for name, number, verdict, message in run(jobs, options.seed, options.deadline):
+    for name, number, verdict, message in run(jobs, options.seed, options.deadline, options.targets):
         counts[name][verdict] += 1
         if report is not None:
             report.write(json.dumps([name, number, verdict, message]) + "\n")
@@ -351,7 +361,7 @@ def main(argv: list[str] | None = None) -> int:
 def _show(name: str, options: argparse.Namespace) -> int:
     sys.path.insert(0, str(REPOSITORY / "conversion"))
     with tempfile.TemporaryDirectory(prefix="fuzz-") as work:
-        child = Child(Path(work), options.seed)
+        child = Child(Path(work), options.seed, options.targets)
         place, file = child.make_input(name, options.only)
         print(f"damaged: {file.relative_to(place)}, {file.stat().st_size} bytes, starts {file.read_bytes()[:120]!r}")
         if options.keep is not None:

@@ -4,6 +4,7 @@
 as a memory map, while nested lists cost a hundred times more.
 """
 
+import contextlib
 import difflib
 import os
 import re
@@ -83,6 +84,17 @@ class ROISeriesConfig(datasets.BuilderConfig):
     key: str | None = None
     name_pattern: str | None = None
     atlas: str | None = None
+
+
+@contextlib.contextmanager
+def told_as_itself() -> Iterator[None]:
+    """A damaged file or a missing optional package is told as such, not as a failure of the builder."""
+    try:
+        yield
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, (ImportError, ROISeriesReadError)):
+            raise error.__cause__ from None
+        raise
 
 
 class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
@@ -336,13 +348,8 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
         """
         longest = max(len(files) for files in self.config.files.values())
         num_proc = None if num_proc is None or min(num_proc, longest) < 2 else min(num_proc, longest)
-        try:
+        with told_as_itself():
             super().download_and_prepare(*args, num_proc=num_proc, **kwargs)
-        except datasets.exceptions.DatasetGenerationError as error:
-            # A missing optional package is told as such, not as a failure of the builder.
-            if isinstance(error.__cause__, ImportError):
-                raise error.__cause__ from None
-            raise
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> datasets.Dataset | datasets.DatasetDict:
         """The dataset in numpy format, or a dictionary of splits; bad files are reported or left out here.

@@ -3,8 +3,6 @@
 The format can point at any file of the machine, whose bytes then come back as signals (CVE-2026-1669 in Keras).
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,8 @@ from ..optional import require
 from .errors import ROISeriesReadError
 
 
-@contextlib.contextmanager
-def open_hdf5(path: str | Path) -> Iterator[Any]:
-    """The file, opened for reading; its members are to be taken with [`member`].
+def open_hdf5(path: str | Path) -> Any:
+    """The file (a context manager), opened for reading; its members are to be taken with [`member`].
 
     Raises:
         ImportError: without h5py, or with an HDF5 library whose heap overflow is known.
@@ -27,8 +24,7 @@ def open_hdf5(path: str | Path) -> Iterator[Any]:
             f"HDF5 {h5py.version.hdf5_version} overflows its memory on damaged files (CVE-2026-26200). "
             "Update it: pip install -U h5py"
         )
-    with h5py.File(path, "r") as file:
-        yield file
+    return h5py.File(path, "r")
 
 
 def names(group: Any) -> list[str]:

@@ -1,19 +1,16 @@
 """Read one ROI series, or one table of coordinates, from a file."""
 
-import io
-import math
 import re
 import warnings
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from ..foreign import check_claim, read_bytes, reading
+from ..foreign import reading
 from ..processing.roi_orders import ROIOrder, canonical_label, resolve_roi_order, roi_labels
+from .arrays import read_npy, read_npz
 from .cifti import SUFFIX as PTSERIES
 from .cifti import is_cifti, read_ptseries, refusal
 from .errors import ROISeriesReadError
@@ -165,9 +162,9 @@ def _load(
         array, labels, t_r = read_ptseries(path)
         return array, labels, t_r, 0
     if suffix == ".npy":
-        return _load_npy(io.BytesIO(read_bytes(path)), path.stat().st_size), None, None, None
+        return read_npy(path), None, None, None
     if suffix == ".npz":
-        array, t_r, labels = _pick(_load_npz(path), key, n_rois)
+        array, t_r, labels = _pick(read_npz(path), key, n_rois)
         return array, labels, t_r, None
     if suffix == ".mat":
         array, t_r, labels = _pick(read_mat(path), key, n_rois)
@@ -183,39 +180,6 @@ def _load(
 
 def _are_words(names: Sequence[str]) -> bool:
     return not any(is_number(name) for name in names)
-
-
-def _load_npy(stream: BinaryIO, size: int) -> np.ndarray:
-    """An array in numpy's format, whose header must not claim more than `size` bytes."""
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read(stream)
-    if dtype.hasobject:
-        raise ROISeriesReadError(
-            "it holds Python objects, which are not read, since that could run code. Save numbers, and labels as "
-            "np.array(labels, dtype=str)."
-        )
-    check_claim(math.prod(shape) * dtype.itemsize, size, "its header")
-    values = np.frombuffer(stream.read(math.prod(shape) * dtype.itemsize), dtype=dtype)
-    return values.reshape(shape, order="F" if fortran_order else "C")
-
-
-def _load_npz(path: Path) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
-    with zipfile.ZipFile(path) as archive:
-        items = [item for item in archive.infolist() if item.filename.endswith(".npy")]
-        check_claim(sum(item.file_size for item in items), path.stat().st_size, "the archive", packed=True)
-        for item in items:
-            name = item.filename.removesuffix(".npy")
-            if name in found:
-                raise ROISeriesReadError(f"it holds two arrays named {name!r}.")
-            with archive.open(item) as member:
-                data = member.read(item.file_size)
-            try:
-                found[name] = _load_npy(io.BytesIO(data), len(data))
-            except ROISeriesReadError as error:
-                raise ROISeriesReadError(f"{name}: {error}") from error
-    return found
 
 
 def _pick(

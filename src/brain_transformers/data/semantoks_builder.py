@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..foreign import reading
 from ..optional import require
 from ..processing.roi_orders import ROIOrder, roi_order_text
-from .builders import Key, _fingerprint, _scan_features, _signals_column
+from .arrays import read_npy
+from .builders import Key, _fingerprint, _scan_features, _signals_column, told_as_itself
 from .derivatives import NAME_COLUMNS
 from .readers import ROISeriesReadError
 from .semantoks_recordings import SemantoksRecordings, measured_length
@@ -103,6 +105,15 @@ class SemantoksHDF5Builder(datasets.ArrowBasedBuilder):
             fingerprint=_fingerprint(everything[0].parent, everything),
         )
 
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Read the files and write the Arrow cache.
+
+        Raises:
+            ROISeriesReadError: if a file is damaged, or reaches out of itself; the message names it.
+        """
+        with told_as_itself():
+            super().download_and_prepare(*args, **kwargs)
+
     def _info(self) -> datasets.DatasetInfo:
         columns = {label.rsplit("/", 1)[-1]: datasets.Value("float64") for label in self.config.labels}
         return datasets.DatasetInfo(features=_scan_features(columns))
@@ -156,5 +167,7 @@ def _listed(part: Any) -> list[Any]:
 
 
 def _identifiers(part: Any) -> list[str]:
-    values = np.load(part, allow_pickle=False) if isinstance(part, (str, os.PathLike)) else part
-    return sorted({value.decode() if isinstance(value, bytes) else str(value) for value in values})
+    if isinstance(part, (str, os.PathLike)):
+        with reading(part, "a .npy file of identifiers", error=ROISeriesReadError):
+            part = read_npy(part).reshape(-1).tolist()
+    return sorted({value.decode() if isinstance(value, bytes) else str(value) for value in part})

@@ -8,6 +8,7 @@ Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, released training code. New
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..optional import require
-from .readers import ROISeriesReadError
+from ..foreign import LARGEST_SERIES, check_claim, reading
+from . import hdf5
+from .errors import ROISeriesReadError
 
 ATLASES = ("schaefer400", "tian3", "buckner7")
 """Names of the authors' atlases in the order in which their parcels stand in the model's input."""
@@ -58,31 +60,69 @@ class SemantoksRecordings:
     """
 
     def __init__(self, path: str | Path, atlases: Sequence[str] | None = None, labels: Sequence[str] = ()):
-        h5py = require("h5py", extra="data", purpose="reading HDF5 files")
         self.path = Path(path)
-        try:
-            self._file: Any = h5py.File(self.path, "r")
-            series = self._file["timeseries"]
-            self.atlases = tuple(atlases or (name for name in ATLASES if name in series))
-            missing = [name for name in self.atlases if name not in series]
-            if missing or not self.atlases:
-                raise ROISeriesReadError(
-                    f"{self.path}: expected the atlases {', '.join(atlases or ATLASES)} under timeseries, found "
-                    f"{', '.join(series)}."
-                )
-            self._series = [series[name] for name in self.atlases]
-            ids = self._file["long_subject_id"][:]
-        except (OSError, KeyError) as error:
+        with self._reading():
+            self._file: Any = hdf5.open_hdf5(self.path)
+            try:
+                self._open(atlases, labels)
+            except BaseException:
+                self._file.close()
+                raise
+
+    def _reading(self) -> AbstractContextManager[None]:
+        expected = "an HDF5 file with timeseries and long_subject_id"
+        return reading(self.path, expected, "Copy or download it again.", ROISeriesReadError)
+
+    def _open(self, atlases: Sequence[str] | None, labels: Sequence[str]) -> None:
+        found = {name: self._member(f"timeseries/{name}") for name in atlases or ATLASES}
+        self.atlases = tuple(name for name, part in found.items() if part is not None)
+        if not self.atlases or (atlases and len(self.atlases) < len(atlases)):
+            group = self._member("timeseries")
+            names = hdf5.names(group) if hasattr(group, "keys") else []
             raise ROISeriesReadError(
-                f"{self.path}: cannot be read as an HDF5 file with timeseries and long_subject_id ({error})."
-            ) from error
+                f"{self.path}: expected the atlases {', '.join(atlases or ATLASES)} under timeseries, found "
+                f"{', '.join(names[:20]) or 'none'}."
+            )
+        self._series = [found[name] for name in self.atlases]
+        for name, part in zip(self.atlases, self._series):
+            if not hasattr(part, "shape") or len(part.shape) != 3 or part.dtype.kind not in "fiu":
+                got = f"shape {part.shape}, dtype {part.dtype}" if hasattr(part, "shape") else "a group"
+                raise ROISeriesReadError(
+                    f"{self.path}: expected timeseries/{name} as numbers of (n_scans, n_rois, n_timepoints), got {got}."
+                )
+            check_claim(part.shape[1] * part.shape[2] * part.dtype.itemsize, LARGEST_SERIES, f"a scan of {name}")
+        if len({part.shape[2] for part in self._series}) != 1:
+            lengths = {name: part.shape[2] for name, part in zip(self.atlases, self._series)}
+            raise ROISeriesReadError(f"{self.path}: atlases differ in their number of timepoints: {lengths}.")
+        n_scans = {name: len(part) for name, part in zip(self.atlases, self._series)}
+        ids = self._column("long_subject_id")
+        if ids is None:
+            raise ROISeriesReadError(f"{self.path}: expected long_subject_id, one identifier a scan, got none.")
+        if {*n_scans.values(), len(ids)} != {len(ids)}:
+            raise ROISeriesReadError(
+                f"{self.path}: atlases and subjects differ in their number of scans: {n_scans}, {len(ids)} subjects."
+            )
         self.subjects = [value.decode() if isinstance(value, bytes) else str(value) for value in ids]
-        lengths = {len(part) for part in self._series} | {len(self.subjects)}
-        if len(lengths) != 1:
-            raise ROISeriesReadError(f"{self.path}: atlases and subjects differ in their number of scans: {lengths}.")
         self.sizes = [part.shape[1] for part in self._series]
-        self._lengths = self._file["ts_len"][:] if "ts_len" in self._file else None
-        self._labels = {label: self._file[label][:] if label in self._file else None for label in labels}
+        self._lengths = self._column("ts_len", len(ids))
+        n_timepoints = self._series[0].shape[2]
+        if self._lengths is not None and not all(0 <= _number(value) <= n_timepoints for value in self._lengths):
+            raise ROISeriesReadError(f"{self.path}: expected ts_len of 0 to {n_timepoints}, the stored timepoints.")
+        self._labels = {label: self._column(label, len(ids)) for label in labels}
+
+    def _member(self, name: str) -> Any:
+        return hdf5.member(self._file, name)
+
+    def _column(self, name: str, n_scans: int | None = None) -> np.ndarray | None:
+        """One value a scan; `None` if the file has no such column."""
+        item = self._member(name)
+        if item is None:
+            return None
+        if not hasattr(item, "shape") or len(item.shape) != 1 or (n_scans is not None and len(item) != n_scans):
+            got = f"shape {item.shape}" if hasattr(item, "shape") else "a group"
+            raise ROISeriesReadError(f"{self.path}: expected {name} with one value a scan, got {got}.")
+        check_claim(item.size * item.dtype.itemsize, LARGEST_SERIES, name)
+        return item[:]
 
     def __enter__(self) -> "SemantoksRecordings":
         return self
@@ -107,7 +147,9 @@ class SemantoksRecordings:
         return len(self.subjects)
 
     def __getitem__(self, row: int) -> SemantoksRecording:
-        signals = np.concatenate([part[row].astype(np.float32) for part in self._series])
+        row = range(len(self))[row]  # an IndexError ends an iteration
+        with self._reading():
+            signals = np.concatenate([part[row].astype(np.float32) for part in self._series])
         length = signals.shape[1] if self._lengths is None else int(self._lengths[row])
         labels = {name: float("nan") if v is None else _number(v[row]) for name, v in self._labels.items()}
         return SemantoksRecording(signals, self.subjects[row], length, labels)

@@ -52,7 +52,7 @@ def scan_t_r(path: str | Path, *, given: float | None = None, header: float | No
                 stacklevel=3,
             )
         return given
-    in_header = None if not header else _checked(header, path, "the repetition time of its header")
+    in_header = None if not header else _checked(float(header), path, "the repetition time of its header")
     found = _sidecar_t_r(path)
     if found is None:
         return in_header
@@ -90,7 +90,7 @@ def _checked(value: Any, source: Path, what: str) -> float:
     try:
         return check_t_r(value, "a repetition time")
     except ValueError as error:
-        shown = f"{value:g} s" if isinstance(value, (int, float)) else repr(value)[:80]
+        shown = f"{value:g} s" if isinstance(value, float) else repr(value)[:80]
         raise ROISeriesReadError(f"{source}: {what} is {shown}. {error} If the file is wrong, give t_r.") from error
 
 

@@ -155,13 +155,12 @@ def _is_numeric_header(cells: list[str], body: np.ndarray) -> bool:
         return True
     finite = np.where(np.isfinite(body), body, np.nan)
     fractions = bool((np.nan_to_num(finite) != np.rint(np.nan_to_num(finite))).any())
-    if not fractions and not rising:
-        return False  # a table of whole numbers
     low, high = np.nanmin(finite, axis=0, initial=np.inf), np.nanmax(finite, axis=0, initial=-np.inf)
     outside = (numbers < low) | (numbers > high)
-    if outside.all():
+    if outside.all() and (fractions or rising):
         return True
-    if fractions and (rising or outside.mean() > 0.5):
+    # In a table of whole numbers a first frame may be brighter than all others, which are then no steady state.
+    if outside.all() or (fractions and (rising or outside.mean() > 0.5)):
         raise ROISeriesReadError(
             f"the first row ({', '.join(cells[:3])}, ...) may be a header of region numbers or a timepoint. Name the "
             "columns with text, or take the header away."
