@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from brain_transformers import read_roi_series
+
 from .targets import Target
 
 TARGETS: dict[str, Target] = {}
@@ -38,7 +40,7 @@ def _raw(folder: Path) -> Any:
 
 @_faulty("memory")
 def _memory(folder: Path) -> Any:
-    return np.ones(1 << 27)
+    return np.ones(1 << 26).size
 
 
 @_faulty("hang")
@@ -64,8 +66,6 @@ def _code(folder: Path) -> Any:
 
 @_faulty("refused")
 def _refused(folder: Path) -> Any:
-    from brain_transformers import read_roi_series
-
     return read_roi_series(folder / "scan.bin", n_rois=2)
 
 

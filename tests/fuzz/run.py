@@ -212,8 +212,9 @@ def _child(arguments: argparse.Namespace) -> int:
     limited = False
     for line in sys.stdin:
         name, number = line.split()
-        lines.write(json.dumps({"start": [name, int(number)]}) + "\n")
+        lines.write(json.dumps({"make": name}) + "\n")
         child.seed_of(name)
+        lines.write(json.dumps({"start": [name, int(number)]}) + "\n")
         if not limited:
             limited = True
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -266,7 +267,7 @@ def _one_child(
     started = False
     try:
         while True:
-            # The first inputs of a target load libraries and make files.
+            # Before its first input a target loads libraries and makes files.
             ready, _, _ = select.select([process.stdout], [], [], 0.5)
             if ready:
                 piece = os.read(process.stdout.fileno(), 1 << 16)
@@ -276,7 +277,7 @@ def _one_child(
                 *complete, buffer = buffer.split(b"\n")
                 for line in complete:
                     report = json.loads(line)
-                    last, started = time.monotonic(), True
+                    last, started = time.monotonic(), "start" in report
                     if "good" in report:
                         print("not damaged, yet refused: {}: {}".format(*report["good"]), file=sys.stderr)
                     if "done" in report:

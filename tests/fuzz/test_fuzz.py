@@ -31,7 +31,7 @@ def test_damaged_files_are_accepted_or_refused_in_words(repository: Path, tmp_pa
 
 
 def test_the_fuzzer_sees_every_kind_of_fault(repository: Path, tmp_path: Path) -> None:
-    options = ["--targets", "tests.fuzz.faulty_targets", "--inputs", "8", "--deadline", "3"]
+    options = ["--targets", "tests.fuzz.faulty_targets", "--inputs", "8", "--deadline", "5"]
     report = tmp_path / "report.jsonl"
     done = fuzz(repository, *options, "--report", str(report))
     assert done.returncode == 1, done.stderr

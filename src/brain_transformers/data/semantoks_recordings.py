@@ -88,7 +88,7 @@ class SemantoksRecordings:
             if not hasattr(part, "shape") or len(part.shape) != 3 or part.dtype.kind not in "fiu":
                 got = f"shape {part.shape}, dtype {part.dtype}" if hasattr(part, "shape") else "a group"
                 raise ROISeriesReadError(
-                    f"{self.path}: expected timeseries/{name} as numbers of (n_scans, n_rois, n_timepoints), got {got}."
+                    f"{self.path}: expected timeseries/{name} of (n_scans, n_rois, n_timepoints) numbers, got {got}."
                 )
             check_claim(part.shape[1] * part.shape[2] * part.dtype.itemsize, LARGEST_SERIES, f"a scan of {name}")
         if len({part.shape[2] for part in self._series}) != 1:
