@@ -196,8 +196,13 @@ def test_one_run_in_two_formats_atlases_or_sites_is_refused(tmp_path):
             ("siteA/sub-01/func/sub-01_bold.npy", "siteB/sub-01/func/sub-01_bold.npy"),
         )
     ):
-        with pytest.raises(ValueError, match="1 runs come in several files"):
+        with pytest.raises(ValueError, match="1 runs come in several files") as error:
             find(tmp_path / str(number), *names)
+        if "for example" in str(error.value):
+            pattern = str(error.value).split('for example "')[1].split('"')[0]
+            assert len(chosen(find_scans(tmp_path / str(number), images=False, pattern=pattern))) == 1
+    assert "for example" not in str(error.value)  # nothing but the user's word tells the two sites apart
+    assert "name_pattern" in str(error.value)
 
 
 def test_tables_that_are_no_series_are_left_out_and_named(tmp_path):
@@ -257,3 +262,8 @@ def test_a_large_tree_is_understood_quickly(tmp_path):
     found = find_scans(tmp_path, images=False)
     assert time.perf_counter() - start < 5
     assert len(chosen(found)) == 2000
+
+
+def test_labels_that_may_be_one_person_are_said(tmp_path):
+    found = find(tmp_path, "sub-1_bold.npy", "sub-01_bold.npy", "sub-2_bold.npy")
+    assert "01 and 1 count as 2 people" in found.notes[0]

@@ -354,3 +354,9 @@ def test_names_that_are_no_text_are_left_out(folder, tmp_path, capsys):
     with pytest.warns(UserWarning, match="not UTF-8"):
         assert command(folder, "--output", tmp_path / "dataset", "--roi-order", "aal2-94") == 0
     assert "not UTF-8; rename it" in capsys.readouterr().out
+
+
+def test_a_table_that_is_near_and_not_used_is_said(folder, tmp_path):
+    derivatives = scans(folder / "derivatives" / "series", "sub-01_bold.npy")
+    with pytest.warns(UserWarning, match=r"participants\.tsv is not used.*--participants"):
+        assert command(derivatives, "--output", tmp_path / "dataset", "--roi-order", "aal2-94") == 0

@@ -23,7 +23,7 @@ from ..processing import roi_orders
 from ..processing.roi_orders import ROI_ORDERS, ROIOrder, resolve_roi_order, roi_order_text
 from ..processing.time import check_t_r
 from ..version import __version__
-from .derivatives import NAME_COLUMNS, FoundScans, find_scans
+from .derivatives import NAME_COLUMNS, SPLITS, FoundScans, find_scans
 from .errors import ROISeriesReadError
 from .participants import Participants, read_participants
 from .readers import ROISeries, read_coordinates, read_roi_series
@@ -180,6 +180,10 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
         self.left_out, self.notes = found.left_out, [*found.notes, *self._participants.notes]
         self._names, self._unusable = found.names, found.unusable
         self._match_participants(root, found, table)
+        if table is None and (other := _other_table(root)) is not None:
+            self.notes.append(
+                f"{other} is not used. If it is of these people, pass it as participants (--participants)."
+            )
         if self._unusable and on_error == "raise":
             raise ROISeriesReadError(_listed(self._unusable.values(), len(found.names)))
         self._on_error = on_error
@@ -420,6 +424,12 @@ def _checked_size(roi_order: ROIOrder, n_rois: int | None, time_axis: int | None
             + ("labels, or a name that is less like these." if near else "labels, or n_rois (--n-rois) with its name.")
         )
     return n_rois
+
+
+def _other_table(root: Path) -> Path | None:
+    """A participants table near the folder, such as that of the BIDS dataset whose derivatives it holds."""
+    places = [*list(root.parents)[:3], *(root / split for split in SPLITS)]
+    return next((place / "participants.tsv" for place in places if (place / "participants.tsv").is_file()), None)
 
 
 def _row_names(people: Participants) -> list[str]:

@@ -4,6 +4,7 @@ Everything here is told by names, so that a tree of many thousand files is under
 derivatives (fMRIPrep, XCP-D), HCP and UK Biobank are known; other names need a `name_pattern`.
 """
 
+import fnmatch
 import json
 import os
 import re
@@ -175,7 +176,7 @@ def find_scans(
     if images:
         kept = _without_native(root, kept, found, pattern)
     kept = _without_parts(kept, found)
-    _refuse_variants(root, kept, found, images)
+    _refuse_variants(root, kept, found)
     chosen = set(kept)
     found.files = {split: [n for n in names if n in chosen] for split, names in by_split.items()}
     found.files = {split: names for split, names in found.files.items() if names}
@@ -453,7 +454,7 @@ def _without_parts(names: list[str], found: FoundScans) -> list[str]:
     return kept
 
 
-def _refuse_variants(root: Path, names: list[str], found: FoundScans, images: bool) -> None:
+def _refuse_variants(root: Path, names: list[str], found: FoundScans) -> None:
     """Refuse several images of one run, with a pattern that leaves one where there is such a pattern."""
     runs = defaultdict(list)
     for name in names:
@@ -470,25 +471,26 @@ def _refuse_variants(root: Path, names: list[str], found: FoundScans, images: bo
     raise ValueError(
         f"{root}: {len(several)} runs come in several files, which would be one scan counted more than once (first: "
         f"{_some(first)}{f'; they differ in {differ}' if differ else ''}). Choose one of each run with pattern "
-        f"(--pattern){_variant_pattern(names, found, entities, images)}."
+        f"(--pattern){_variant_pattern(names, found, entities)}."
         + ("" if differ else " If they are different runs or people, say so with name_pattern (--name-pattern).")
     )
 
 
-def _variant_pattern(names: list[str], found: FoundScans, entities: list[str], images: bool) -> str:
+def _variant_pattern(names: list[str], found: FoundScans, entities: list[str]) -> str:
     """A pattern that leaves exactly one file of each run, as words for an error, or nothing."""
     runs = {found.names[name].run_key for name in names}
-    for entity in entities:
-        for value in sorted({found.names[name].variant.get(entity, "") for name in names} - {""}):
-            taken = [name for name in names if found.names[name].variant.get(entity) == value]
-            if len(taken) == len(runs) == len({found.names[name].run_key for name in taken}):
-                word = value if entity == "atlas" and not _entity(names[0], "atlas") else f"{entity}-{value}"
-                ends = Counter(_suffix(name) for name in taken)
-                pattern = f"**/*{word}[_.]*{next(iter(ends))}" if len(ends) == 1 else f"**/*{word}[_.]*"
-                return f', for example "{pattern}"'
-    for ending, count in Counter(map(_suffix, names)).items():
-        if count == len(runs) == len({found.names[name].run_key for name in names if name.endswith(ending)}):
-            return f', for example "**/*{ending}"'
+    endings = sorted({_suffix(name) for name in names})
+    words = [
+        (entity, value)
+        for entity in entities
+        for value in sorted({found.names[name].variant.get(entity, "") for name in names} - {""})
+    ]
+    tried = [f"*{entity}-{value}[_.]*{ending}" for entity, value in words for ending in endings]
+    tried += [f"*{value}*{ending}" for _, value in words for ending in endings]
+    for pattern in [*tried, *(f"*{ending}" for ending in endings)]:
+        taken = [name for name in names if fnmatch.fnmatchcase(name.rsplit("/", 1)[-1], pattern)]
+        if len(taken) == len(runs) == len({found.names[name].run_key for name in taken}):
+            return f', for example "**/{pattern}"'
     return ""
 
 
@@ -600,6 +602,16 @@ def _proposal(names: Sequence[str], depth: int = 0, example: str = "") -> str:
 
 def _say_who(found: FoundScans) -> None:
     chosen = [name for names in found.files.values() for name in names]
+    people = {str(found.names[name].columns["subject"]) for name in chosen if found.names[name].known}
+    alike: dict[str, list[str]] = defaultdict(list)
+    for person in sorted(people):
+        alike[person.lower().lstrip("0")].append(person)
+    if twins := [group for group in alike.values() if len(group) > 1]:
+        found.notes.append(
+            f"{' and '.join(twins[0])} count as {len(twins[0])} people"
+            + (f", and so do {len(twins) - 1} other such pairs" if len(twins) > 1 else "")
+            + ". If they are one, rename their files."
+        )
     unknown = [name for name in chosen if not found.names[name].known]
     if not unknown:
         return
