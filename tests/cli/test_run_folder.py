@@ -168,6 +168,27 @@ def test_a_model_is_not_replaced_unless_asked_for(folder, capsys):
     assert "is a file" in refused(capsys, folder, "pretrain", output="centres.tsv")
 
 
+def test_the_licence_of_the_weights_goes_on(folder):
+    assert call(folder, "pretrain", "--save_strategy", "no", output="model") == 0
+    card = folder / "model" / "README.md"
+    assert "non-commercial" not in card.read_text()
+    card.write_text("---\nlibrary_name: brain-transformers\nlicense: cc-by-nc-nd-4.0\n---\n\n# Converted\n")
+    assert call(folder, "finetune", model=folder / "model") == 0
+    said = (folder / "run" / "README.md").read_text()
+    assert "license: cc-by-nc-nd-4.0" in said
+    assert "non-commercial purposes only" in said
+    assert call(folder, "pretrain", "--overwrite", output="model", model=folder / "model") == 0
+    assert "license: cc-by-nc-nd-4.0" in card.read_text()
+    words = ["finetune", "--dataset", folder / "dataset", "--model", folder / "run", "--label", "sex", "--use_cpu"]
+    words += ["--output", folder / "repeated", "--repetitions", "1", "--num_train_epochs", "1", "--save-models"]
+    assert main([str(word) for word in (*words, "--stratify", "--coordinates", folder / "centres.tsv")]) == 0
+    said = (folder / "repeated" / "repetition-00-model" / "README.md").read_text()
+    assert "non-commercial purposes only" in said
+    card.write_text("my notes")
+    assert call(folder, "pretrain", "--overwrite", output="model") == 0
+    assert card.read_text() == "my notes"
+
+
 def test_a_folder_in_use_is_refused(folder, capsys):
     with locked(folder / "run", "pretrain"):
         for command, flags in (("pretrain", []), ("finetune", [])):

@@ -191,6 +191,7 @@ def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
             args.output,
             task=labels.task,
             n_repetitions=args.repetitions,
+            parent=args.model,
             progress=not quiet,
             **training,
             **values,

@@ -18,7 +18,8 @@ _MODEL = ("config.json", "*.safetensors", "*.bin")
 _TABLES = ("coordinates", "gradients")
 _DATASET = ("dataset_dict.json", "state.json")
 # What a run that ends writes anew; what else lies in the folder is kept.
-_OURS = re.compile(r"(model.*|adapter_model)\.safetensors(\.index\.json)?|predictions\.csv|README\.md|metrics\.json")
+_OURS = re.compile(r"(model.*|adapter_model)\.safetensors(\.index\.json)?|predictions\.csv|metrics\.json")
+_OUR_CARD = "library_name: brain-transformers"
 # A run may be made longer. A checkpoint brings all other values with it, so that a flag would have no effect.
 _MAY_CHANGE = ("max_steps", "num_train_epochs")
 
@@ -131,12 +132,18 @@ class RunFolder:
         Returns:
             Whether this process did that; with several, the main one does.
         """
+        from ..hub.model_card import trained_model_card
         from ..hub.sharing import save_model_folder
 
         if not trainer.is_world_process_zero():
             return False
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        # Before anything is replaced, since the folder may be that of the model that training started from.
+        card = None
+        if not _holds_a_readme_of_its_own(self.path):
+            card = trained_model_card(self.path.resolve().name, model, processor, self.args.model)
         with whole_folder(self.path, is_ours=lambda name: _OURS.fullmatch(name) is not None) as folder:
-            save_model_folder(trainer.accelerator.unwrap_model(trainer.model), folder, extractor=processor)
+            save_model_folder(model, folder, extractor=processor, card=card)
             contents = {
                 "trainer_state.json": to_json(dataclasses.asdict(trainer.state)),
                 _SCORES: to_json(metrics),
@@ -188,6 +195,11 @@ def check_output(args: argparse.Namespace) -> None:
 
 def _holds_model(output: Path) -> bool:
     return any(any(output.glob(pattern)) for pattern in _MODEL)
+
+
+def _holds_a_readme_of_its_own(output: Path) -> bool:
+    file = output / "README.md"
+    return file.is_file() and _OUR_CARD not in file.read_text(encoding="utf-8", errors="replace")
 
 
 def _look(args: argparse.Namespace, command: str, training: Any) -> RunFolder:

@@ -37,6 +37,7 @@ from ..evaluation.crops import predict_crops
 from ..evaluation.linear_probe import ProtocolResult, scan_splits, warn_of_absent_classes
 from ..evaluation.predictions import predictions_csv
 from ..files import bind, digest, locked, to_json, write_file
+from ..hub.model_card import trained_model_card
 from ..hub.sharing import save_model_folder
 from ..scores import protocol_metrics
 from ..training.finite import NotFiniteError
@@ -74,6 +75,7 @@ def fine_tuning_protocol(
     n_crops: int = 8,
     seed: int = 21,
     save_models: bool = False,
+    parent: str | Path | None = None,
     progress: bool = True,
     **training: Any,
 ) -> ProtocolResult:
@@ -112,6 +114,8 @@ def fine_tuning_protocol(
         n_crops: crops of a test scan.
         seed: of the first repetition; 21 in the authors' configuration.
         save_models: also write the tested model of each repetition to `output_dir/repetition-NN-model`.
+        parent: where the weights come from, whose licence the cards of saved models keep; by default the folder
+            `model`.
         progress: show a progress bar over epochs, and say where results went.
         training: any field of [`SemantoksFineTuningArguments`], such as `num_train_epochs=20` or `layer_decay=0.9`.
 
@@ -144,6 +148,7 @@ def fine_tuning_protocol(
     labels = Labels.read(dataset, label_column, task)
     start, extractor = _starting_model(model, extractor, labels, seed)
     new_head = start is not model
+    parent = parent or (model if isinstance(model, (str, Path)) else None)
     print(f"{label_column}: {labels.describe()}, {len(labels.rows)} scans, {n_repetitions} random splits")
     subjects = _subjects(dataset, subject_column, labels)
     splits = list(scan_splits(labels.targets.tolist(), subjects, ratios, n_repetitions, seed, stratify))
@@ -183,7 +188,8 @@ def fine_tuning_protocol(
                 if writes:
                     if save_models:
                         folder = output / f"{file.stem}-model"
-                        save_model_folder(repetition.model, folder, extractor=repetition.extractor)
+                        card = trained_model_card(folder.name, repetition.model, repetition.extractor, parent)
+                        save_model_folder(repetition.model, folder, extractor=repetition.extractor, card=card)
                     write_file(output / f"{file.stem}-predictions.csv", repetition.predictions)
                     write_file(file, to_json(record))  # last: it says that the repetition is done
                     shutil.rmtree(str(runs[number][0].output_dir), ignore_errors=True)
