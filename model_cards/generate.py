@@ -12,7 +12,7 @@ from pathlib import Path
 import brain_transformers as bt
 from brain_transformers.files import write_file
 from brain_transformers.hub.model_card import build_model_card
-from brain_transformers.hub.registry import MODELS
+from brain_transformers.hub.registry import MODELS, conversion_command
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -22,27 +22,11 @@ From the authors ({source}), and converted on your machine. The table that the c
 ```bash
 {command}
 ```"""
-_NO_CONVERTER = "From the authors ({source}). This version has no converter for these weights yet."
-_BRAINLM = "convert_brainlm.py --checkpoint {folder}/ --coordinates A424_Coordinates.dat"
-_BRAIN_JEPA = "convert_brain_jepa.py --checkpoint {folder} --gradient gradient_mapping_450.csv"
-_BRAIN_SEMANTOKS = "convert_brain_semantoks.py --checkpoint {folder} --network-map network_mapping.npz"
-_CONVERTERS = {
-    "brainlm_mae": _BRAINLM,
-    "brainlm_vit_mae": _BRAINLM,
-    "brain_jepa": _BRAIN_JEPA,
-    "brain_semantoks": _BRAIN_SEMANTOKS,
-}
 
 
 def obtain(name: str) -> str:
     """How to get a published checkpoint, as Markdown."""
-    source = MODELS[name].source or ""
-    converter = _CONVERTERS.get(bt.load_config(name).model_type)
-    if converter is None:
-        return _NO_CONVERTER.format(source=source)
-    arguments = converter.format(folder=source.rpartition(" ")[2])
-    options = f"--output {name}/ --source {source.partition(',')[0]}"
-    return _OBTAIN.format(source=source, command=f"python conversion/{arguments} {options}")
+    return _OBTAIN.format(source=MODELS[name].source, command=conversion_command(name))
 
 
 def cards() -> dict[str, str]:

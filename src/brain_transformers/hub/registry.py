@@ -1,6 +1,8 @@
 """The published checkpoints and the configurations that go by a name."""
 
+import difflib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..models.brain_jepa.configuration_brain_jepa import BrainJEPAConfig
@@ -48,6 +50,7 @@ class ModelEntry:
         trained_parameters: what pretraining trains: that network, or its trained twin, and the parts that only
             training needs.
         source: where the authors published the weights, or `None` for configurations of our own.
+        conversion: command that makes a model folder of the authors' files, without its `--output`.
         license: licence of those weights, `"unknown"` if their authors state none, or `None` if there are no weights.
         citation: the paper.
         limits: what is known not to work.
@@ -58,6 +61,7 @@ class ModelEntry:
     parameters: int | None = None
     trained_parameters: int | None = None
     source: str | None = None
+    conversion: str | None = None
     license: str | None = None
     citation: str | None = None
     limits: tuple[str, ...] = ()
@@ -80,6 +84,7 @@ MODELS: dict[str, ModelEntry] = {
         parameters=8_426_512,
         trained_parameters=13_035_308,
         source="vandijklab/brainlm, folder old_13M",
+        conversion="convert_brainlm.py --checkpoint old_13M/ --coordinates A424_Coordinates.dat",
         license=_BRAINLM_LICENSE,
         citation=_BRAINLM_PAPER,
         limits=(
@@ -92,6 +97,7 @@ MODELS: dict[str, ModelEntry] = {
         parameters=85_647_360,
         trained_parameters=111_655_680,
         source="vandijklab/brainlm, folder vitmae_111M",
+        conversion="convert_brainlm.py --checkpoint vitmae_111M/ --coordinates A424_Coordinates.dat",
         license=_BRAINLM_LICENSE,
         citation=_BRAINLM_PAPER,
         limits=(
@@ -111,6 +117,7 @@ MODELS: dict[str, ModelEntry] = {
         parameters=630_435_840,
         trained_parameters=656_613_964,
         source="vandijklab/brainlm, folder vitmae_650M",
+        conversion="convert_brainlm.py --checkpoint vitmae_650M/ --coordinates A424_Coordinates.dat",
         license=_BRAINLM_LICENSE,
         citation=_BRAINLM_PAPER,
         limits=(
@@ -131,6 +138,7 @@ MODELS: dict[str, ModelEntry] = {
         parameters=85_080_960,
         trained_parameters=96_325_824,
         source="github.com/Eric-LRL/Brain-JEPA, jepa-ep300.pth.tar",
+        conversion="convert_brain_jepa.py --checkpoint jepa-ep300.pth.tar --gradient gradient_mapping_450.csv",
         license="unknown",
         citation=_BRAIN_JEPA_PAPER,
         limits=(
@@ -157,6 +165,8 @@ MODELS: dict[str, ModelEntry] = {
         parameters=58_720_931,
         trained_parameters=58_720_931 + 918_656,
         source="SamGijsen/Brain-Semantoks, file brainsemantoks_ckpt_epoch_100.pth",
+        conversion="convert_brain_semantoks.py --checkpoint brainsemantoks_ckpt_epoch_100.pth "
+        "--network-map network_mapping.npz",
         license="unknown",
         citation=(
             "Gijsen, Schulz, Ritter, Brain-Semantoks: Learning Semantic Tokens of Brain Dynamics with a "
@@ -244,6 +254,45 @@ def load_config(name: str, **overrides: Any) -> BrainConfig:
         ValueError: if the name is unknown; the message lists the known ones.
     """
     if name not in MODELS:
-        raise ValueError(f"Unknown model {name!r}. Known: {', '.join(MODELS)}.")
+        similar = difflib.get_close_matches(str(name), MODELS, n=1)
+        meant = f" Did you mean {similar[0]!r}?" if similar else ""
+        raise ValueError(f"Unknown model {name!r}.{meant} Known: {', '.join(MODELS)}.")
     entry = MODELS[name]
     return entry.config_class(**{**entry.values, **overrides})
+
+
+def conversion_command(name: str) -> str:
+    """The command that makes a model folder of the authors' files, for a published model."""
+    entry = MODELS[name]
+    source = (entry.source or "").partition(",")[0]
+    return f"python conversion/{entry.conversion} --output {name}/ --source {source}"
+
+
+def check_is_no_bare_name(source: Any) -> None:
+    """Refuse the name of a configuration, or nearly so, where a folder or Hub name of weights is needed.
+
+    Weights of these names lie on no server: without this, one would be asked, at length where there is no network.
+
+    Raises:
+        FileNotFoundError: saying where the weights are and how to convert them, or which name was meant.
+    """
+    if not isinstance(source, str) or "/" in source or Path(source).exists():
+        return
+    if source not in MODELS:
+        if similar := difflib.get_close_matches(source, MODELS, n=1, cutoff=0.8):
+            raise FileNotFoundError(
+                f"There is no folder {source} here, and no model of that name: {similar[0]!r} is one."
+            )
+        return
+    entry = MODELS[source]
+    start = f"There is no folder {source} here; {source!r} is a configuration, and comes without weights. "
+    if entry.source is None:
+        published = "None were published. "
+    else:
+        published = (
+            f"Get those of the authors ({entry.source}) and convert them once, from a checkout of brain-transformers: "
+            f"{conversion_command(source)}. "
+        )
+    raise FileNotFoundError(
+        f"{start}{published}Random weights: AutoModel.from_config(brain_transformers.load_config({source!r}))."
+    )
