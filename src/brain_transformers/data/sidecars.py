@@ -104,8 +104,9 @@ def _ranks(path: Path) -> list[list[Path]]:
     for wanted, may_differ in ((suffix, frozenset[str]()), ("bold", _MAY_DIFFER)):
         for folder in folders:
             fitting: dict[int, list[Path]] = {}
-            for name in _json_names(folder):
-                others, other_suffix = _parts(name.removesuffix(".json"))
+            by_subject = _json_files(folder)
+            candidates = [item for subject in {entities.get("sub"), None} for item in by_subject.get(subject, ())]
+            for name, others, other_suffix in candidates:
                 fits = all(entities.get(key) == value or key in may_differ for key, value in others.items())
                 if other_suffix == wanted and fits:
                     same = sum(entities.get(key) == value for key, value in others.items())
@@ -141,7 +142,11 @@ def _folders(path: Path) -> list[Path]:
     return above[: min(max(root, described), 8) + 1]
 
 
-def _json_names(folder: Path) -> tuple[str, ...]:
+_Sidecars = dict[str | None, list[tuple[str, dict[str, str], str]]]
+
+
+def _json_files(folder: Path) -> _Sidecars:
+    """JSON files of a folder with their entities and suffix, by subject, `None` for those of all subjects."""
     changed = folder.stat().st_mtime_ns
     # The clock of file systems is coarse: what has just changed may change again at the same time.
     fresh = time.time_ns() - changed < 2 * 10**9
@@ -149,10 +154,15 @@ def _json_names(folder: Path) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=256)
-def _list_json(folder: str, changed: int) -> tuple[str, ...]:
+def _list_json(folder: str, changed: int) -> _Sidecars:
     """JSON files of a folder that was last changed at `changed`; a thousand scans ask for the same root."""
     try:
         with os.scandir(folder) as entries:
-            return tuple(sorted(entry.name for entry in entries if entry.name.endswith(".json") and entry.is_file()))
+            names = sorted(entry.name for entry in entries if entry.name.endswith(".json") and entry.is_file())
     except PermissionError:  # a folder above that is somebody else's
-        return ()
+        return {}
+    result: _Sidecars = {}
+    for name in names:
+        entities, suffix = _parts(name.removesuffix(".json"))
+        result.setdefault(entities.get("sub"), []).append((name, entities, suffix))
+    return result
