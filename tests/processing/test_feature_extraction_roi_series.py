@@ -1,5 +1,6 @@
 """The ROI series extractor: what comes out for scans as people have them, and what it refuses."""
 
+import json
 import subprocess
 import sys
 import warnings
@@ -454,3 +455,107 @@ def test_module_needs_no_optional_package():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+# --- what a file or a caller may hold ---
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"t_r": 0}, "the model's t_r"),
+        ({"t_r": -1.0}, "the model's t_r"),
+        ({"t_r": float("nan")}, "the model's t_r"),
+        ({"t_r": 720}, "milliseconds"),
+        ({"t_r": "2"}, "the model's t_r"),
+        ({"t_r_tolerance": float("nan")}, "t_r_tolerance"),
+        ({"t_r_tolerance": -0.1}, "t_r_tolerance"),
+        ({"divisor": 1e-300}, "divisor"),
+        ({"divisor": float("nan")}, "divisor"),
+        ({"divisor": 0}, "divisor"),
+        ({"divisor": 10**400}, "divisor"),
+        ({"expected_std": float("inf")}, "expected_std"),
+        ({"expected_std": 0.0}, "expected_std"),
+        ({"n_rois": 0}, "n_rois"),
+        ({"n_rois": True}, "n_rois"),
+        ({"n_rois": 2**31}, "n_rois"),
+        ({"n_timepoints": 10**9}, "n_timepoints"),
+        ({"n_rois": 90_000, "n_timepoints": 900_000}, "window of at most"),
+        ({"patch_size": 0}, "patch_size"),
+        ({"patch_size": 2.5}, "patch_size"),
+        ({"layout": "image", "patch_size": 16, "image_size": 16 * 10**6}, "image_size"),
+        ({"layout": ["image"]}, "layout"),
+        ({"band_pass": [0.1]}, "band_pass"),
+        ({"band_pass": "ab"}, "band_pass"),
+        ({"band_pass": [0.1, float("inf")]}, "band_pass"),
+        ({"statistics": {"median": [0.0] * 12}}, "statistics"),
+        ({"statistics": {"median": [0.0] * 12, "iqr": [1.0] * 11}}, "statistics"),
+        ({"statistics": {"median": [0.0] * 12, "iqr": [float("nan")] * 12}}, "statistics"),
+        ({"statistics": {"median": [0.0] * 12, "iqr": [1e-300] * 12}}, "statistics"),
+        ({"statistics": {"median": [0.0] * 12, "iqr": [0.0] * 12}}, "statistics"),
+        ({"statistics": {"median": [1e300] * 12, "iqr": [1.0] * 12}}, "statistics"),
+        ({"statistics": [1, 2]}, "statistics"),
+        ({"coordinates": [[0, 0, "x"]] * 12}, "coordinates"),
+        ({"coordinates": {}}, "coordinates"),
+        ({"roi_order": {"a": 1}}, "roi_order"),
+        ({"return_coordinates": "no"}, "return_coordinates"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_by_name_in_python_and_in_files(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        extractor(**options)
+    extractor().save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **options}))
+    for loader in (ROISeriesFeatureExtractor, AutoFeatureExtractor):
+        with pytest.raises(ValueError, match=message) as caught:
+            loader.from_pretrained(tmp_path)
+        assert str(tmp_path) in str(caught.value)
+        assert "preprocessor_config.json" in str(caught.value)
+
+
+def test_a_file_with_foreign_fields_or_of_another_kind_is_refused(tmp_path):
+    extractor().save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    good = json.loads(file.read_text())
+    for content, message in (
+        ({**good, "n_roi": 12}, "Did you mean n_rois"),
+        ({**good, "fit": 1}, "no argument 'fit'"),
+        ({**good, "_warned": []}, "no argument '_warned'"),
+        ([good], "preprocessor_config.json"),
+        ("text", "preprocessor_config.json"),
+        (None, "Can't load feature extractor"),
+    ):
+        file.write_text(json.dumps(content))
+        with pytest.raises((ValueError, OSError), match=message):
+            ROISeriesFeatureExtractor.from_pretrained(tmp_path)
+    file.write_text(json.dumps(good)[:100])
+    with pytest.raises(OSError, match=r"preprocessor_config\.json"):
+        ROISeriesFeatureExtractor.from_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="Did you mean n_rois"):
+        ROISeriesFeatureExtractor(n_roi=12)
+
+
+@pytest.mark.parametrize("t_r", [0, -1, 720, "0.72", float("inf")])
+def test_repetition_times_of_scans_have_a_range(t_r):
+    with pytest.raises(ValueError, match="t_r of scan 0"):
+        extractor(t_r=2.0)(scans(1)[0], t_r=t_r)
+
+
+def test_rest_of_a_scan_is_said_once_and_can_be_covered():
+    model = extractor(window="all")
+    scan = scans(1, n_timepoints=76, level=0)[0]
+    with pytest.warns(UserWarning, match=r"36 of the 76 timepoints of scan 0 \(47 %\).*window=\"cover\""):
+        model(scan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(scan)
+        covered = model(scan, window="cover", return_windows=True)
+        assert model(scan[:, :40], window="cover")["signals"].shape[0] == 1
+    assert covered["window_start"].tolist() == [0, 36]
+    np.testing.assert_array_equal(covered["signals"][1], scan[:, 36:])
+
+
+def test_a_model_without_an_order_says_how_to_get_one_for_other_parcels():
+    with pytest.raises(ValueError, match=r"names no parcels.*load_config\(name, n_rois=400"):
+        extractor()(scans(1, n_rois=400)[0])

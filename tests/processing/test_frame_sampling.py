@@ -1,5 +1,7 @@
 """Slowing scans down by picking frames, and what the Brain-JEPA extractor does by default."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,21 @@ def test_unknown_resampling_is_refused() -> None:
 
 def test_regular_starts_are_evenly_spaced():
     assert regular_starts(80, 8).tolist() == [0, 11, 22, 34, 45, 57, 68, 80]
+
+
+def test_what_picking_frames_folds_or_stretches_is_said() -> None:
+    """A sine of 0.40 Hz at 0.735 s keeps its amplitude as one of 0.05 Hz: as in training, and said."""
+    seconds = 0.735 * np.arange(490)
+    phases = np.arange(5)[:, None]
+    slow = np.sin(2 * np.pi * 0.05 * seconds + phases)
+    fast = np.sin(2 * np.pi * 0.40 * seconds + phases)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extractor()(slow, t_r=0.735)
+        extractor(resampling="filter")(slow + fast, t_r=0.735)
+    with pytest.warns(UserWarning, match=r"50 % of the variance of scan 0 is faster than 0\.226 Hz"):
+        made = extractor()(slow + fast, t_r=0.735)
+    assert made["signals"].std() == pytest.approx((slow + fast).std(), rel=0.05)
+    for t_r in (1.9, 2.5):
+        with pytest.warns(UserWarning, match=rf"got {t_r} s of scan 0, which becomes {t_r} s \([+-]1\d %\)"):
+            extractor()(slow, t_r=t_r)

@@ -80,6 +80,21 @@ def test_orders_without_common_labels_are_refused():
         ("", "empty"),
         ("schaefer400-7net+nothing", "not among the known"),
         ("schaefer400-7net+schaefer400-17net", "twice"),
+        ("tian_s3+schaefer400-17net", r"Did you mean 'tian-s3'\?"),
+        (["a"] * 100_000, "more than once"),
+        ([], "list of label strings"),
+        (["a", None], "list of label strings"),
+        (["a", 1], "list of label strings"),
+        (["a", b"\xff"], "list of label strings"),
+        ([["a"], ["b"]], "list of label strings"),
+        ({"a": 1}, "list of label strings"),
+        ({"a", "b"}, "list of label strings"),
+        (7, "list of label strings"),
+        (None, "list of label strings"),
+        ("[", "list of label strings"),
+        ('["a", 1]', "list of label strings"),
+        ("[" * 100_000, "list of label strings"),
+        (np.zeros((2, 2)), "list of label strings"),
     ],
 )
 def test_broken_orders_are_refused(order, message):
@@ -105,3 +120,25 @@ def test_sorted_order_has_sorted_coordinates_and_labels():
     np.testing.assert_array_equal(coordinates, [centres[label] for label in sorted_labels])
     with pytest.raises(ValueError, match="not part of this package"):
         roi_labels("a424@y")
+
+
+def test_labels_as_files_hold_them_are_labels():
+    labels = roi_labels("aal2-94")
+    for given in (
+        np.array(labels),
+        np.array(labels, dtype=object),
+        np.array([label.encode() for label in labels]),
+        np.array([label.encode() for label in labels], dtype=object),
+        [np.str_(label) for label in labels],
+    ):
+        assert resolve_roi_order(given).labels == labels
+        assert (permutation(given, "aal2-94").index == np.arange(94)).all()
+        assert resolve_roi_order(roi_order_text(given)).labels == labels
+    assert resolve_roi_order(b"a424").known
+
+
+def test_a_misspelt_order_is_asked_about():
+    with pytest.raises(ValueError, match=r"Did you mean 'schaefer400-17net'\?"):
+        permutation("schaefer400_17nets", "schaefer400-7net")
+    with pytest.raises(ValueError, match=r"not known\. Known orders"):
+        permutation("gordon333", "schaefer400-7net")

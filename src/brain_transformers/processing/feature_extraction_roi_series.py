@@ -21,6 +21,7 @@ from .resampling import resample_t_r
 from .roi_orders import (
     SORTED_BY_Y,
     ROIOrder,
+    did_you_mean,
     permutation,
     resolve_roi_order,
     roi_coordinates,
@@ -76,6 +77,8 @@ _NOT_FINITE = (
     "Expected finite numbers after scaling {name} ({how}), got infinite ones or NaN. Its values are too large: check "
     "that file, or leave it out."
 )
+# Share of the variance that picking frames folds into slower frequencies, from which on it is said.
+_FOLDED_SHARE = 0.1
 # A generator that keeps finding windows without a measured frame is asked this often.
 _MAX_DRAWS = 100
 
@@ -188,8 +191,10 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         missing_rois: what to do when the scan's order lacks parcels: `"error"`; `"fill"`: zeros and a warning;
             `"mask"`: zeros and 0 in `attention_mask` (`layout="roi_time"`).
         resampling: how another repetition time is brought to the model's: `"filter"` interpolates band-limited;
-            `"frames"` picks every second, third, ... frame without a filter, as Brain-JEPA was trained (the last frame
-            fills up a patch that is measured in part, and scans slower than the model stay as they are).
+            `"frames"` picks every second, third, ... frame without a filter, as Brain-JEPA was trained: what is faster
+            than the new rate can hold folds into slower frequencies, with a warning where that is a tenth of the
+            variance (the last frame fills up a patch that is measured in part, and scans slower than the model stay
+            as they are).
         band_pass: low and high edge in Hz of a Butterworth filter (order 5, forward and backward) that runs over the
             whole scan before everything else; needs the scan's t_r and scipy. `None` for no filter.
         expected_std: standard deviation of the model's training inputs; inputs more than 3 times away bring a warning.
@@ -238,6 +243,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         _check_choice("short_scans", short_scans, ("pad", "error"))
         _check_choice("missing_rois", missing_rois, ("error", "fill", "mask"))
         _check_choice("sort_rows", sort_rows, (None, "y"))
+        if not isinstance(return_coordinates, bool):
+            raise ValueError(f"Expected return_coordinates to be true or false, got {return_coordinates!r:.80}.")
         sizes = (
             ("n_rois", n_rois, 100_000),
             ("n_timepoints", n_timepoints, 1_000_000),
@@ -282,7 +289,9 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         self.n_rois = n_rois
         self.n_timepoints = n_timepoints
         self.patch_size = patch_size
-        self.roi_order = roi_order if roi_order is None or isinstance(roi_order, str) else list(roi_order)
+        # Saved as JSON: a name, or a list of plain text whatever the labels came as.
+        text = None if roi_order is None else roi_order_text(roi_order)
+        self.roi_order = list(resolve_roi_order(text).labels) if text is not None and text.startswith("[") else text
         self.t_r = None if t_r is None else check_t_r(t_r, "the model's t_r")
         self.t_r_tolerance = t_r_tolerance
         self.layout = layout
@@ -607,8 +616,9 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 if not (declared.known and own.known):
                     raise ValueError(
                         f"Expected rows in the order {_order_name(self.roi_order)}, got {_order_name(roi_order)}, and "
-                        "the labels of one of them are not known, so rows cannot be matched. Give the order as a "
-                        "list of labels."
+                        "the labels of one of them are not known, so rows cannot be matched. "
+                        f"{did_you_mean(roi_order if not declared.known else self.roi_order)}Give the order as a list "
+                        "of labels."
                     )
                 moved = permutation(roi_order, self.roi_order, source_coordinates=own_coordinates if same else None)
                 index, missing, n_source, sorted_by_y = moved.index, moved.missing, len(declared.labels), False
@@ -744,8 +754,10 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
             signals = band_pass_filter(signals, rate, self.band_pass)
         n_timepoints, sampling_rate = signals.shape[1], 1
         if resample_from is not None and self.resampling == "frames":
-            sampling_rate, resample_from = self._sampling_rate(resample_from, name), None
+            slow_from, resample_from = resample_from, None
+            sampling_rate = self._sampling_rate(slow_from, name)
             if sampling_rate > 1:
+                self._report_folding(signals, slow_from, sampling_rate, name)
                 step = frame_step(self.n_timepoints, sampling_rate)
                 n_timepoints = int(np.floor((n_timepoints - 1) / step + 1e-6)) + 1
         elif resample_from is not None and self.t_r is not None:
@@ -835,6 +847,26 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 'faster to the model. Set resampling="filter" on the extractor to have it interpolated.',
             )
         return rate
+
+    def _report_folding(self, signals: np.ndarray, t_r: float, rate: int, name: str) -> None:
+        """Say once when picking frames folds a noticeable part of a scan into slower frequencies."""
+        if "folding" in self._warned:
+            return
+        rows = signals[:: max(1, len(signals) // 16)]
+        with np.errstate(invalid="ignore", over="ignore"):
+            rows = rows - np.nanmean(rows, axis=1, keepdims=True)
+        power = np.abs(np.fft.rfft(np.where(np.isfinite(rows), rows, 0.0).astype(np.float64), axis=1)) ** 2
+        highest = 0.5 / (t_r * frame_step(self.n_timepoints, rate))
+        fast = np.fft.rfftfreq(rows.shape[1], t_r) > highest
+        share = power[:, fast].sum() / max(power.sum(), 1e-300)
+        if share > _FOLDED_SHARE:
+            self._warn_once(
+                "folding",
+                f"{100 * share:.0f} % of the variance of {name} is faster than {highest:.3f} Hz, and picking every "
+                f"{rate}. frame, as this model was trained, folds it into slower frequencies; so it is for scans like "
+                'it. Low-pass filter them before, or set resampling="filter" on the extractor, if you do not want '
+                "that.",
+            )
 
     def _starts(
         self,
@@ -1202,7 +1234,12 @@ def _check_statistics(statistics: Any, n_rois: int) -> None:
 
 
 def _check_coordinates(coordinates: Any, n_rois: int) -> np.ndarray:
-    table = np.array(coordinates, dtype=np.float32)
+    try:
+        table = np.array(coordinates, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"Expected coordinates of shape ({n_rois}, 3), numbers in mm, got something else ({error})."
+        ) from error
     if table.shape != (n_rois, 3):
         raise ValueError(f"Expected coordinates of shape ({n_rois}, 3), columns X, Y, Z in mm, got {table.shape}.")
     if not np.isfinite(table).all() or np.abs(table).max() > 250:

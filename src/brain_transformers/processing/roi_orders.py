@@ -9,9 +9,11 @@ sorted from posterior to anterior by the Y coordinate of their centres (the imag
 or such a list as JSON text, is an order too.
 """
 
+import difflib
 import functools
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -137,31 +139,28 @@ def resolve_roi_order(order: ROIOrder) -> ResolvedOrder:
         The resolved order. A name that is not known resolves to one without labels: it equals only itself.
 
     Raises:
-        ValueError: if a list has repeated, empty or no labels, or a name joins an atlas that is not known.
-        TypeError: if `order` is neither a string nor a list of strings.
+        ValueError: if it is neither a name nor a list of labels, a list has repeated, empty or no labels, or a name
+            joins an atlas that is not known.
     """
-    if isinstance(order, str) and order.startswith("["):
-        order = json.loads(order)
+    order = _name_or_labels(order)
     if not isinstance(order, str):
-        labels = tuple(order)
-        if not labels or not all(isinstance(label, str) and label for label in labels):
-            raise TypeError(
-                f"Expected roi_order to be a name such as {ROI_ORDERS[0]!r} or a list of label strings, got {order!r}."
-            )
-        if len(set(labels)) != len(labels):
-            repeated = sorted({label for label in labels if labels.count(label) > 1})
+        repeated = [label for label, count in Counter(order).items() if count > 1]
+        if repeated:
             raise ValueError(
                 f"Expected every label of roi_order once, got {repeated[:5]} more than once. Make the labels unique."
             )
-        return ResolvedOrder(None, labels)
+        return ResolvedOrder(None, order)
     if not order:
         raise ValueError(f"roi_order is an empty string. Use one of {list(ROI_ORDERS)} or a list of labels.")
     name, sorted_by_y = order.removesuffix(SORTED_BY_Y), order.endswith(SORTED_BY_Y)
     parts = name.split("+")
     unknown = [part for part in parts if part not in _ATLASES]
     if unknown and len(parts) > 1:
+        near = difflib.get_close_matches(unknown[0].lower(), _ATLASES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"roi_order {order!r} joins {unknown}, which are not among the known atlases {list(_ATLASES)}."
+            f"roi_order {order!r:.200} joins {unknown[:5]!r:.200}, which are not among the known atlases "
+            f"{list(_ATLASES)}.{hint}"
         )
     if unknown:
         return ResolvedOrder(name, (), sorted_by_y)
@@ -171,9 +170,44 @@ def resolve_roi_order(order: ROIOrder) -> ResolvedOrder:
     return ResolvedOrder(name, labels, sorted_by_y)
 
 
+def did_you_mean(order: ROIOrder) -> str:
+    """`"Did you mean 'a424'? "` for a name that is spelt nearly like a known one, else nothing."""
+    near: list[str] = []
+    if isinstance(order, str):
+        near = difflib.get_close_matches(order.lower().replace("_", "-"), (*ROI_ORDERS, *_ATLASES), n=1, cutoff=0.75)
+    return f"Did you mean {near[0]!r}? " if near else ""
+
+
 def roi_order_text(order: ROIOrder) -> str:
     """The order as one string, for a column of a table: a name as it is, a list of labels as JSON text."""
+    if isinstance(order, str):
+        return order
+    order = _name_or_labels(order)
     return order if isinstance(order, str) else json.dumps(list(order))
+
+
+def _name_or_labels(order: Any) -> str | tuple[str, ...]:
+    """The name, or the labels as plain text: the one door for what files and arrays hold (bytes, numpy's text, "
+    "JSON)."""
+    try:
+        if isinstance(order, str) and order.startswith("["):
+            order = json.loads(order)
+        elif isinstance(order, (bytes, np.bytes_)):
+            order = order.decode()
+        if isinstance(order, str):
+            return str(order)
+        if isinstance(order, (Mapping, Set)) or np.ndim(order) != 1:
+            raise TypeError("it is no list")
+        labels = tuple(label.decode() if isinstance(label, bytes) else label for label in order)
+        if not labels or not all(isinstance(label, str) and label for label in labels):
+            raise TypeError("labels are text, and none is empty")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"Expected roi_order to be a name such as {ROI_ORDERS[0]!r} or a list of label strings, got "
+            f"{order!r:.100} "
+            f"({str(error)[:100]})."
+        ) from error
+    return tuple(str(label) for label in labels)
 
 
 def roi_labels(order: ROIOrder, coordinates: np.ndarray | None = None) -> tuple[str, ...]:
@@ -190,7 +224,7 @@ def roi_labels(order: ROIOrder, coordinates: np.ndarray | None = None) -> tuple[
     resolved = resolve_roi_order(order)
     if not resolved.known:
         raise ValueError(
-            f"The labels of roi_order {order!r} are not known. Known orders: {list(ROI_ORDERS)}; "
+            f"The labels of roi_order {order!r} are not known. {did_you_mean(order)}Known orders: {list(ROI_ORDERS)}; "
             "or give the list of labels itself."
         )
     if not resolved.sorted_by_y:
