@@ -2,12 +2,13 @@
 
 import gzip
 import json
+import zipfile
 
 import numpy as np
 import pytest
 
 from brain_transformers.data.readers import ROISeriesReadError, read_coordinates, read_roi_series
-from brain_transformers.processing.roi_orders import roi_labels
+from brain_transformers.processing.roi_orders import permutation, roi_labels
 
 N_ROIS, N_TIMEPOINTS = 94, 31
 
@@ -138,13 +139,100 @@ def test_labels_in_the_file_must_agree_with_the_declared_order(tmp_path):
         read_roi_series(path, roi_order="schaefer400-7net")
 
 
+def half_known(names):
+    """As a lab names parcels that it has merged or added."""
+    return [name if number % 6 else f"own {number}" for number, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("form", ["text", "bytes", "table"])
+def test_known_labels_are_compared_where_others_are_not_known(tmp_path, form):
+    values = np.random.default_rng(0).normal(size=(400, 20))
+    for edition, right in (("7", False), ("17", True)):
+        labels = half_known(roi_labels(f"schaefer400-{edition}net"))
+        if form == "table":
+            path = tmp_path / "scan.tsv"
+            path.write_text(text(values.T, "\t", labels))
+        else:
+            path = tmp_path / "scan.npz"
+            np.savez(path, ts=values, roi_labels=np.array(labels, dtype="U" if form == "text" else "S"))
+        if right:
+            with pytest.warns(UserWarning, match=r"67 of 400 labels \(first: 'own 0'\) .* the others agree"):
+                read = read_roi_series(path, roi_order="schaefer400-17net")
+            np.testing.assert_array_equal(read.signals, values.astype(np.float32))
+        else:
+            with pytest.raises(ROISeriesReadError, match=r"another order .* \d+ of 400 are elsewhere"):
+                read_roi_series(path, roi_order="schaefer400-17net")
+
+
+def test_labels_that_are_not_compared_are_said_and_numbers_are_no_labels(tmp_path, recwarn):
+    values = np.random.default_rng(0).normal(size=(400, 20))
+    np.savez(tmp_path / "scan.npz", ts=values, labels=[f"region {number}" for number in range(400)])
+    with pytest.warns(UserWarning, match=r"scan\.npz: 400 of 400 labels"):
+        read_roi_series(tmp_path / "scan.npz", roi_order="schaefer400-7net")
+    recwarn.clear()
+    (tmp_path / "scan.tsv").write_text(text(values.T, "\t", [str(number) for number in range(1, 401)]))
+    assert read_roi_series(tmp_path / "scan.tsv", roi_order="schaefer400-7net").signals.shape == (400, 20)
+    assert not recwarn.list
+
+
+def test_labels_are_known_without_the_name_of_their_edition(tmp_path):
+    values = np.random.default_rng(0).normal(size=(400, 20))
+    short = [name.split("_", 1)[1] for name in roi_labels("schaefer400-17net")]
+    (tmp_path / "scan.tsv").write_text(text(values.T, "\t", short))
+    assert read_roi_series(tmp_path / "scan.tsv", roi_order="schaefer400-17net").signals.shape == (400, 20)
+    with pytest.raises(ROISeriesReadError, match="another order"):
+        read_roi_series(tmp_path / "scan.tsv", roi_order="schaefer400-7net")
+
+
+def test_parcels_of_the_order_are_taken_out_of_a_file_with_more(tmp_path):
+    order = roi_labels("schaefer400-7net")
+    names = [f"LH-Thalamus{number}" for number in range(3)] + [name.removeprefix("7Networks_") for name in order]
+    values = np.random.default_rng(0).normal(size=(len(names), 20))
+    path = tmp_path / "sub-01_atlas-4S456Parcels_timeseries.tsv"
+    path.write_text(text(values.T, "\t", names))
+    with pytest.warns(UserWarning, match=r"3 of 403 parcels \(first: 'LH-Thalamus0'\) are not part"):
+        read = read_roi_series(path, roi_order="schaefer400-7net")
+    np.testing.assert_array_equal(read.signals, values[3:].astype(np.float32))
+    with pytest.warns(UserWarning, match="3 of 403 parcels"):
+        read = read_roi_series(path, roi_order="schaefer400-17net")
+    index = permutation(order, "schaefer400-17net").index
+    np.testing.assert_array_equal(read.signals, values[3:][index].astype(np.float32))
+    path.write_text(text(values[:-1].T, "\t", names[:-1]))
+    with pytest.raises(ROISeriesReadError, match="expected 400 ROIs"):
+        read_roi_series(path, roi_order="schaefer400-7net")
+
+
+def test_python_objects_in_numpy_files_are_refused_with_the_fix(tmp_path):
+    values = np.random.default_rng(0).normal(size=(3, 20))
+    np.savez(tmp_path / "scan.npz", ts=values, labels=np.array(["a", "b", "c"], dtype=object))
+    with pytest.raises(ROISeriesReadError, match=r"scan\.npz: labels: it holds Python objects.*dtype=str"):
+        read_roi_series(tmp_path / "scan.npz", n_rois=3)
+
+
+@pytest.mark.parametrize("shape", ["(400, 10**12)", "(2**63, 2)", "(-1, 20)", "(3, 20.0)", "(((((", "(3, 20), 'x': 1"])
+def test_headers_of_numpy_files_are_held_against_the_file(tmp_path, shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}".ljust(117).encode() + b"\n"
+    path = tmp_path / "scan.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(480))
+    with pytest.raises(ROISeriesReadError, match=r"scan\.npy: "):
+        read_roi_series(path, n_rois=3)
+
+
+def test_members_of_an_archive_that_grow_implausibly_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "scan.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        np.lib.format.write_array(archive.open("ts.npy", "w"), np.zeros((3, 2**22)))
+    with pytest.raises(ROISeriesReadError, match=r"scan\.npz: .*claims"):
+        read_roi_series(tmp_path / "scan.npz", n_rois=3)
+
+
 def test_gaps_become_nan_and_sidecar_tells_t_r(tmp_path):
     (tmp_path / "sub-01_bold.tsv").write_text("a\tb\n1.5\tn/a\n2.5\t4\n")
     (tmp_path / "sub-01_bold.json").write_text(json.dumps({"RepetitionTime": 0.8}))
     series = read_roi_series(tmp_path / "sub-01_bold.tsv", n_rois=2, time_axis=0)
     np.testing.assert_array_equal(series.signals, np.array([[1.5, 2.5], [np.nan, 4]], dtype=np.float32))
     assert series.t_r == 0.8
-    assert read_roi_series(tmp_path / "sub-01_bold.tsv", n_rois=2, time_axis=0, t_r=2.0).t_r == 2.0
+    with pytest.warns(UserWarning, match=r"t_r=2 s was given .* 0\.8 s"):
+        assert read_roi_series(tmp_path / "sub-01_bold.tsv", n_rois=2, time_axis=0, t_r=2.0).t_r == 2.0
 
 
 def coordinates_table(n=424):

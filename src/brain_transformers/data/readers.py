@@ -98,6 +98,8 @@ def read_roi_series(
         raise ROISeriesReadError(f"{path}: the file is empty.")
     with reading(path, f"a series of ROIs ({suffix})", "Is it whole, and what its name says?", ROISeriesReadError):
         array, labels, in_file, label_axis = _load(path, suffix, key, n_rois)
+        if labels is not None and label_axis is not None and roi_order is not None and len(labels) != n_rois:
+            array, labels = _take_by_label(path, array, label_axis, labels, roi_order)
         if suffix == ".dat" and time_axis is None and (n_rois is None or array.shape == (n_rois, n_rois)):
             time_axis = 0  # the layout of this format is fixed
         if time_axis is None and label_axis is not None:
@@ -291,16 +293,36 @@ def _orient(path: Path, array: np.ndarray, n_rois: int | None, time_axis: int | 
     return result
 
 
+def _take_by_label(
+    path: Path, array: np.ndarray, axis: int, labels: tuple[str, ...], roi_order: ROIOrder
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The parcels of the order out of a file that has more, such as cortex and subcortex of XCP-D's 4S atlases.
+
+    A file that lacks one stays as it is, and is refused for its number of parcels.
+    """
+    places = _places(labels, roi_order)
+    rows = {place: row for row, place in enumerate(places) if place is not None}
+    n_rois = len(resolve_roi_order(roi_order).labels)
+    if not n_rois or len(rows) != n_rois or len(set(labels)) != len(labels):
+        return array, labels
+    order = [rows[place] for place in range(n_rois)]
+    others = [label for label, place in zip(labels, places) if place is None]
+    if len(order) + len(others) != len(labels):
+        return array, labels  # two spellings of one parcel
+    warnings.warn(
+        f"{path}: {len(others)} of {len(labels)} parcels (first: {others[0]!r}) are not part of the roi_order and are "
+        "left out; the others are taken by their labels.",
+        UserWarning,
+        stacklevel=4,
+    )
+    return np.take(array, order, axis), tuple(labels[row] for row in order)
+
+
 def _check_labels(path: Path, labels: tuple[str, ...], roi_order: ROIOrder) -> None:
     """Refuse a file whose own labels contradict the order it is declared to have; say what cannot be compared."""
     if len(set(labels)) != len(labels) or not resolve_roi_order(roi_order).known:
         return
-    try:
-        declared = roi_labels(roi_order)
-    except ValueError:
-        return  # sorted by coordinates that are not shipped
-    rows = {name: row for row, label in enumerate(declared) for name in _spellings(label)}
-    found = [next((rows[name] for name in _spellings(label) if name in rows), None) for label in labels]
+    found = _places(labels, roi_order)
     wrong = [row for row, place in enumerate(found) if place is not None and place != row]
     if wrong:
         raise ROISeriesReadError(
@@ -317,6 +339,16 @@ def _check_labels(path: Path, labels: tuple[str, ...], roi_order: ROIOrder) -> N
             UserWarning,
             stacklevel=4,
         )
+
+
+def _places(labels: tuple[str, ...], roi_order: ROIOrder) -> list[int | None]:
+    """Row of each label in an order, `None` for labels that it does not have."""
+    try:
+        declared = roi_labels(roi_order)
+    except ValueError:
+        declared = ()  # a name without labels, or sorted by coordinates that are not shipped
+    rows = {name: row for row, label in enumerate(declared) for name in _spellings(label)}
+    return [next((rows[name] for name in _spellings(label) if name in rows), None) for label in labels]
 
 
 def _spellings(label: str) -> set[str]:
