@@ -140,3 +140,40 @@ def test_published_resampling_keeps_the_last_sample_before_a_gap() -> None:
     known = signals[:, :7]
     expected = (known - known.mean(1, keepdims=True)) / known.std(1, keepdims=True)
     np.testing.assert_allclose(scaled[:, ::2], expected, atol=1e-5)
+
+
+def test_files_of_other_atlases_and_orders_are_not_joined(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    write(tmp_path / "b.h5", sizes={"schaefer400": 400})
+    for order in ("ab", "ba"):
+        with pytest.raises(ROISeriesReadError, match=r"\.h5: expected 4\d\d parcels in the order of .*, got 4\d\d"):
+            SemantoksHDF5Builder([tmp_path / f"{name}.h5" for name in order], cache_dir=tmp_path / "cache")
+    with pytest.raises(ROISeriesReadError, match="expected 400 parcels in the order of schaefer400-7net, got 457"):
+        SemantoksHDF5Builder(tmp_path / "a.h5", roi_order="schaefer400-7net", cache_dir=tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"between 0\.05 and 30"):
+        SemantoksHDF5Builder(tmp_path / "a.h5", t_r=2000, cache_dir=tmp_path / "cache")
+
+
+def test_wanted_subjects_and_labels_that_are_not_there_are_said(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    options = {"cache_dir": tmp_path / "cache"}
+    with pytest.raises(ValueError, match=r"None of the 2 subjects.*there are sub-a, sub-b, sub-c"):
+        SemantoksHDF5Builder(tmp_path / "a.h5", subjects=["a", "b"], **options)
+    with pytest.warns(UserWarning, match="1 of 2 subjects that are wanted"):
+        SemantoksHDF5Builder(tmp_path / "a.h5", subjects=["sub-a", "x"], **options)
+    with pytest.warns(UserWarning, match="No file has labels/gender"):
+        SemantoksHDF5Builder(tmp_path / "a.h5", labels=["labels/gender"], **options)
+    with pytest.raises(ValueError, match="names of their own"):
+        SemantoksHDF5Builder(tmp_path / "a.h5", labels=["labels/sex", "other/sex"], **options)
+    with pytest.warns(UserWarning, match="3 subjects are in train and in test"):
+        SemantoksHDF5Builder({"train": tmp_path / "a.h5", "test": tmp_path / "a.h5"}, **options)
+
+
+def test_scans_that_were_never_measured_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        for name in SIZES:
+            file[f"timeseries/{name}"][2] = np.nan
+    with pytest.warns(UserWarning, match="1 scans without a measured timepoint are left out"):
+        rows = build(tmp_path / "a.h5", tmp_path)
+    assert [str(name) for name in rows["subject"]] == ["sub-b", "sub-a", "sub-a", "sub-b"]

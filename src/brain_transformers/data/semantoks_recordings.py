@@ -143,6 +143,10 @@ class SemantoksRecordings:
             return None
         return "+".join(_ORDERS[name] for name in self.atlases)
 
+    def has_label(self, label: str) -> bool:
+        """Whether the file has one of the labels that were asked for."""
+        return self._labels.get(label) is not None
+
     def __len__(self) -> int:
         return len(self.subjects)
 
