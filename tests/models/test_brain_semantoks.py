@@ -414,3 +414,25 @@ def test_stochastic_depth_and_dropout_act_in_training_only() -> None:
         assert torch.equal(model(signals()).pooler_output, model(signals()).pooler_output)
         model.train()
         assert not torch.equal(model(signals()).pooler_output, model(signals()).pooler_output)
+
+
+@pytest.mark.parametrize("networks", [[0, 0, 1, 2, 3], [3, 0, 4, 1, 2]])
+def test_a_mask_of_parcels_is_never_read_as_one_of_networks(networks: list[int]) -> None:
+    # One window, and as many parcels as networks or one more: lengths of both kinds of mask meet.
+    config = bt.load_config(
+        "brain-semantoks-tiny", n_rois=5, n_timepoints=10, networks=networks, network_names=None, roi_order=None
+    )
+    model = bt.BrainSemantoksModel(config).eval()
+    signals, mask = torch.randn(5, 5, 10), 1 - torch.eye(5)
+    of_network = torch.stack([mask[:, [n == k for n in networks]].any(1) for k in range(config.n_networks)], dim=1)
+    with torch.no_grad():
+        of_parcels = model(signals, attention_mask=mask)
+        by_shape = model(signals, attention_mask=mask[..., None])
+        as_networks = model(signals, attention_mask=of_network[..., None].float())
+        with_cls = model(signals, attention_mask=torch.cat([torch.ones(5, 1), mask], dim=1))
+    assert torch.equal(of_parcels.token_mask, (~of_network).float())
+    others = (by_shape, with_cls) if config.n_networks == 5 else (by_shape, with_cls, as_networks)
+    for other in others:
+        torch.testing.assert_close(other.last_hidden_state, of_parcels.last_hidden_state, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="attention_mask"):
+        model(signals, attention_mask=torch.ones(5, 3, 1))

@@ -532,3 +532,16 @@ def test_a_model_and_its_parts_have_one_configuration_of_their_own(case: ModelCa
     assert first.config is not second.config
     first.set_attn_implementation("eager")
     assert second.config._attn_implementation == "sdpa"
+
+
+@every_case
+@every_kind
+@pytest.mark.parametrize("pooling", ["first of all", "mean", "max"])
+def test_a_sample_without_observed_tokens_is_named(case: ModelCase, kind: str, pooling: str) -> None:
+    assert case.attention_mask is not None
+    chosen = next(iter(case.poolings)) if pooling == "first of all" else pooling
+    model = case.build(kind, pooling=chosen)
+    mask = case.attention_mask(3)
+    mask[1] = 0
+    with pytest.raises(ValueError, match=r"observed token.*row \d"):
+        run(model, case, 3, attention_mask=case.mask_of(model, mask))

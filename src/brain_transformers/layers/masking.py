@@ -162,13 +162,34 @@ def padding_mask(
     return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=keep_mask)
 
 
+def check_observed(attention_mask: torch.Tensor | None) -> None:
+    """Raise ValueError if a sample has no observed token: its features would be those of no data.
+
+    Not looked at where the host would have to wait for it in training, or the pass is being compiled.
+
+    Args:
+        attention_mask: `(batch, n_tokens)` without CLS, 1 = observed.
+    """
+    if attention_mask is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    if attention_mask.device.type != "cpu" and torch.is_grad_enabled():
+        return
+    empty = (~attention_mask.bool().any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"attention_mask must hold an observed token in every sample, got none in {len(empty)} of "
+            f"{len(attention_mask)}: row {', '.join(map(str, empty[:5]))} of the batch. Leave these scans out."
+        )
+
+
 def check_attention_mask(attention_mask: torch.Tensor | None, batch: int, n_tokens: int) -> torch.Tensor | None:
-    """Return `attention_mask` unchanged, or raise ValueError if it is not `(batch, n_tokens)`."""
+    """Return `attention_mask` unchanged, or raise ValueError if it is not `(batch, n_tokens)` or a sample is empty."""
     if attention_mask is not None and tuple(attention_mask.shape) != (batch, n_tokens):
         raise ValueError(
             f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest; this model "
             f"has no CLS token), got {tuple(attention_mask.shape)}."
         )
+    check_observed(attention_mask)
     return attention_mask
 
 
@@ -176,17 +197,18 @@ def drop_cls_entry(attention_mask: torch.Tensor | None, batch: int, n_tokens: in
     """Check the shape of an attention mask and drop its leading entry for CLS, if it has one.
 
     Raises:
-        ValueError: if it is neither `(batch, n_tokens)` nor `(batch, 1 + n_tokens)`.
+        ValueError: if it is neither `(batch, n_tokens)` nor `(batch, 1 + n_tokens)`, or a sample is empty.
     """
     if attention_mask is None:
         return None
     if tuple(attention_mask.shape) == (batch, n_tokens + 1):
-        return attention_mask[:, 1:]
+        attention_mask = attention_mask[:, 1:]
     if tuple(attention_mask.shape) != (batch, n_tokens):
         raise ValueError(
             f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest), or one more "
             f"for CLS; got {tuple(attention_mask.shape)}."
         )
+    check_observed(attention_mask)
     return attention_mask
 
 

@@ -1,6 +1,7 @@
 """From tokens to one vector a sample."""
 
 import torch
+from torch import nn
 
 
 def pool_tokens(hidden_states: torch.Tensor, pooling: str, token_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -13,19 +14,14 @@ def pool_tokens(hidden_states: torch.Tensor, pooling: str, token_mask: torch.Ten
         token_mask: `(batch, n_tokens)`, true for tokens that count; `None` if all do.
 
     Returns:
-        `(batch, hidden_size)`.
+        `(batch, hidden_size)`; NaN for a mean or maximum of no tokens.
     """
     if pooling == "cls":
         return hidden_states[:, 0]
     tokens = hidden_states if pooling == "mean_with_cls" else hidden_states[:, 1:]
-    if token_mask is None:
-        return tokens.amax(1) if pooling == "max" else tokens.mean(1)
-    weights = token_mask.to(tokens.dtype)
-    if pooling == "mean_with_cls":
-        weights = torch.cat([weights.new_ones(weights.shape[0], 1), weights], dim=1)
-    if pooling == "max":
-        return tokens.masked_fill(weights[:, :, None] == 0, torch.finfo(tokens.dtype).min).amax(1)
-    return (tokens * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)
+    if token_mask is not None and pooling == "mean_with_cls":
+        token_mask = nn.functional.pad(token_mask.bool(), (1, 0), value=True)
+    return _pool(tokens, pooling, token_mask)
 
 
 def pool_all_tokens(hidden_states: torch.Tensor, pooling: str, token_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -37,13 +33,18 @@ def pool_all_tokens(hidden_states: torch.Tensor, pooling: str, token_mask: torch
         token_mask: `(batch, n_tokens)`, true for tokens that count; `None` if all do.
 
     Returns:
-        `(batch, hidden_size)`.
+        `(batch, hidden_size)`; NaN for a mean or maximum of no tokens.
     """
     if pooling == "first":
         return hidden_states[:, 0]
+    return _pool(hidden_states, pooling, token_mask)
+
+
+def _pool(tokens: torch.Tensor, pooling: str, token_mask: torch.Tensor | None) -> torch.Tensor:
     if token_mask is None:
-        return hidden_states.amax(1) if pooling == "max" else hidden_states.mean(1)
-    weights = token_mask.to(hidden_states.dtype)[:, :, None]
+        return tokens.amax(1) if pooling == "max" else tokens.mean(1)
+    weights = token_mask.to(tokens.dtype)[:, :, None]
     if pooling == "max":
-        return hidden_states.masked_fill(weights == 0, torch.finfo(hidden_states.dtype).min).amax(1)
-    return (hidden_states * weights).sum(1) / weights.sum(1)
+        highest = tokens.masked_fill(weights == 0, -torch.inf).amax(1)
+        return highest.masked_fill(highest == -torch.inf, torch.nan)
+    return (tokens * weights).sum(1) / weights.sum(1)

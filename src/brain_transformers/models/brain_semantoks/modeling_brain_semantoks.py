@@ -19,6 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...layers.attention import SelfAttention
 from ...layers.derived import DerivedTensor
 from ...layers.heads import initialise, initialised_linear
+from ...layers.masking import check_observed
 from ...layers.plain import is_plain, linear
 from ...layers.pooling import pool_tokens
 from ...layers.transformer import FeedForward
@@ -555,9 +556,11 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
             signals: float `(batch, n_rois, n_timepoints)`, z-scored per parcel. Windows past the end of a shorter
                 input count as not observed; timepoints past the last whole window are not used.
             attention_mask: 1 = observed, 0 = not: `(batch, n_rois * n_windows)` as the feature extractor gives it,
-                ROI-major, or `(batch, n_networks * n_windows)`; a leading entry for CLS is accepted. A token without
-                any observed parcel becomes the mask embedding and stays in the sequence, as hidden tokens did in
-                training (see `config.missing_tokens`); parcels that are missing within a network should be 0.
+                ROI-major, or `(batch, n_networks * n_windows)`; a leading entry for CLS is accepted. A length that
+                fits both is that of parcels; `(batch, n_rois, n_windows)` and `(batch, n_networks, n_windows)` say it
+                by their shape. A token without any observed parcel becomes the mask embedding and stays in the
+                sequence, as hidden tokens did in training (see `config.missing_tokens`); parcels that are missing
+                within a network should be 0.
             bool_masked_pos: bool `(batch, n_tokens)` or `(batch, n_networks, n_windows)`, true where the token is
                 replaced by the mask embedding. Order of tokens: network-major, time fastest.
 
@@ -629,18 +632,22 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
             return None
         config = self.config
         batch, _, n_windows = shape
-        of_rois = config.n_rois * n_windows
-        lengths = (config.n_tokens, config.n_tokens + 1, of_rois, of_rois + 1)
-        if attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] not in lengths:
+        of_rois, of_networks = config.n_rois * n_windows, config.n_tokens
+        flat = attention_mask.flatten(1) if attention_mask.dim() > 1 else attention_mask
+        given, explicit = tuple(attention_mask.shape), attention_mask.dim() == 3
+        parcels = given[1:] == (config.n_rois, n_windows) if explicit else flat.shape[-1] in (of_rois, of_rois + 1)
+        networks = given == shape if explicit else flat.shape[-1] in (of_networks, of_networks + 1)
+        if attention_mask.dim() not in (2, 3) or given[0] != batch or not (parcels or networks):
             raise ValueError(
-                f"attention_mask must be ({batch}, {of_rois}), one entry a parcel and window, or ({batch}, "
-                f"{config.n_tokens}), one a network and window, or one more for CLS; got "
-                f"{tuple(attention_mask.shape)}."
+                f"attention_mask must be ({batch}, {of_rois}) or ({batch}, {config.n_rois}, {n_windows}), one entry a "
+                f"parcel and window, or ({batch}, {of_networks}) or {shape}, one a network and window; flat ones may "
+                f"have one more in front for CLS. Got {given}."
             )
-        observed = attention_mask.bool()
-        if observed.shape[1] in (config.n_tokens, config.n_tokens + 1):
-            return observed[:, -config.n_tokens :].reshape(shape)
-        observed = observed[:, -of_rois:].reshape(batch, config.n_rois, n_windows)
+        observed = flat.bool()[:, -(of_rois if parcels else of_networks) :]
+        check_observed(observed)
+        if not parcels:
+            return observed.reshape(shape)
+        observed = observed.reshape(batch, config.n_rois, n_windows)
         parts = observed.index_select(1, self.embeddings.roi_index).split(self.embeddings.sizes, dim=1)
         return torch.stack([part.any(1) for part in parts], dim=1)
 
