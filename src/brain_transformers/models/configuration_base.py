@@ -5,9 +5,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import PreTrainedConfig
 
 from .remote_code import shim_reference, write_shim
+from .validation import PROBLEM_TYPES, check_choice, check_range
+
+# What a caller may say and a file may not: code to run, and where to take it from.
+_NOT_FROM_FILES = ("auto_map", "trust_remote_code", "attn_implementation", "experts_implementation")
 
 
 @strict
@@ -34,6 +39,55 @@ class BrainConfig(PreTrainedConfig):
         if callback is not None:
             callback()
         return super().__new__(cls)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            check_range(name, value)
+        except ValueError as error:
+            raise StrictDataclassFieldValidationError(field=name, cause=error) from error
+        super().__setattr__(name, value)
+
+    def validate_labels(self) -> None:
+        """Check what transformers declares but does not check: the kind of problem and the tables of labels."""
+        check_choice("problem_type", self.problem_type, (None, *PROBLEM_TYPES))
+        for name in ("id2label", "label2id"):
+            if not isinstance(getattr(self, name), (dict, type(None))):
+                raise ValueError(f"{name} must be a table of labels, got {type(getattr(self, name)).__name__}.")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedConfig.from_pretrained`; see [`from_dict`] for what is refused."""
+        kwargs.setdefault("name_or_path", pretrained_model_name_or_path)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration of the content of a file, and of what the caller sets otherwise.
+
+        Args:
+            config_dict: content of `config.json`. Keys that would choose code to run are not taken from it.
+            kwargs: values that go before those of the file, such as `attn_implementation`.
+
+        Raises:
+            ValueError: for anything that is no configuration of this family, naming the file.
+        """
+        source = kwargs.get("name_or_path") or "config.json"
+        try:
+            values = {k: v for k, v in config_dict.items() if k not in _NOT_FROM_FILES and not k.startswith("_")}
+            if (found := values.pop("model_type", cls.model_type)) != cls.model_type:
+                raise ValueError(f"it is of model_type {found!r}")
+            for name in values:
+                known = getattr(cls, name, None)
+                if name in cls.__dataclass_fields__ or known is None or isinstance(known, property):
+                    continue
+                raise ValueError(f"{name!r} is no setting")
+            return super().from_dict(values, **kwargs)
+        except Exception as error:  # whatever a foreign file makes transformers and us do
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                f"The configuration in {source} cannot be used: {reason[:500]}. Expected the config.json of a "
+                f"{cls.model_type} model as save_pretrained writes it. Mend it, or save or download the model again."
+            ) from error
 
     @classmethod
     def auto_class_names(cls) -> dict[str, str]:

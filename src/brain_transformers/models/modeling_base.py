@@ -1,17 +1,23 @@
 """What the models of all families share: strict loading, flags for transformers, output types."""
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from ..layers.masking import TokenSelection, unpack_tokens
 from ..layers.pooling import pool_tokens
 from .configuration_base import BrainConfig
+from .validation import check_choice
+
+# Weights that may start anew beside those of a file (a decoder, a head) whatever the size of the file.
+_MOST_NEW_WEIGHTS = 250_000_000
 
 
 @dataclass
@@ -167,6 +173,35 @@ def check_n_rois(n_rois: int, n_timepoints: int, config: Any) -> None:
     )
 
 
+def _check_shapes(model: Any, files: list[str], load_config: Any) -> None:
+    """Raise ValueError if `model`, built without memory, has other shapes than its files, or far more weights."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    prefix = f"{model.base_model_prefix}."
+    other, absent = [], 0
+    for name, tensor in model.state_dict().items():
+        names = (name, name.removeprefix(prefix), prefix + name)
+        found = next((shapes[key] for key in names if key in shapes), None)
+        if found is None:
+            absent += tensor.numel()
+        elif found != tuple(tensor.shape) and not load_config.ignore_mismatched_sizes:
+            other.append(f"{name} has {found} and should have {tuple(tensor.shape)}")
+    source = load_config.pretrained_model_name_or_path
+    advice = "Expected the config.json that was saved with these weights. Copy, download or convert the folder again."
+    if other:
+        raise ValueError(
+            f"The weights in {source} have other shapes than its configuration says: {'; '.join(other[:3])}"
+            f"{f' and {len(other) - 3} more' if len(other) > 3 else ''}. {advice} (A head for another number of "
+            "labels: ignore_mismatched_sizes=True.)"
+        )
+    if absent > max(_MOST_NEW_WEIGHTS, 4 * sum(math.prod(shape) for shape in shapes.values())):
+        raise ValueError(
+            f"The configuration in {source} claims {absent:,} weights that its files do not hold. {advice}"
+        )
+
+
 class BrainPreTrainedModel(PreTrainedModel):
     """Base of every model: loads strictly, so that a wrong folder is an error and never a random model."""
 
@@ -194,6 +229,7 @@ class BrainPreTrainedModel(PreTrainedModel):
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
         # A copy: what a model says of its tables belongs to it alone, not to other models of the same configuration.
         super().__init__(copy.deepcopy(config), *args, **kwargs)
+        check_choice("hidden_act", self.config.hidden_act, tuple(ACT2FN))
 
     def post_init(self) -> None:
         """Initialise the weights; then the model and its parts have one configuration."""
@@ -271,25 +307,51 @@ class BrainPreTrainedModel(PreTrainedModel):
                 `False` leaves it at transformers' report.
 
         Raises:
-            ValueError: if the folder holds another kind of model, or keys are missing or unexpected.
-            OSError: if a weight file is truncated or corrupt.
+            ValueError: if the folder holds another kind of model, or keys are missing or unexpected, or the
+                configuration claims other sizes than the weights have; before memory is taken for them.
+            OSError: if there is no such folder or file, or a weight file is truncated or corrupt.
         """
-        config = kwargs.get("config")
-        if pretrained_model_name_or_path is not None and not isinstance(config, BrainConfig):
-            cls._check_model_type(pretrained_model_name_or_path, kwargs)
+        source = pretrained_model_name_or_path
         want_info = kwargs.pop("output_loading_info", False)
+        kwargs.setdefault("use_safetensors", True)  # pickles can hold more than weights; nothing of ours is one
         try:
-            loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-            )
+            if source is not None and not isinstance(kwargs.get("config"), BrainConfig):
+                cls._check_model_type(source, kwargs)
+            loaded: Any = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         except SafetensorError as error:
             raise OSError(
-                f"The weights in {pretrained_model_name_or_path!s} cannot be read: {error}. Expected a complete "
-                "safetensors file; this one is truncated or corrupt. Copy or download it again."
+                f"The weights in {source!s} cannot be read: {error}. Expected a complete safetensors file; this one "
+                "is truncated or corrupt. Copy or download it again."
+            ) from error
+        except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+            raise  # said by transformers in words of its own
+        except Exception as error:  # whatever a foreign file makes transformers and us do
+            if isinstance(error, ValueError) and str(source) in str(error):
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                f"{source!s} cannot be loaded as {cls.__name__}: {reason[:500]}. Expected a folder that "
+                "save_pretrained or a converter wrote. Copy, download or convert it again."
             ) from error
         if strict:
             cls._check_loading_info(loaded[1], pretrained_model_name_or_path)
         return loaded if want_info else loaded[0]
+
+    @staticmethod
+    def _load_pretrained_model(
+        model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        # transformers' step between building a model without memory and filling it: what a configuration claims is
+        # held against the weights here, or it would be allocated first.
+        if (
+            state_dict is None
+            and checkpoint_files
+            and all(str(file).endswith(".safetensors") for file in checkpoint_files)
+        ):
+            _check_shapes(model, checkpoint_files, load_config)
+        return PreTrainedModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, load_config, *args, **kwargs
+        )
 
     @classmethod
     def _check_model_type(cls, source: Any, kwargs: dict[str, Any]) -> None:

@@ -1,9 +1,100 @@
-"""Choices and checks that the configurations share; free of torch, so that configurations stay light."""
+"""Choices, ranges and checks that the configurations share; free of torch, so that configurations stay light."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
 
 POOLINGS = ("cls", "mean", "mean_with_cls", "max")
 CLASSIFIER_HEADS = ("linear", "mlp")
 CLASSIFIER_LOSSES = ("mse", "mae", "binary_cross_entropy", "weighted_mse")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 TRAIN_MODES = ("auto_encode", "predict_last", "predict_last_pixel")
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number, or each number of a list, can be: from `low` to `high`, or between them where one is excluded.
+
+    Upper ends of sizes are far above any model that exists. They are there so that a damaged or hostile file cannot
+    take memory or time by what it claims.
+    """
+
+    low: float
+    high: float
+    without_low: bool = False
+    without_high: bool = False
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a number in the range; NaN and truth values are not."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        above = value > self.low if self.without_low else value >= self.low
+        return above and (value < self.high if self.without_high else value <= self.high)
+
+    def __str__(self) -> str:
+        low, high = (f"{end:,.0f}" if end == int(end) else f"{end:g}" for end in (self.low, self.high))
+        low = f"{'above' if self.without_low else 'at least'} {low}"
+        return f"{low} and {'below' if self.without_high else 'at most'} {high}"
+
+
+_WIDTH, _HEADS, _LAYERS = Range(1, 65_536), Range(1, 1_024), Range(1, 1_024)
+_DROPOUT, _SHARE, _WEIGHT = Range(0, 1, without_high=True), Range(0, 1), Range(0, 1e6)
+
+# Pattern of a field's name -> its range. Names are one vocabulary, so the ranges are too.
+RANGES: dict[str, Range] = {
+    "n_rois": Range(1, 100_000),
+    "n_timepoints": Range(1, 1_000_000),
+    "t_r": Range(0.05, 30),
+    "patch_size": Range(1, 512),
+    "image_size": Range(1, 8_192),
+    "num_channels": Range(1, 64),
+    r"(\w+_)?hidden_size|projection_size|classifier_hidden_sizes": _WIDTH,
+    r"(\w+_)?intermediate_size": Range(1, 1_048_576),
+    r"(\w+_)?num_attention_heads": _HEADS,
+    r"(\w+_)?num_hidden_layers|projection_num_layers": _LAYERS,
+    "conv_kernel_size": Range(1, 10_001),
+    "num_landmarks|segment_means_seq_len|num_positions": Range(1, 1_000_000),
+    "gradient_size": Range(1, 10_000),
+    "networks": Range(0, 1_000, without_high=True),
+    "num_labels": Range(0, 100_000),
+    r"\w+_dropout(_prob)?|drop_path_rate": _DROPOUT,
+    r"layer_norm_eps|coding_rate_epsilon": Range(0, 1, without_low=True),
+    "initializer_range": Range(0, 10),
+    "coordinate_init_scale|layer_scale_init_value": Range(0, 1_000),
+    r"mask_ratio|mask_\w+_(rois|windows)|mask_observation|masking_frequency": _SHARE,
+    "classifier_mask_ratio": Range(0, 1, without_high=True),
+    r"\w+_loss_weight|alignment_weight|reconstruction_weight": _WEIGHT,
+    "pos_weight": Range(0, 1e6, without_low=True),
+    "(out_channels|kernel_size|dilation) of a tokenizer branch": _WIDTH,
+    "num_scales of a tokenizer branch": Range(1, 16),
+    r"decay_\w+ of a tokenizer branch": Range(0, 1_000, without_low=True),
+}
+_PATTERNS = [(re.compile(pattern), span) for pattern, span in RANGES.items()]
+
+
+def range_of(name: str) -> Range | None:
+    """The range of the field of that name, or `None` if it is no number."""
+    return next((span for pattern, span in _PATTERNS if pattern.fullmatch(name)), None)
+
+
+def check_range(name: str, value: Any) -> None:
+    """Raise ValueError for a number out of the range of its field, alone or in a list; `None` is not looked at."""
+    span = range_of(name)
+    if span is None or value is None:
+        return
+    values = value if isinstance(value, (list, tuple)) else [value]
+    wrong = next((number for number in values if not span.holds(number)), None)
+    if wrong is not None:
+        each = "each number in " if isinstance(value, (list, tuple)) else ""
+        raise ValueError(f"{each}{name} must be {span}, got {_short(wrong)}.")
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # whole numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def check_heads(name: str, hidden_size: int, num_heads: int) -> None:
@@ -15,4 +106,4 @@ def check_heads(name: str, hidden_size: int, num_heads: int) -> None:
 def check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {_short(value)}.")

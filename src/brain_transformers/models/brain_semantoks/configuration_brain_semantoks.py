@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 
 from ..configuration_base import BrainConfig
-from ..validation import POOLINGS, check_choice, check_heads
+from ..validation import POOLINGS, check_choice, check_heads, check_range
 
 SPATIAL_MODES = ("networks", "rois", "whole_brain")
 TOKENIZER_POOLINGS = ("mean", "max", "attention")
@@ -48,8 +48,8 @@ class BrainSemantoksConfig(BrainConfig):
         drop_path_rate: stochastic depth of the last layer; layers before it have linearly less.
         layer_scale_init_value: initial factor on each block's output, or `None` for no such factor.
         use_mask_embedding: learned vector in place of hidden and missing tokens. Without it masks are ignored.
-        masked_term_without_embedding: whether pretraining without that vector keeps the term over the tokens of a mask,
-            which are then visible, as in the authors' code.
+        masked_term_without_embedding: whether pretraining without that vector keeps the term over the tokens of a
+            mask, which are then visible, as in the authors' code.
         missing_tokens: what stands for a token without data (short scan, missing subcortex): `"mask"`, the mask
             embedding, as hidden tokens were in training; `"zeros"`, the token of a zero signal, as in the authors'
             data code.
@@ -147,7 +147,7 @@ class BrainSemantoksConfig(BrainConfig):
             ]
         if self.tokenizer_branches is not None:
             self.tokenizer_branches = [
-                {**_BRANCH_DEFAULTS.get(branch.get("type", ""), {}), **branch} for branch in self.tokenizer_branches
+                {**_BRANCH_DEFAULTS.get(str(branch.get("type")), {}), **branch} for branch in self.tokenizer_branches
             ]
         super().__post_init__(**kwargs)
 
@@ -201,17 +201,13 @@ class BrainSemantoksConfig(BrainConfig):
         check_choice("mask_rule", self.mask_rule, ("published", "nominal"))
         check_choice("classifier_head", self.classifier_head, CLASSIFIER_HEADS)
         check_choice("classifier_loss", self.classifier_loss, ("mse", "mae"))
-        if self.num_attention_heads < 1:
-            raise ValueError(f"num_attention_heads must be at least 1, got {self.num_attention_heads}.")
         check_heads("hidden_size", self.hidden_size, self.num_attention_heads)
         if self.hidden_size % 2:
             raise ValueError(f"hidden_size must be even for the position table, got {self.hidden_size}.")
-        if self.n_timepoints < 1 or self.n_timepoints % self.patch_size:
+        if self.n_timepoints % self.patch_size:
             raise ValueError(
                 f"n_timepoints ({self.n_timepoints}) must be a positive multiple of patch_size ({self.patch_size})."
             )
-        if self.projection_num_layers < 1:
-            raise ValueError(f"projection_num_layers must be at least 1, got {self.projection_num_layers}.")
         if isinstance(self.mask_ratio, (list, tuple)) and len(self.mask_ratio) != 2:
             raise ValueError(f"mask_ratio must be a range [low, high] or one number, got {self.mask_ratio}.")
         low, high = self.mask_range
@@ -231,7 +227,7 @@ class BrainSemantoksConfig(BrainConfig):
             )
         if len(self.networks) != self.n_rois:
             raise ValueError(f"networks must have n_rois={self.n_rois} entries, got {len(self.networks)}.")
-        if set(self.networks) != set(range(max(self.networks) + 1)):
+        if len(set(self.networks)) != max(self.networks) + 1:
             raise ValueError(f"networks must be 0-based ids without gaps, got {sorted(set(self.networks))}.")
         if self.network_names is not None and len(self.network_names) != self.n_networks:
             raise ValueError(
@@ -248,6 +244,8 @@ class BrainSemantoksConfig(BrainConfig):
             known = {"type", "out_channels", *_BRANCH_DEFAULTS[branch["type"]]}
             if set(branch) != known:
                 raise ValueError(f"A {branch['type']} branch has the fields {sorted(known)}, got {sorted(branch)}.")
+            for name, value in branch.items():
+                check_range(f"{name} of a tokenizer branch", value)
             if branch["type"] == "long_convolution":
                 length = branch["kernel_size"] * 2 ** (branch["num_scales"] - 1)
                 if length > self.patch_size:
