@@ -289,7 +289,7 @@ def convert(
     if is_tokens:
         tensors[f"{converted.body_name}.coordinates"] = torch.zeros(config.n_rois, 3) if table is None else table
         if table is not None and coordinates is not None:
-            config.coordinates_source = model.config.coordinates_source = coordinates.name
+            config.coordinates_source = coordinates.name
             notes.append(f"Parcel centres come from `{coordinates.name}`, SHA-256 `{sha256_of(coordinates)}`.")
     elif table is not None and coordinates is not None:
         notes.append(f"Rows are sorted by the Y of `{coordinates.name}`, SHA-256 `{sha256_of(coordinates)}`.")
