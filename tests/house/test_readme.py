@@ -98,7 +98,7 @@ def test_table_of_models_says_what_the_registry_says() -> None:
     rows = {cells[1].strip(" `"): cells for line in README.splitlines() if len(cells := line.split("|")) > 6}
     for name in bt.list_models(published=True):
         assert name in rows, f"{name} is missing from the table of models"
-        assert f"{MODELS[name].parameters:,}" in rows[name][3]
+        assert f"{MODELS[name].parameters:,} ({MODELS[name].trained_parameters:,})" in rows[name][3]
 
 
 def test_conversion_command_of_recipe_1(folder: Path) -> None:
