@@ -30,6 +30,6 @@ def load_image(path: str | Path, **options: Any) -> Any:
     packed = path.name.lower().endswith((".gz", ".bz2", ".zst"))
     most = max(_ALWAYS_ALLOWED, size * _LARGEST_RATIO) if packed else size
     claimed = math.prod(int(length) for length in image.shape) * int(image.get_data_dtype().itemsize)
-    if claimed > most:
-        raise ValueError(f"its header claims {claimed:,} bytes of data, and the file has {size:,}")
+    if claimed > most or min(image.shape, default=1) < 1:
+        raise ValueError(f"its header claims shape {image.shape}, {claimed:,} bytes; the file has {size:,}")
     return image
