@@ -96,11 +96,16 @@ def run(args: argparse.Namespace) -> int:
     require("pandas", extra="eval", purpose="tables of embeddings")
     require("pyarrow", extra="eval", purpose="writing parts of a table")
     rows = _load(args.dataset, args.split)
+    folder = output.with_name(f".{output.name}.parts")
     with locked(output, what="embedding"):
-        return _embed(args, rows)
+        try:
+            return _embed(args, rows, folder)
+        finally:
+            if not any(folder.glob("part-*.parquet")):
+                _remove_parts(folder)  # nothing in it took time
 
 
-def _embed(args: argparse.Namespace, rows: list[tuple[str, Any]]) -> int:
+def _embed(args: argparse.Namespace, rows: list[tuple[str, Any]], folder: Path) -> int:
     import pandas
     from tqdm.auto import tqdm
 
@@ -109,7 +114,6 @@ def _embed(args: argparse.Namespace, rows: list[tuple[str, Any]]) -> int:
     model, extractor = _load_model(args)
     device = _device(args.device)
     output: Path = args.output
-    folder = output.with_name(f".{output.name}.parts")
     _bind(folder, _settings(args, model, extractor, rows, device), args.overwrite)
     total = sum(len(part) for _, part in rows)
     if not total:
@@ -278,7 +282,7 @@ def _bind(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
         ValueError: if it holds parts of another run.
     """
     if not any(folder.glob("part-*.parquet")):
-        _remove_parts(folder)  # nothing that took time
+        _remove_parts(folder)  # what a killed run left before its first part
     fix = "Repeat the command with those to go on, or pass --overwrite to start anew."
     try:
         bind(folder / "settings.json", settings, what="parts of an interrupted run", fix=fix)
