@@ -5,8 +5,10 @@ import warnings
 import numpy as np
 import pytest
 
+from brain_transformers.evaluation.connectivity import functional_connectivity
 from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 from brain_transformers.processing.missing import missing_frames, outliers
+from brain_transformers.processing.parcel_gradients import mean_connectivity
 
 N_ROIS, N_FRAMES = 24, 200
 CENSORED = np.random.default_rng(1).permutation(N_FRAMES - 1)[:80]
@@ -207,3 +209,15 @@ def test_missing_parcels_are_said_to_be_masked_when_they_are():
     made = extractor(normalization="zscore", missing_rois="mask", roi_order=order)
     with pytest.warns(UserWarning, match="The scan lacks 1 of the 24 parcels .* they are masked"):
         made(series[:23] * 0 + scan()[:23], roi_order=order[:23])
+
+
+@pytest.mark.parametrize("how", ["nan", "zeros", "zeros, then centred"])
+def test_connectivity_is_that_of_the_measured_frames(how):
+    mixed = np.random.default_rng(5).normal(size=(N_ROIS, N_ROIS)) @ scan()
+    kept = np.delete(mixed, CENSORED, axis=1)
+    series = scrubbed(mixed, how)
+    expected = np.corrcoef(kept)
+    np.testing.assert_allclose(mean_connectivity([series]), expected, atol=1e-4)
+    np.testing.assert_allclose(functional_connectivity(series, vectorize=False), expected, atol=1e-4)
+    batch = functional_connectivity(np.stack([series, mixed]), vectorize=False)
+    np.testing.assert_allclose(batch, [expected, np.corrcoef(mixed)], atol=1e-4)

@@ -2,9 +2,13 @@
 
 import numpy as np
 
+from ..processing.missing import missing_frames
+
 
 def functional_connectivity(signals: np.ndarray, *, vectorize: bool = True, fisher_z: bool = False) -> np.ndarray:
-    """Pearson correlation between the series of all pairs of ROIs.
+    """Pearson correlation between the series of all pairs of ROIs, over the frames that were measured.
+
+    Frames that are NaN, 0 or copies of each other in every ROI take no part (see [`missing_frames`]).
 
     Args:
         signals: `(n_rois, n_timepoints)` or `(batch, n_rois, n_timepoints)`, any scale; a correlation has no unit.
@@ -24,6 +28,12 @@ def functional_connectivity(signals: np.ndarray, *, vectorize: bool = True, fish
             "functional_connectivity expects (n_rois, n_timepoints) or (batch, n_rois, n_timepoints) with at least "
             f"two timepoints, got shape {signals.shape}."
         )
+    if signals.ndim == 3:
+        options = {"vectorize": vectorize, "fisher_z": fisher_z}
+        return np.stack([functional_connectivity(scan, **options) for scan in signals])
+    missing = missing_frames(signals)
+    if missing is not None and (~missing).sum() >= 2:
+        signals = signals[:, ~missing]
     if not np.isfinite(signals).all():
         raise ValueError("signals hold NaN or infinite values; fill or drop those ROIs before correlating.")
     centred = signals - signals.mean(-1, keepdims=True)

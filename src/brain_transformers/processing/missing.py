@@ -66,7 +66,7 @@ def _copied_frames(signals: np.ndarray, probes: np.ndarray, missing: np.ndarray)
     equal: dict[bytes, list[int]] = {}
     for frame in np.flatnonzero((counts[group] > 1) & ~missing).tolist():
         # Adding 0 makes -0.0 and 0.0 the same bytes.
-        equal.setdefault((signals[:, frame] + np.float32(0)).tobytes(), []).append(frame)
+        equal.setdefault((signals[:, frame] + 0).tobytes(), []).append(frame)
     sets = [frames for frames in equal.values() if len(frames) > 1]
     # Where hardly anything but copies is left, the scan is constant, which is said elsewhere.
     if len(sets) != 1 or len(sets[0]) > 0.9 * n_timepoints:

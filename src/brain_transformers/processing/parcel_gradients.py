@@ -4,12 +4,16 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from .missing import missing_frames
+
 # Rounding makes correlations of a series with itself, or its copy, slightly more than 1; arctanh would be infinite.
 _HIGHEST_CORRELATION = 1 - 1e-7
 
 
 def mean_connectivity(scans: Iterable[np.ndarray]) -> np.ndarray:
     """Mean Pearson correlation between parcels over scans (averaged after Fisher's z transform).
+
+    Frames in which nothing was measured (see [`missing_frames`]) take no part.
 
     Args:
         scans: arrays (n_rois, n_timepoints) with the same rows; lengths may differ.
@@ -23,6 +27,8 @@ def mean_connectivity(scans: Iterable[np.ndarray]) -> np.ndarray:
     total, count = None, 0
     for number, scan in enumerate(scans):
         series = np.asarray(scan, dtype=np.float64)
+        missing = missing_frames(series) if series.ndim == 2 else None
+        series = series if missing is None else series[:, ~missing]
         bad = ~np.isfinite(series).all(axis=1) | (np.ptp(series, axis=1) == 0)
         if bad.any():
             raise ValueError(
