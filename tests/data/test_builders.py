@@ -204,6 +204,22 @@ def test_dataset_from_arrays_equals_the_folder(folder):
         dataset_from_arrays([arrays[0].T], roi_order=LABELS)
 
 
+def test_arrays_that_are_no_scans_are_refused():
+    scan = np.ones((5, 9))
+    for arguments, message in (
+        ({"signals": [scan], "t_r": 720}, "between"),
+        ({"signals": [scan[:, :1]]}, "of shape"),
+        ({"signals": [scan * 1j]}, "real numbers"),
+        ({"signals": [scan.astype(object)]}, "real numbers"),
+        ({"signals": [scan], "n_rois": [4]}, "comes from the scans"),
+        ({"signals": []}, "at least one scan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataset_from_arrays(roi_order=LABELS, **arguments)
+    assert dataset_from_arrays([scan], roi_order=LABELS, task=["rest"])["task"][0] == "rest"
+    assert not dataset_from_arrays([scan], roi_order=LABELS)["subject_known"][0]
+
+
 def test_coordinates_dataset(tmp_path):
     path = tmp_path / "A424_Coordinates.dat"
     path.write_text("1\t14\t-78\t8\n2\t-40\t2\t3\n")

@@ -126,8 +126,8 @@ def test_sessions_tables_of_subjects_add_to_the_participants(tmp_path):
 
 
 def test_columns_that_rows_have_already_get_another_name(tmp_path):
-    people = table(tmp_path, "participant_id\ttask\n01\tx\n", taken={"task"})
-    assert people.values("01", None) == {"participant_task": "x"}
+    people = table(tmp_path, "participant_id\ttask\tparticipant_task\n01\tx\ty\n", taken={"task"})
+    assert people.values("01", None) == {"participant_participant_task": "x", "participant_task": "y"}
 
 
 def test_who_groups_by_subject_can_say_that_files_count_as_people():

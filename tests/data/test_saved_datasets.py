@@ -56,6 +56,14 @@ print(refused)
 """
 
 
+def test_options_that_would_change_nothing_are_refused(folder):
+    assert load_dataset(folder, t_r=0.8)["train"].num_rows == 4
+    with pytest.raises(ValueError, match=r"expected rows with t_r=2 s, got 0\.8"):
+        load_dataset(folder, t_r=2.0)
+    with pytest.raises(ValueError, match="pattern would change nothing"):
+        load_dataset(folder, pattern="*.npy")
+
+
 def test_damaged_arrow_files_never_reach_a_reader_of_values(folder):
     # In a process of its own: what is not refused may end the interpreter.
     command = [sys.executable, "-c", _READ_DAMAGED, str(folder)]

@@ -21,7 +21,7 @@ from ..files import digest, no_space
 from ..optional import require
 from ..processing import roi_orders
 from ..processing.roi_orders import ROI_ORDERS, ROIOrder, resolve_roi_order, roi_order_text
-from ..processing.time import check_t_r
+from ..processing.time import check_t_r, known_t_r
 from ..version import __version__
 from .derivatives import NAME_COLUMNS, SPLITS, FoundScans, find_scans
 from .errors import ROISeriesReadError
@@ -166,7 +166,8 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
         n_rois = _checked_size(roi_order, n_rois, time_axis)
         default = root / "participants.tsv"
         table = Path(participants) if participants is not None else default if default.is_file() else None
-        people = read_participants(table, ())
+        taken = {*_scan_features({}), "read_error"}
+        people = read_participants(table, taken)
         found = find_scans(
             root,
             images=atlas is not None,
@@ -175,8 +176,7 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
             participants=set(people.sessions),
             skip_unusable=on_error == "skip",
         )
-        taken = {*_scan_features({}), "read_error"}
-        self._participants = read_participants(table, taken, found.sessions)
+        self._participants = read_participants(table, taken, found.sessions) if found.sessions else people
         self.left_out, self.notes = found.left_out, [*found.notes, *self._participants.notes]
         self._names, self._unusable = found.names, found.unusable
         self._match_participants(root, found, table)
@@ -554,7 +554,7 @@ def load_dataset(
     Args:
         path: a folder of ROI series, or a folder that `brain-transformers prepare` or `save_to_disk` wrote.
         roi_order: order of the files' ROIs. Required for a folder of series; for a saved dataset it is checked.
-        t_r: repetition time in seconds; by default what the files say.
+        t_r: repetition time in seconds; by default what the files say. For a saved dataset it is checked.
         split: `"train"`, `"validation"` or `"test"`, for folders with sub-folders of these names.
         cache_dir: where to put the Arrow files.
         num_proc: processes that read files.
@@ -565,12 +565,17 @@ def load_dataset(
         A `Dataset`; a `DatasetDict` if the folder has several splits and none was chosen.
 
     Raises:
-        ValueError: if roi_order is missing, or contradicts a saved dataset.
+        ValueError: if roi_order is missing, or roi_order, t_r or options contradict a saved dataset.
         ROISeriesReadError: if files could not be read; the message lists all of them.
     """
     folder = Path(path)
     if is_saved(folder):
-        return load_saved(folder, roi_order, split)
+        if options:
+            raise ValueError(
+                f"{path} is a dataset that is prepared already, so {', '.join(sorted(options))} would change nothing. "
+                "Leave them out, or load the folder of scans."
+            )
+        return load_saved(folder, roi_order, split, t_r)
     if roi_order is None:
         raise ValueError(
             f"{path}: roi_order is missing. Files do not tell the order of their rows; name it, for example "
@@ -626,18 +631,24 @@ def dataset_from_arrays(
         ValueError: if arrays are not 2-D, do not fit the order, or a column has another length.
     """
     n_scans = len(signals)
-    expected = len(resolve_roi_order(roi_order).labels)
-    arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in signals]
-    if not arrays:
+    if not n_scans:
         raise ValueError("Expected at least one scan, got none.")
-    for number, array in enumerate(arrays):
-        if array.ndim != 2 or (expected and array.shape[0] != expected):
+    expected = len(resolve_roi_order(roi_order).labels)
+    arrays = []
+    for number, scan in enumerate(signals):
+        array = np.asarray(scan)
+        if array.ndim != 2 or (expected and array.shape[0] != expected) or array.shape[1] < 2:
             shape = f"({expected or 'n_rois'}, n_timepoints)"
             raise ValueError(
                 f"Expected scan {number} of shape {shape}, got {array.shape}. Pass scan.T if it is transposed."
             )
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"Expected scan {number} of real numbers, got dtype {array.dtype}.")
+        arrays.append(np.ascontiguousarray(array, dtype=np.float32))
+    if computed := sorted({"signals", "n_rois", "n_timepoints", "subject_known"} & set(columns)):
+        raise ValueError(f"Column {computed[0]} comes from the scans themselves. Give yours another name.")
     given: dict[str, Any] = {
-        "t_r": [t_r] * n_scans if t_r is None or np.ndim(t_r) == 0 else t_r,
+        "t_r": [known_t_r(value) for value in (t_r if isinstance(t_r, (Sequence, np.ndarray)) else [t_r] * n_scans)],
         **{name: [None] * n_scans for name in NAME_COLUMNS},
         "subject": subject if subject is not None else [str(number) for number in range(n_scans)],
         "subject_known": [subject is not None] * n_scans,

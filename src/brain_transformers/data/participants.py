@@ -109,9 +109,12 @@ def read_participants(path: Path | None, taken: Collection[str] = (), sessions: 
     for table in sessions:
         _add_rows(table, table.name.removeprefix("sub-").rsplit("_sessions", 1)[0], cells, result.notes)
     result.rows = {key: {} for key in cells}
-    for column in dict.fromkeys(name for row in cells.values() for name in row):
+    columns = dict.fromkeys(name for row in cells.values() for name in row)
+    for column in columns:
         kind, values, note = _typed(column, [row.get(column, "") for row in cells.values()])
-        name = f"participant_{column}" if column in taken else column
+        name = column
+        while name in taken or (name != column and name in columns):
+            name = f"participant_{name}"
         result.kinds[name] = kind
         result.notes += [f"{path or sessions[0]}: {note}"] if note else []
         for key, value in zip(cells, values):
@@ -194,26 +197,29 @@ def _typed(name: str, cells: list[str]) -> tuple[str, list[Any], str]:
 
     Whole numbers where all are, `None` for gaps; else numbers, NaN for gaps; else text, `None` for gaps.
     """
-    given = [cell for cell in cells if not is_gap(cell)]
-    numbers = [cell for cell in given if _is_number(cell)]
+    # A column of many rows has few different cells.
+    distinct = dict.fromkeys(cells)
+    given = [cell for cell in distinct if not is_gap(cell)]
+    numbers = {cell for cell in given if _is_number(cell)}
     # "none" and "-" say that there is no number, but they are words beside words.
-    rest = [cell for cell in given if not _is_number(cell)]
-    if numbers and all(is_gap(cell, among_numbers=True) for cell in rest):
-        gaps = [is_gap(cell, among_numbers=True) for cell in cells]
-        if all(re.fullmatch(r"[-+]?\d+", cell) for cell in numbers):
-            return "int64", [None if gap else int(cell) for cell, gap in zip(cells, gaps)], ""
-        return "float64", [float("nan") if gap else float(cell) for cell, gap in zip(cells, gaps)], ""
+    odd = sorted(cell for cell in given if cell not in numbers)
+    if numbers and all(is_gap(cell, among_numbers=True) for cell in odd):
+        whole = all(re.fullmatch(r"[-+]?\d+", cell) for cell in numbers)
+        convert, gap = (int, None) if whole else (float, float("nan"))
+        values = {cell: convert(cell) if cell in numbers else gap for cell in distinct}
+        return "int64" if whole else "float64", [values[cell] for cell in cells], ""
     note = ""
-    odd = sorted(set(rest))
-    if numbers and len(rest) <= max(1, len(given) // 5):
-        note = f"column {name} is text, since {len(rest)} of {len(given)} cells are no numbers (first: {odd[0]!r})."
-    elif rest and not numbers and all(re.fullmatch(r"[-+]?\d+,\d+", cell) for cell in rest):
-        note = f"column {name} is text: its numbers have decimal commas (first: {rest[0]!r}); write points."
+    known, strange = set(given), set(odd)
+    n_given, n_odd = sum(cell in known for cell in cells), sum(cell in strange for cell in cells)
+    if numbers and n_odd <= max(1, n_given // 5):
+        note = f"column {name} is text, since {n_odd} of {n_given} cells are no numbers (first: {odd[0]!r})."
+    elif odd and not numbers and all(re.fullmatch(r"[-+]?\d+,\d+", cell) for cell in odd):
+        note = f"column {name} is text: its numbers have decimal commas (first: {odd[0]!r}); write points."
     elif words := [cell for cell in odd if is_gap(cell, among_numbers=True)]:
         note = (
             f"column {name} has {words[0]!r} beside words and keeps it as a word; write n/a where a value is missing."
         )
-    return "string", [None if is_gap(cell) else cell for cell in cells], note
+    return "string", [cell if cell in known else None for cell in cells], note
 
 
 def _is_number(cell: str) -> bool:

@@ -43,7 +43,7 @@ def is_saved_file(name: str) -> bool:
 
 
 def load_saved(
-    folder: Path, roi_order: ROIOrder | None = None, split: str | None = None
+    folder: Path, roi_order: ROIOrder | None = None, split: str | None = None, t_r: float | None = None
 ) -> "datasets.Dataset | datasets.DatasetDict":
     """Load a saved dataset of scans in numpy format.
 
@@ -51,10 +51,11 @@ def load_saved(
         folder: what `save_to_disk` wrote.
         roi_order: order that its rows must have.
         split: the split to return.
+        t_r: repetition time, seconds, that its rows must have.
 
     Raises:
         ROISeriesReadError: if a file is damaged; the message names it.
-        ValueError: if it is no dataset of scans, or has another order or other splits.
+        ValueError: if it is no dataset of scans, or has another order, repetition time or other splits.
     """
     names = _splits(folder)
     if split is not None and names is not None and split not in names:
@@ -69,6 +70,12 @@ def load_saved(
             raise ValueError(
                 f"{folder}: expected rows in roi_order {roi_order_text(roi_order)!r}, got {sorted(map(str, stored))}. "
                 "Leave roi_order out to use what is stored."
+            )
+        times = set(dataset.data.column("t_r").to_pylist()) if "t_r" in dataset.features else {None}
+        if t_r is not None and any(value is None or not abs(value - t_r) <= 1e-3 for value in times):
+            raise ValueError(
+                f"{folder}: expected rows with t_r={t_r:g} s, got {', '.join(sorted(map(str, times))[:5])}. Leave t_r "
+                "out to use what is stored, or prepare the scans again with --t-r."
             )
     if split is not None:
         return parts[split]
