@@ -84,6 +84,7 @@ class ROISeriesConfig(datasets.BuilderConfig):
     key: str | None = None
     name_pattern: str | None = None
     atlas: str | None = None
+    cleaning: dict[str, Any] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -127,6 +128,8 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
             are those of a session.
         time_axis, key: see `read_roi_series`.
         atlas: label image or name, for 4-D BOLD images; see `parcellate`.
+        cleaning: what else `parcellate` does with images, such as `{"confounds": {"strategy": ["motion", "wm_csf"]},
+            "low_pass": 0.1}`; nothing by default.
         on_error: `"raise"` or `"skip"`.
         cache_dir: where to put the Arrow files.
 
@@ -153,9 +156,12 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
         time_axis: int | None = None,
         key: str | None = None,
         atlas: str | Path | None = None,
+        cleaning: Mapping[str, Any] | None = None,
         on_error: str = "raise",
         cache_dir: str | Path | None = None,
     ) -> None:
+        if cleaning and atlas is None:
+            raise ValueError("Expected cleaning with BOLD images and an atlas, got no atlas. Leave it out for series.")
         if on_error not in ("raise", "skip"):
             raise ValueError(f'Expected on_error to be "raise" or "skip", got {on_error!r}.')
         if time_axis not in (None, 0, 1):
@@ -191,6 +197,8 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
         self._atlas_image = None if atlas is None else self._load_atlas(atlas, roi_order, n_rois)
         sources = [root / name for names in found.files.values() for name in names]
         sources += [*found.sidecars, *_outer_sidecars(root), *found.sessions]
+        if cleaning and "confounds" in cleaning:
+            sources += sorted(root.rglob("*desc-confounds*.tsv"))
         if atlas is not None and Path(atlas).is_file():
             sources.append(Path(atlas).resolve())
         super().__init__(
@@ -206,6 +214,7 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
             key=key,
             name_pattern=name_pattern,
             atlas=None if atlas is None else str(atlas),
+            cleaning=dict(cleaning or {}),
         )
         for note in self.notes:
             warnings.warn(note, UserWarning, stacklevel=2)
@@ -332,7 +341,8 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
         if self._atlas_image is not None:
             from .parcellation import parcellate
 
-            return parcellate(path, self._atlas_image, n_rois=config.n_rois, t_r=config.t_r)
+            options = {"n_rois": config.n_rois, "t_r": config.t_r, **config.cleaning}
+            return parcellate(path, self._atlas_image, **options)
         series = read_roi_series(
             path,
             roi_order=config.roi_order,
@@ -559,7 +569,7 @@ def load_dataset(
         cache_dir: where to put the Arrow files.
         num_proc: processes that read files.
         options: further options of `ROISeriesFolderBuilder`: n_rois, pattern, name_pattern, participants, time_axis,
-            key, atlas, on_error.
+            key, atlas, cleaning, on_error.
 
     Returns:
         A `Dataset`; a `DatasetDict` if the folder has several splits and none was chosen.

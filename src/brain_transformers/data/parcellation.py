@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,9 @@ def parcellate(
         t_r: repetition time, seconds; by default from the sidecar or the header; see `sidecars.scan_t_r`.
         confounds: what to regress out: a table or array with one row a frame, the path of one, or a list of such. A
             first row of n/a (derivatives and displacement of fMRIPrep) is filled with the second, as nilearn's
-            `load_confounds` does; gaps elsewhere are refused.
+            `load_confounds` does; gaps elsewhere are refused. A mapping holds options of `load_confounds` itself, such
+            as `{"strategy": ["motion", "wm_csf", "scrub"]}`: it finds fMRIPrep's table beside the image, and gives
+            sample_mask too.
         sample_mask: frames to keep, as `load_confounds` returns them: indices, or true for each frame to keep. The
             others are NaN at their times.
         standardize: `"zscore_sample"`, `"psc"`, or `None` for the units of the image.
@@ -231,6 +233,12 @@ def parcellate(
     signals, n_voxels, n_good = _means_over_parcels(image, labels, n_rois, name)
     _report_coverage(name, signals, n_voxels, n_good)
     t_r = scan_t_r(path or name, given=t_r, header=header_t_r)
+    if isinstance(confounds, Mapping):
+        if sample_mask is not None:
+            raise ROISeriesReadError(
+                f"{name}: expected sample_mask from load_confounds or from the call, got both. Leave one out."
+            )
+        confounds, sample_mask = _fmriprep_confounds(path, dict(confounds), name)
     table = _confounds_table(confounds, shape[3], name)
     kept = _kept_frames(sample_mask, shape[3], name)
     if standardize is True:
@@ -348,6 +356,20 @@ def _report_coverage(name: str, signals: np.ndarray, n_voxels: np.ndarray, n_goo
 
 
 # --- cleaning ---
+
+
+def _fmriprep_confounds(path: Path | None, options: dict[str, Any], name: str) -> tuple[Any, Any]:
+    """Confounds and sample mask that nilearn finds beside an image of fMRIPrep."""
+    fmriprep = require("nilearn.interfaces.fmriprep", extra="data", purpose="choosing confounds")
+    if path is None:
+        raise ROISeriesReadError(f"{name}: confounds by strategy need the path of the image, beside which they lie.")
+    try:
+        return fmriprep.load_confounds(str(path), **options)
+    except Exception as error:  # no table, another name, an unknown strategy or option
+        raise ROISeriesReadError(
+            f"{name}: nilearn's load_confounds gives no confounds with {options!r:.200} ({type(error).__name__}: "
+            f"{str(error)[:300]}). Pass a table as confounds, or options that fit."
+        ) from error
 
 
 def _confounds_table(confounds: Any, n_frames: int, name: str) -> Any:
