@@ -3,7 +3,11 @@
 import errno
 import json
 import logging
+import os
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -152,6 +156,23 @@ def test_a_checkpoint_with_a_damaged_file_is_passed_over(tmp_path, finished, hea
     assert name in heard.text or "*.safetensors" in heard.text
 
 
+def test_what_only_loading_finds_wrong_is_one_error_too(tmp_path, finished):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for path in folder.glob(f"checkpoint-*/{RECORD}"):
+        path.unlink()
+    checkpoint = folder / "checkpoint-4"
+    for name, content in (("optimizer.pt", {"state": 1}), ("scheduler.pt", [1]), ("rng_state.pth", {"cpu": 3})):
+        whole = (checkpoint / name).read_bytes()
+        torch.save(content, checkpoint / name)
+        with pytest.raises(DamagedCheckpointError, match=r"checkpoint-4.*resume_from_checkpoint"):
+            _run(_masked, folder, resume=str(checkpoint))
+        (checkpoint / name).write_bytes(whole)
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 4, "unknown": 1}')
+    with pytest.raises(DamagedCheckpointError, match="checkpoint-4"):
+        _run(_masked, folder, resume=str(checkpoint))
+
+
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b""), _cut])
 def test_checkpoints_of_an_earlier_version_are_looked_through_too(tmp_path, finished, name, damage):
@@ -193,6 +214,14 @@ def test_only_the_same_run_goes_on(tmp_path):
     checkpoint = str(tmp_path / "checkpoint-2")
     with pytest.raises(files.OtherSettingsError, match=r"checkpoint-2.*processor.*coordinates"):
         _run(_fine_tuned, tmp_path, resume=checkpoint, extractor=_extractor(coordinates=np.ones((12, 3))))
+    # The last digits of a fit may be those of another machine.
+    _run(
+        _fine_tuned,
+        tmp_path,
+        resume=checkpoint,
+        extractor=_extractor(coordinates=np.full((12, 3), 1e-12)),
+        max_steps=2,
+    )
     ages = [float(number) for number in range(12)]
     with pytest.raises(files.OtherSettingsError, match="training scans"):
         _run(_fine_tuned, tmp_path, resume=True, rows=tiny_pretraining.make_scans(12, seed=8, age=ages))
@@ -249,6 +278,19 @@ def test_a_score_that_is_not_finite_is_an_error_and_names_the_scan(tmp_path):
     rows[2]["signals"] = np.full_like(rows[2]["signals"], np.inf)
     with pytest.raises(NotFiniteError, match=r"eval_.* row 2 "):
         trainer.evaluate(rows)
+
+
+def test_all_processes_stop_when_one_has_lost_its_numbers(tmp_path):
+    """Only one process sees the scan; none may wait for the other, or save."""
+    arguments = {"max_steps": 6, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [tiny_pretraining.__file__, "--output", str(tmp_path), "--spoiled-row", "5"]
+    command += ["--arguments", json.dumps({**arguments, "logging_steps": 2})]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert re.search(r"NotFiniteError: (loss|gradient norm) became .* at step 3\b.*step: row 5 ", done.stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
 # --- a full disk ---

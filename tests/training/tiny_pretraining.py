@@ -116,7 +116,11 @@ def main() -> None:
     parser.add_argument("--arguments", type=json.loads, default={})
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--resume", help="after the run, resume from this checkpoint in a second one")
+    parser.add_argument("--spoiled-row", type=int, help="training row that holds an infinite value")
     options = parser.parse_args()
+    rows = make_windows(12, options.family)
+    if options.spoiled_row is not None:
+        rows[options.spoiled_row]["signals"][0, 0] = np.inf
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -125,7 +129,7 @@ def main() -> None:
         trainer = MAETrainer(
             make_model(options.family, options.dropout),
             make_arguments(options.output, **options.arguments),
-            train_dataset=make_windows(12, options.family),
+            train_dataset=rows,
             eval_dataset=make_windows(7, options.family, seed=5),
             callbacks=[_Slow()] if options.slow else [],
         )

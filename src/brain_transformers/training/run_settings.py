@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,25 @@ def processor_settings(processor: Any) -> dict[str, Any]:
     """The whole configuration of a processor; long lists, such as fitted values, as a digest."""
     values = json.loads(processor.to_json_string()) if hasattr(processor, "to_json_string") else {}
     return _plain({"class": type(processor).__name__, **values})
+
+
+def same_processor(processor: Any, folder: str | Path) -> bool:
+    """Whether the processor saved in a folder is this one, but for the last digits of what was fitted."""
+    path = Path(folder) / "preprocessor_config.json"
+    if not path.is_file() or not hasattr(processor, "to_json_string"):
+        return False
+    saved, own = json.loads(path.read_text(encoding="utf-8")), json.loads(processor.to_json_string())
+    return _close(*({name: v for name, v in values.items() if name not in _SAVED_BESIDE} for values in (saved, own)))
+
+
+def _close(first: Any, second: Any) -> bool:
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_close(first[name], second[name]) for name in first)
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(_close, first, second))
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-9)
+    return bool(first == second)
 
 
 def rows_digest(rows: Any) -> str:

@@ -40,7 +40,7 @@ from .finite import (
     is_broken,
     tensors_of,
 )
-from .run_settings import model_settings, processor_settings, rows_digest, training_settings
+from .run_settings import model_settings, processor_settings, rows_digest, same_processor, training_settings
 from .seeded_rows import EpochSampler, SeededRows
 from .uploads import UploadsTheModel
 
@@ -269,6 +269,8 @@ class SeededTrainer(UploadsTheModel):
                 f"Expected a whole checkpoint in {asked}, but {', '.join(faults)}. Use resume_from_checkpoint=True, "
                 "which takes the newest one that is whole."
             )
+        with self._reading(asked):
+            TrainerState.load_from_json(str(Path(asked) / "trainer_state.json"))
         if faults:
             checkpoint_logger.warning(
                 f"In {asked}, {', '.join(faults)}: training goes on from it, but not bit for bit as the run that "
@@ -276,8 +278,40 @@ class SeededTrainer(UploadsTheModel):
             )
         return asked
 
+    @contextmanager
+    def _reading(self, checkpoint: str | None) -> Iterator[None]:
+        """Turns whatever a library finds wrong with a checkpoint into one error."""
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DamagedCheckpointError(
+                f"Expected a whole checkpoint of this model in {checkpoint}, but it cannot be gone on from "
+                f"({type(error).__name__}: {reason}). Choose an earlier one, or start without resume_from_checkpoint."
+            ) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with self._reading(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with self._reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with self._reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with self._reading(checkpoint):
+            super()._load_scaler(checkpoint)
+
     def _refuse_another_run(self, checkpoint: str) -> None:
-        before = self._taken_up.get("settings", {})
+        before = dict(self._taken_up.get("settings", {}))
+        if same_processor(self.processing_class, checkpoint):
+            before.pop("processor", None)  # fitted to the same scans, but for the last digits of another machine
         changed: list[str] = []
         others: list[str] = []
         for name, value in self._settings.items():
