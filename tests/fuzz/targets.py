@@ -527,3 +527,36 @@ def _probe(folder: Path) -> Any:
 
 target("probe.csv", _features("table.csv"), weight=0.3)(_probe)
 target("probe.parquet", _features("table.parquet"), weight=0.3)(_probe)
+
+
+# --- runs that go on ---
+
+
+def _trainer(folder: Path, **options: Any) -> Any:
+    import brain_transformers as bt
+    from brain_transformers.training import MAETrainer, MAETrainingArguments
+
+    model = bt.BrainLMForMaskedModeling(bt.load_config("brainlm-tiny", n_rois=N_ROIS))
+    rows = [{"signals": signals(seed=seed) / 1000, "coordinates": signals(N_ROIS, 3) / 1000} for seed in range(4)]
+    arguments = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "per_device_train_batch_size": 2}
+    arguments |= {"logging_strategy": "no", "save_strategy": "no", "max_steps": 2, **options}
+    return MAETrainer(model, MAETrainingArguments(output_dir=str(folder), **arguments), train_dataset=rows)
+
+
+def _checkpoint(summed: bool) -> Callable[[Path], list[Path]]:
+    def make(folder: Path) -> list[Path]:
+        _trainer(folder, save_strategy="steps", save_steps=1).train()
+        record = folder / "checkpoint-1" / "brain_transformers_checkpoint.json"
+        if not summed:
+            record.unlink()
+        return [path for path in sorted((folder / "checkpoint-1").iterdir()) if path.name != "training_args.bin"]
+
+    return make
+
+
+def _resume(folder: Path) -> Any:
+    return _trainer(folder).train(resume_from_checkpoint=str(folder / "checkpoint-1")).training_loss
+
+
+target("training.checkpoint", _checkpoint(summed=True), weight=0.2)(_resume)
+target("training.checkpoint_of_an_earlier_version", _checkpoint(summed=False), weight=0.2)(_resume)

@@ -111,6 +111,7 @@ class SeededTrainer(UploadsTheModel):
         self._watch: FiniteWatch | None = None
         self._settings: dict[str, Any] = {}
         self._taken_up: dict[str, Any] = {}
+        self._went_on_from: str | None = None
         self._loss_since = 0
         if args is not None:
             _check_arguments(args, eval_dataset)
@@ -240,7 +241,7 @@ class SeededTrainer(UploadsTheModel):
             "processor": processor_settings(self.processing_class) if self.processing_class is not None else None,
             "training scans": rows_digest(self.train_dataset) if self.train_dataset is not None else None,
         }
-        self._taken_up = {}
+        self._taken_up, self._went_on_from = {}, checkpoint
         if checkpoint is not None:
             self._taken_up = read_record(checkpoint)
             self._refuse_another_run(checkpoint)
@@ -333,6 +334,12 @@ class SeededTrainer(UploadsTheModel):
     def take_up_run(self) -> None:
         """Put the sums of the run that goes on where the Trainer has just begun new ones."""
         self._watch = FiniteWatch(self.args.device)
+        if broken := broken_names(self._tensors_to_check()):
+            where = "the model" if self._went_on_from is None else self._went_on_from
+            raise DamagedCheckpointError(
+                f"Expected finite weights in {where}, got NaN, infinity or values too large to compute with in "
+                f"{broken[0]} and {len(broken) - 1} other tensors. Start from another one."
+            )
         running = self._taken_up.get("running")
         if running is None:
             self._loss_since = self.state.global_step
