@@ -134,7 +134,7 @@ def _values_of_scans(rows: Any) -> list[str]:
         rows = rows.select_columns(["signals"]).with_format("numpy")
         n_values = sum(r * t for r, t in zip(lengths["n_rois"], lengths["n_timepoints"]))
     else:
-        n_values = sum(np.size(row["signals"]) for row in rows)
+        n_values = sum(np.asarray(row["signals"]).size for row in rows)
     step = max(1, -(-n_values // _VALUES_READ))
     return [
         files.digest(np.asarray(rows[number]["signals"], dtype=np.float32).reshape(-1)[::step])

@@ -109,7 +109,7 @@ class SeededTrainer(UploadsTheModel):
         self.row_sampler: EpochSampler | None = None
         self._evaluated: DataLoader | None = None
         self._watch: FiniteWatch | None = None
-        self._settings: dict[str, Any] = {}
+        self._settings: dict[str, Any] | None = None
         self._taken_up: dict[str, Any] = {}
         self._went_on_from: str | None = None
         self._loss_since = 0
@@ -235,12 +235,7 @@ class SeededTrainer(UploadsTheModel):
             OSError: if the disk is full; what was saved before is left.
         """
         checkpoint = self._checkpoint_to_go_on_from(resume_from_checkpoint)
-        self._settings = {
-            "training arguments": training_settings(self.args),
-            "model": model_settings(self.model),
-            "processor": processor_settings(self.processing_class) if self.processing_class is not None else None,
-            "training scans": rows_digest(self.train_dataset) if self.train_dataset is not None else None,
-        }
+        self._settings = None
         self._taken_up, self._went_on_from = {}, checkpoint
         if checkpoint is not None:
             self._taken_up = read_record(checkpoint)
@@ -248,6 +243,18 @@ class SeededTrainer(UploadsTheModel):
         output = super().train(checkpoint, *args, **kwargs)
         self._stop_if_not_finite(with_weights=True)
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
+
+    def _settings_of_run(self) -> dict[str, Any]:
+        """What this run is made of; put together when a checkpoint is written or read, since it reads the scans."""
+        if self._settings is None:
+            processor, rows = self.processing_class, self.train_dataset
+            self._settings = {
+                "training arguments": training_settings(self.args),
+                "model": model_settings(self.model),
+                "processor": None if processor is None else processor_settings(processor),
+                "training scans": None if rows is None else rows_digest(rows),
+            }
+        return self._settings
 
     def _checkpoint_to_go_on_from(self, asked: str | bool | None) -> str | None:
         """The checkpoint, which the first process chooses for all."""
@@ -315,7 +322,7 @@ class SeededTrainer(UploadsTheModel):
             before.pop("processor", None)  # fitted to the same scans, but for the last digits of another machine
         changed: list[str] = []
         others: list[str] = []
-        for name, value in self._settings.items():
+        for name, value in self._settings_of_run().items():
             if name not in before:
                 continue
             difference = files.difference({name: before[name]}, {name: value})
@@ -408,7 +415,7 @@ class SeededTrainer(UploadsTheModel):
                     "since_step": self._loss_since,
                     "sums": self.sums_to_keep(),
                 }
-                write_record(folder, {"settings": self._settings, "running": running})
+                write_record(folder, {"settings": self._settings_of_run(), "running": running})
         if writes:
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(folder.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
