@@ -25,8 +25,9 @@ from transformers import AutoModelForPreTraining, TrainerCallback, set_seed
 import brain_transformers as bt
 from brain_transformers.cli.demo import find_scans
 from brain_transformers.data.builders import load_dataset
+from brain_transformers.files import to_json, write_file
 from brain_transformers.hub.sharing import save_model_folder
-from brain_transformers.plotting.report import figure_to_png, write_atomically
+from brain_transformers.plotting.report import figure_to_png
 from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILION, new_figure, styled
 from brain_transformers.processing.parcel_gradients import compute_gradients
 from brain_transformers.training import JEPATrainer, JEPATrainingArguments, target_statistics
@@ -207,9 +208,9 @@ def main() -> None:
         "held_out_subjects": [str(row["subject"]) for row in rows[N_TRAIN:]],
     }
     save_model_folder(model, options.output / "model", extractor=extractor)
-    write_atomically(options.output / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    write_file(options.output / "metrics.json", to_json(metrics))
     figure = draw(trainer.state.log_history, monitor.history, guesses)
-    write_atomically(options.output / "monitor.png", figure_to_png(figure))
+    write_file(options.output / "monitor.png", figure_to_png(figure))
     print(json.dumps({name: metrics[name] for name in metrics if name != "held_out_targets"}, indent=1))
     print(f"written to {options.output}: model/, metrics.json, monitor.png")
 

@@ -28,8 +28,9 @@ from brain_transformers.cli.demo import find_scans
 from brain_transformers.data.builders import load_dataset
 from brain_transformers.evaluation import functional_connectivity, train_probe_heads
 from brain_transformers.evaluation.linear_probe import LEARNING_RATES
+from brain_transformers.files import to_json, write_file
 from brain_transformers.hub.sharing import save_model_folder
-from brain_transformers.plotting.report import figure_to_png, write_atomically
+from brain_transformers.plotting.report import figure_to_png
 from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILION, new_figure, styled
 from brain_transformers.processing.roi_orders import roi_labels
 from brain_transformers.scores import protocol_metrics
@@ -213,8 +214,8 @@ def main() -> None:
         "seed": options.seed,
     }
     save_model_folder(model, options.output / "model", extractor=extractor)
-    write_atomically(options.output / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    write_atomically(options.output / "training.png", figure_to_png(draw(trainer.state.log_history)))
+    write_file(options.output / "metrics.json", to_json(metrics))
+    write_file(options.output / "training.png", figure_to_png(draw(trainer.state.log_history)))
     print(json.dumps(metrics, indent=1))
     print(f"written to {options.output}: model/, metrics.json, training.png")
 

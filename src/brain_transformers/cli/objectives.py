@@ -89,7 +89,7 @@ def load_pretrained(kind: Any, model: str) -> Any:
         reason = " ".join(str(error).split())
         if not Path(model).is_dir():
             reason = f"there is no such folder, and the Hub gave none ({reason.partition('. ')[0]})"
-        raise ValueError(f"{model} cannot be loaded: {reason}") from error
+        raise ValueError(reason if model in reason else f"{model} cannot be loaded: {reason}") from error
 
 
 @functools.cache

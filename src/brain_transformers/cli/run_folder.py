@@ -65,6 +65,8 @@ class RunFolder:
         Raises:
             OtherSettingsError: if the earlier run was another one; names each difference.
         """
+        import torch
+
         training = self.training
         if training.process_index == 0:
             from ..training.run_settings import run_settings
@@ -81,13 +83,14 @@ class RunFolder:
                 settings["processor"].pop("statistics", None)
                 settings["initial weights"] = digest(state)
             self._settle(json.loads(json.dumps(settings, default=str)))
-        if training.world_size > 1:  # all have read what lies there before it is written
-            import torch
-
+        if training.world_size > 1:  # none goes on before the first one has compared
             torch.distributed.barrier()
         if self.finished:
-            print(f"{self.path}: this run is finished, there is nothing to go on with")
-            _print_scores(json.loads((self.path / _SCORES).read_text(encoding="utf-8")))
+            if training.process_index == 0:
+                print(f"{self.path}: this run is finished, there is nothing to go on with")
+                _print_scores(_read_table(self.path / _SCORES, "the scores") or {})
+            if training.world_size > 1:
+                torch.distributed.destroy_process_group()
         elif training.save_strategy != "no":
             self.args.go_on = "--resume"
         return not self.finished
@@ -214,13 +217,13 @@ def _look(args: argparse.Namespace, command: str, training: Any) -> RunFolder:
         )
     if not args.resume:
         return RunFolder(args, command, training, None, None)
-    run = RunFolder(args, command, training, _read_settings(output / _SETTINGS), checkpoint)
+    run = RunFolder(args, command, training, _read_table(output / _SETTINGS, "the settings"), checkpoint)
     steps = (run.before or {}).get("finished")
-    if steps is not None and _holds_model(output) and (output / _SCORES).is_file():
+    if isinstance(steps, int) and _holds_model(output) and (output / _SCORES).is_file():
         from ..training.run_settings import training_settings
 
-        before, now = (run.before or {}).get("training arguments", {}), training_settings(training)
-        same = all(before.get(name) == now[name] for name in _MAY_CHANGE)
+        before, now = (run.before or {}).get("training arguments"), training_settings(training)
+        same = isinstance(before, dict) and all(before.get(name) == now[name] for name in _MAY_CHANGE)
         run.finished = same and (checkpoint is None or _step(checkpoint) >= steps)
         if not run.finished and checkpoint is None:
             raise FileExistsError(
@@ -232,16 +235,20 @@ def _look(args: argparse.Namespace, command: str, training: Any) -> RunFolder:
     return run
 
 
-def _read_settings(path: Path) -> dict[str, Any] | None:
+def _read_table(path: Path, what: str) -> dict[str, Any] | None:
+    """A JSON file of names and values that an earlier run wrote, or `None` where there is none."""
     if not path.is_file():
         return None
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"got {type(values).__name__}")
     except (ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path}: expected the settings of a run, and cannot read them ({error}).") from error
-    if not isinstance(settings, dict) or not isinstance(settings.get("training arguments", {}), dict):
-        raise ValueError(f"{path}: expected the settings of a run. Choose another --output.")
-    return settings
+        raise ValueError(
+            f"{path}: expected {what} of an earlier run, and cannot read them ({error}). Choose another --output, or "
+            "pass --overwrite without --resume to start anew."
+        ) from error
+    return values
 
 
 def _checkpoints(output: Path) -> list[tuple[int, Path]]:
@@ -256,4 +263,4 @@ def _step(checkpoint: str | Path) -> int:
 def _print_scores(metrics: Mapping[str, Any]) -> None:
     for name, value in metrics.items():
         if name == "train_loss" or (name.startswith("eval_") and "runtime" not in name and "per_second" not in name):
-            print(f"{name}: not finite" if value is None else f"{name}: {value:.4f}")
+            print(f"{name}: {value:.4f}" if isinstance(value, (int, float)) else f"{name}: {value}")

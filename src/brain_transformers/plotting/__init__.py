@@ -3,7 +3,7 @@
 from .embeddings import plot_embedding_map
 from .identification import plot_identification
 from .parcels import plot_parcel_map
-from .report import HtmlReport, figure_to_png, write_atomically
+from .report import HtmlReport, figure_to_png
 from .signals import plot_carpet, plot_reconstruction, plot_reconstruction_scores
 from .training_curve import plot_loss_curve
 
@@ -17,5 +17,4 @@ __all__ = [
     "plot_parcel_map",
     "plot_reconstruction",
     "plot_reconstruction_scores",
-    "write_atomically",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write_file as write_atomically
+from ..files import write_file
 
 _STYLE = """
 :root { --ink: #20242a; --soft: #5b6470; --line: #e2e4e8; --paper: #ffffff; --wash: #f6f7f8; --accent: #0072b2; }
@@ -178,4 +178,4 @@ class HtmlReport:
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the page atomically and return its path."""
-        return write_atomically(path, self.render())
+        return write_file(path, self.render())
