@@ -310,6 +310,46 @@ def _parcellate(folder: Path) -> Any:
     ]
 
 
+def _cleaning(folder: Path) -> list[Path]:
+    frames = np.random.default_rng(1).normal(size=(20, 3)).round(4)
+    lines = ["trans_x\ttrans_x_derivative1\tcsf", *("\t".join(map(str, row)) for row in frames.tolist())]
+    lines[1] = "0.1\tn/a\t3.2"
+    (folder / "confounds.tsv").write_text("\n".join(lines) + "\n")
+    (folder / "confounds.csv").write_text("\n".join(lines).replace("\t", ",") + "\n")
+    return [folder / "confounds.tsv", folder / "confounds.csv"]
+
+
+@target("parcellation.confounds", _cleaning, weight=0.5)
+def _confounds(folder: Path) -> Any:
+    from brain_transformers.data.parcellation import _confounds_table
+
+    return [_confounds_table(folder / f"confounds.{kind}", 20, str(folder)) for kind in ("tsv", "csv")]
+
+
+# --- processors ---
+
+
+def _processor(folder: Path) -> list[Path]:
+    from brain_transformers import ROISeriesFeatureExtractor
+
+    extractor = ROISeriesFeatureExtractor(
+        n_rois=N_ROIS, n_timepoints=20, patch_size=5, roi_order=LABELS, t_r=2.0, normalization="robust", window="all"
+    )
+    extractor.fit([signals(seed=seed) for seed in range(3)], roi_order=LABELS).save_pretrained(folder)
+    return [folder / "preprocessor_config.json"]
+
+
+@target("processor.folder", _processor)
+def _load_processor(folder: Path) -> Any:
+    from brain_transformers import ROISeriesFeatureExtractor
+
+    extractor = ROISeriesFeatureExtractor.from_pretrained(folder)
+    try:
+        return extractor(signals(), t_r=2.0, roi_order=LABELS)["signals"].shape
+    except ValueError:
+        return "refused"  # what was read is another processor, which is sound but not for this scan
+
+
 # --- orders ---
 
 
