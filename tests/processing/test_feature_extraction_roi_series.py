@@ -559,3 +559,29 @@ def test_rest_of_a_scan_is_said_once_and_can_be_covered():
 def test_a_model_without_an_order_says_how_to_get_one_for_other_parcels():
     with pytest.raises(ValueError, match=r"names no parcels.*load_config\(name, n_rois=400"):
         extractor()(scans(1, n_rois=400)[0])
+
+
+def test_tensors_of_any_kind_and_lists_are_scans_and_other_things_are_refused():
+    scan = scans(1, level=0)[0]
+    expected = extractor()(scan)["signals"]
+    parameter = torch.from_numpy(scan).requires_grad_()
+    for given in (parameter, [parameter], scan.tolist(), [scan.tolist()], parameter[None], tuple(parameter)):
+        np.testing.assert_array_equal(extractor()(given)["signals"], expected)
+    assert extractor()(parameter.to(torch.bfloat16))["signals"].shape == (1, 12, 40)
+    for given in ([[1.0, 2.0], [3.0]], "scan.npy", 3, None, [scan[0], scan[0, :3]]):
+        with pytest.raises(ValueError, match="Expected"):
+            extractor()(given)
+
+
+def test_a_large_dataset_does_not_warn_of_every_scan():
+    model = extractor()
+    rows = []
+    for number in range(30):
+        scan = scans(1, seed=number, level=0)[0]
+        scan[:, 5] = np.nan
+        rows.append({"signals": scan, "n_rois": 12, "n_timepoints": 70, "subject": f"sub-{number:02d}"})
+    with pytest.warns(UserWarning, match="not measured") as caught:
+        [model(row) for row in rows]
+    assert len(caught) == 10
+    assert "sub-00" in str(caught[0].message)
+    assert "Other scans like it are not named" in str(caught[-1].message)

@@ -4,6 +4,7 @@ import copy
 import difflib
 import inspect
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,8 @@ _NOT_FINITE = (
 )
 # Share of the variance that picking frames folds into slower frequencies, from which on it is said.
 _FOLDED_SHARE = 0.1
+# Scans that one kind of warning names.
+_MOST_WARNINGS = 10
 # A generator that keeps finding windows without a measured frame is asked this often.
 _MAX_DRAWS = 100
 
@@ -309,6 +312,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         self.expected_std = expected_std
         self.resampling = resampling
         self._warned: set[Any] = set()
+        self._n_warned: Counter[str] = Counter()
         self._row_plans: dict[Any, _RowPlan] = {}
 
     # --- construction and saving ---
@@ -676,7 +680,7 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
 
     def _check_scan(self, scan: Any, n_source: int, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """The scan as float32 with NaN where nothing was measured, and in which frames that was so (None: nowhere)."""
-        signals = np.asarray(scan)
+        signals = _as_array(scan)
         if signals.dtype.kind not in "fiub":
             raise ValueError(f"Expected {name} to hold real numbers, got dtype {signals.dtype}.")
         if signals.ndim != 2:
@@ -1090,9 +1094,15 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
     # --- warnings ---
 
     def _warn_once(self, key: Any, message: str) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            warnings.warn(message, UserWarning, stacklevel=2)
+        if key in self._warned:
+            return
+        self._warned.add(key)
+        kind = key[0] if isinstance(key, tuple) else key
+        self._n_warned[kind] += 1
+        # What belongs to single scans is said of the first ones only: a large dataset would say nothing else.
+        if self._n_warned[kind] <= _MOST_WARNINGS:
+            more = " Other scans like it are not named." if self._n_warned[kind] == _MOST_WARNINGS else ""
+            warnings.warn(message + more, UserWarning, stacklevel=2)
 
     def _report_bad_rois(self, plans: list[_ScanPlan]) -> None:
         found = []
@@ -1274,6 +1284,19 @@ def _agreed(what: str, given: Any, own: Any, name: str) -> Any:
     return given
 
 
+def _as_array(values: Any) -> np.ndarray:
+    """An array of what the caller has: arrays, lists of numbers, or tensors of any device and precision."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() and values.element_size() < 4 else values  # bfloat16
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected scans of shape (n_rois, n_timepoints), got {type(values).__name__} that is no array ({error})."
+        ) from error
+
+
 def _as_list(signals: Any) -> list[Any]:
     if isinstance(signals, Mapping):
         if np.ndim(signals.get("n_rois", 0)) == 1:  # a slice of a dataset: a column each
@@ -1283,12 +1306,15 @@ def _as_list(signals: Any) -> list[Any]:
         signals = list(signals)
     if isinstance(signals, (list, tuple)) and signals and isinstance(signals[0], Mapping):
         return list(signals)
-    if isinstance(signals, (list, tuple)):
+    if isinstance(signals, (list, tuple)) and signals and hasattr(signals[0], "__array__"):
+        scans = [_as_array(scan) for scan in signals]
+        scans = [_as_array(scans)] if scans[0].ndim < 2 else scans
+    elif isinstance(signals, (list, tuple)):
         scans = list(signals)
-        if scans and np.ndim(scans[0]) < 2:
-            scans = [np.asarray(signals)]
+        if scans and _as_array(scans[0]).ndim < 2:
+            scans = [_as_array(signals)]
     else:
-        array = np.asarray(signals)
+        array = _as_array(signals)
         scans = list(array) if array.ndim == 3 else [array]
     if not scans:
         raise ValueError("Expected at least one scan, got an empty list.")
