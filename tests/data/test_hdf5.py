@@ -1,5 +1,7 @@
 """HDF5 files that point at other files are refused, and the bytes of those never come back."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -59,7 +61,7 @@ def test_data_in_other_files_are_refused(tmp_path, secret, how):
         SemantoksRecordings(tmp_path / "scans.h5")
     with h5py.File(tmp_path / "scan.mat", "w") as file:
         add_series(file, "series", how, secret, (N_SCANS, N_ROIS, N_TIMEPOINTS)[1:])
-    with pytest.raises(ROISeriesReadError, match=r"scan\.mat: "):
+    with pytest.raises(ROISeriesReadError, match=r"scan\.mat: (series|elsewhere) .*(not read|not followed)"):
         read_roi_series(tmp_path / "scan.mat", n_rois=N_ROIS)
 
 
@@ -100,3 +102,19 @@ def test_columns_of_another_form_are_named(tmp_path, secret, change, message):
         change(file)
     with pytest.raises(ROISeriesReadError, match=rf"scans\.h5: .*{message}"):
         SemantoksRecordings(tmp_path / "scans.h5")
+
+
+def test_the_file_that_a_link_points_at_is_not_even_opened(tmp_path, secret):
+    os.mkfifo(tmp_path / "pipe.h5")  # opening it would wait for ever
+    with h5py.File(tmp_path / "scan.mat", "w") as file:
+        file["series"] = np.random.default_rng(0).normal(size=(20, N_ROIS))
+        file["more"] = h5py.ExternalLink(str(tmp_path / "pipe.h5"), "/signals")
+        group = file.create_group("timeseries")
+        group["schaefer400"] = h5py.ExternalLink(str(tmp_path / "pipe.h5"), "/signals")
+        layout = h5py.VirtualLayout((3, 5, 7), "f4")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "pipe.h5"), "signals", (3, 5, 7))
+        group.create_virtual_dataset("tian3", layout)
+    with pytest.raises(ROISeriesReadError, match="schaefer400 is a link"):
+        SemantoksRecordings(tmp_path / "scan.mat", ["schaefer400"])
+    with pytest.raises(ROISeriesReadError, match="tian3 keeps its data in other files"):
+        SemantoksRecordings(tmp_path / "scan.mat", ["tian3"])

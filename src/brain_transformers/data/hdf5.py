@@ -18,7 +18,7 @@ def open_hdf5(path: str | Path) -> Any:
         ImportError: without h5py, or with an HDF5 library whose heap overflow is known.
         OSError: if it cannot be read.
     """
-    h5py = require("h5py", extra="data", purpose="reading HDF5 files")
+    h5py = _h5py()
     if tuple(h5py.version.hdf5_version_tuple[:3]) < (1, 14, 4):
         raise ImportError(
             f"HDF5 {h5py.version.hdf5_version} overflows its memory on damaged files (CVE-2026-26200). "
@@ -27,9 +27,8 @@ def open_hdf5(path: str | Path) -> Any:
     return h5py.File(path, "r")
 
 
-def names(group: Any) -> list[str]:
-    """Names of the members of a group that are in the file itself."""
-    return [name for name in group if _is_hard(group, name)]
+def _h5py() -> Any:
+    return require("h5py", extra="data", purpose="reading HDF5 files")
 
 
 def member(group: Any, name: str) -> Any:
@@ -40,20 +39,18 @@ def member(group: Any, name: str) -> Any:
             the file has.
     """
     for part in name.strip("/").split("/"):
-        if part not in group or not hasattr(group, "keys"):
+        # Asked of the link and not of the group, which would open the file that the link points at.
+        key = part.encode("utf-8", "surrogateescape")
+        if not hasattr(group, "keys") or not group.id.links.exists(key):
             return None
-        if not _is_hard(group, part):
+        if group.id.links.get_info(key).type != _h5py().h5l.TYPE_HARD:
             raise ROISeriesReadError(
                 f"{name} is a link to another place, which is not followed. Copy the data into the file itself."
             )
         group = group[part]
-    if hasattr(group, "shape"):
+    if hasattr(group, "is_virtual"):
         _check_dataset(group, name)
     return group
-
-
-def _is_hard(group: Any, name: str) -> bool:
-    return type(group.get(name, getlink=True)).__name__ == "HardLink"
 
 
 def _check_dataset(dataset: Any, name: str) -> None:

@@ -158,7 +158,7 @@ class _Version73:
         self.n_members = 0
 
     def read(self) -> dict[str, np.ndarray]:
-        for name in hdf5.names(self.file):
+        for name in self.file:
             if not name.startswith("#"):  # what cells refer to
                 self._add(name, hdf5.member(self.file, name), 0)
         return self.found
@@ -171,7 +171,7 @@ class _Version73:
             if "MATLAB_sparse" in item.attrs:
                 self.found[name] = np.empty(0, dtype="V1")
                 return
-            for field in hdf5.names(item):
+            for field in item:
                 self._add(f"{name}.{field}", hdf5.member(item, field), depth + 1)
         elif "MATLAB_empty" in item.attrs or not item.size:
             return

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..foreign import reading
 from ..processing.roi_orders import ROIOrder, canonical_label, resolve_roi_order, roi_labels
+from ..processing.time import check_t_r
 from .arrays import read_npy, read_npz
 from .cifti import SUFFIX as PTSERIES
 from .cifti import is_cifti, read_ptseries, refusal
@@ -78,6 +79,10 @@ def read_roi_series(
         ROISeriesReadError: if the file is missing, damaged, or not a series of that many ROIs.
     """
     path = Path(path)
+    if t_r is not None:
+        t_r = check_t_r(t_r)
+    if time_axis not in (None, 0, 1):
+        raise ValueError(f"Expected time_axis to be 0 or 1, got {time_axis!r}.")
     if roi_order is not None:
         n_labels = len(resolve_roi_order(roi_order).labels)
         if n_labels and n_rois is not None and n_rois != n_labels:

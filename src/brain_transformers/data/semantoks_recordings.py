@@ -78,7 +78,7 @@ class SemantoksRecordings:
         self.atlases = tuple(name for name, part in found.items() if part is not None)
         if not self.atlases or (atlases and len(self.atlases) < len(atlases)):
             group = self._member("timeseries")
-            names = hdf5.names(group) if hasattr(group, "keys") else []
+            names = list(group) if hasattr(group, "keys") else []
             raise ROISeriesReadError(
                 f"{self.path}: expected the atlases {', '.join(atlases or ATLASES)} under timeseries, found "
                 f"{', '.join(names[:20]) or 'none'}."
