@@ -1,5 +1,7 @@
 """Embeddings of a model whose tokens are networks while the mask of its extractor is over parcels."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -33,3 +35,20 @@ def test_missing_tokens_are_left_out_of_means(pooling: str) -> None:
             "roi": lambda t=tokens: t.mean(2)[:, model.config.networks].flatten(1),
         }[pooling]()
         np.testing.assert_allclose(features[row], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_parcels_that_an_atlas_lacks_are_zeros_and_said() -> None:
+    torch.manual_seed(0)
+    labels = [f"parcel-{number}" for number in range(20)]
+    config = bt.load_config("brain-semantoks-tiny")
+    config.roi_order = labels
+    model = bt.BrainSemantoksModel(config).eval()
+    extractor = bt.ROISeriesFeatureExtractor.from_model_config(config)
+    networks = np.asarray(config.networks)
+    kept = np.flatnonzero(networks != networks[0])
+    signals = np.random.default_rng(0).standard_normal((len(kept), 40)).astype(np.float32)
+    row = {"signals": signals, "t_r": 2.0, "roi_order": json.dumps([labels[number] for number in kept])}
+    with pytest.warns(UserWarning, match=f"{20 - len(kept)} of 20 parcels have no measured tokens"):
+        table = embed_dataset(model, [row], extractor, pooling="roi", progress=False)
+    features = table[embedding_columns(table)].to_numpy().reshape(20, -1)
+    assert np.flatnonzero((features != 0).all(1)).tolist() == kept.tolist()

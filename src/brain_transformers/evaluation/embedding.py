@@ -36,7 +36,7 @@ def pool_output(
     pooling: str,
     n_timepoints: int | None = None,
 ) -> torch.Tensor:
-    """`(n_windows, n_features)` float32 from the output of a body; NaN where nothing that is pooled was measured.
+    """`(n_windows, n_features)` float32 from the output of a body; NaN for a window of which nothing was measured.
 
     Args:
         model: the body.
@@ -65,7 +65,16 @@ def pool_output(
         # The mask takes the way of the tokens, so that it fits whatever layout the model has.
         whole = torch.nn.functional.pad(observed.to(states), (int(model.has_cls_token), 0))
         counted = model.roi_tokens(whole[..., None], n_timepoints=n_timepoints)
-        return ((tokens * counted).sum(2) / counted.sum(2)).flatten(1)
+        total = counted.sum(2)
+        pooled = (tokens * counted).sum(2) / total
+        empty = (total == 0) & (total > 0).any(1, keepdim=True)
+        if bool(empty.any()):
+            warnings.warn(
+                f"{int(empty.any(0).sum())} of {total.shape[1]} parcels have no measured tokens in some scans, as "
+                "where an atlas lacks them. Their part of the embedding is 0 there.",
+                stacklevel=2,
+            )
+        return torch.where(empty, 0.0, pooled).flatten(1)
     tokens = states[:, 1:] if model.has_cls_token else states
     if observed is None:
         return tokens.mean(1) if pooling == "mean" else tokens.amax(1)
@@ -254,11 +263,6 @@ def _why_not_finite(inputs: Mapping[str, torch.Tensor], window: int, values: np.
     bad = f"{int((~np.isfinite(values)).sum())} of {len(values)} values are not finite"
     if not bool(torch.isfinite(signals).all()):
         return f"{bad}: the scaled scan holds NaN or infinity. Look at the scan, or leave it out."
-    if mask is not None and not bool(mask[window].all()) and np.isnan(values).any() and np.isfinite(values).any():
-        return (
-            f"{bad}: some parcels were not measured at all, so they have no tokens to pool. Choose another pooling, "
-            "or leave the scan out."
-        )
     return (
         f"{bad}: the network overflowed on scaled values up to {float(signals.abs().max()):.3g}, or its weights are "
         "not finite. Look at the scan, its units and the weights, or leave the scan out."
@@ -389,7 +393,8 @@ def embed_dataset(
             work too.
         extractor: the model's feature extractor, or a [`ROISeriesCollator`] that holds one.
         pooling: `"model"`: `pooler_output`, as the configuration says; `"cls"`; `"mean"` or `"max"` over all tokens;
-            `"roi"`: mean over time of each ROI's tokens, all ROIs side by side (n_rois * hidden_size columns).
+            `"roi"`: mean over time of each ROI's tokens, all ROIs side by side (n_rois * hidden_size columns; 0,
+            with a warning, for a ROI of which nothing was measured).
         level: `"scan"`: mean over the windows of a scan; `"window"`: one row a window.
         window: which windows of a scan: `"all"` (side by side, a rest shorter than a window is left out), `"cover"`
             (the same, and one more at the end where there is a rest), `"first"` or `"center"`.
