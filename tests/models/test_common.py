@@ -312,8 +312,40 @@ def test_bfloat16_runs_and_stays_close(case: ModelCase, kind: str, tmp_path: Pat
 def test_compiles_as_one_graph(case: ModelCase) -> None:
     body = case.build("Model")
     compiled = torch.compile(body, fullgraph=True, backend="eager")
-    expected = run(body, case).last_hidden_state
-    torch.testing.assert_close(run(compiled, case).last_hidden_state, expected, rtol=1e-5, atol=1e-6)
+    assert case.attention_mask is not None
+    for mask in (None, case.attention_mask(2)):
+        expected = run(body, case, attention_mask=mask).last_hidden_state
+        actual = run(compiled, case, attention_mask=mask).last_hidden_state
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@every_case
+@every_kind
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_exports_as_one_program(case: ModelCase, kind: str, padded: bool) -> None:
+    model = case.build(kind)
+    inputs = {**case.inputs_of(model, 2), "return_dict": True}
+    if padded:
+        assert case.attention_mask is not None
+        inputs["attention_mask"] = case.mask_of(model, case.attention_mask(2)).contiguous()
+    if kind == "ForMaskedModeling" and case.reconstructs:
+        inputs["noise"] = torch.rand(2, run(model, case).token_mask.shape[1])
+    elif kind == "ForMaskedModeling" and "bool_masked_pos" not in inputs:
+        inputs |= {"context_indices": torch.arange(40).view(2, 20), "target_indices": torch.arange(40, 60).view(2, 10)}
+    with torch.no_grad():
+        program = torch.export.export(model, (), inputs, strict=False)
+        actual, expected = program.module()(**inputs), model(**inputs)
+    torch.testing.assert_close(primary_output(actual), primary_output(expected), rtol=1e-4, atol=3e-5)
+    if kind == "ForMaskedModeling":
+        torch.testing.assert_close(actual.loss, expected.loss, rtol=1e-4, atol=1e-5)
+    # Converters to ONNX know minima and maxima along an axis only.
+    whole = [node for node in program.graph.nodes if str(node.target) in ("aten.min.default", "aten.max.default")]
+    without_axis = [
+        node for node in program.graph.nodes if ".amin." in str(node.target) or ".amax." in str(node.target)
+    ]
+    assert not whole
+    assert all(len(node.args) > 1 and node.args[1] for node in without_axis)
 
 
 @every_autoencoder

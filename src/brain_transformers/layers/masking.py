@@ -53,7 +53,8 @@ def select_tokens(
         mask_ratio: share of the observed tokens of each sample to hide, in [0, 1).
         attention_mask: `(batch, n_tokens)`, 1 = observed, 0 = padding. Padding is never kept nor counted as masked.
             Samples with fewer observed tokens keep fewer, so their rows of `ids_keep` are filled up and
-            `keep_mask` says where. Reading the longest row synchronises with the device once.
+            `keep_mask` says where. Reading the longest row synchronises with the device once; a compiled or exported
+            pass does not, and fills all rows up to `n_tokens`.
         n_hidden: exact number of tokens to hide in place of `mask_ratio`; with padding, hidden places that are padded
             do not count.
     """
@@ -72,7 +73,7 @@ def select_tokens(
     else:
         threshold = noise.sort(dim=1).values[:, -n_hidden, None] if n_hidden else torch.inf
         counts = (observed & (noise < threshold)).sum(1)
-    n_kept = int(counts.max())
+    n_kept = n_tokens if torch.compiler.is_compiling() else int(counts.max())
     token_mask = ((ids_restore >= counts[:, None]) & observed).to(torch.float32)
     keep_mask = torch.arange(n_kept, device=noise.device)[None, :] < counts[:, None]
     return TokenSelection(ids_shuffle[:, :n_kept], ids_restore, token_mask, keep_mask)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
+from ..layers.bfloat16 import warn_where_bfloat16_is_slow
 from ..layers.masking import TokenSelection, unpack_tokens
 from ..layers.pooling import pool_tokens
 from .configuration_base import BrainConfig
@@ -44,6 +45,10 @@ class BrainModelOutput(ModelOutput):
     keep_mask: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+
+    def hides_some_of(self, n_tokens: int) -> bool:
+        """Whether the encoder saw fewer than `n_tokens`; also where padding makes that differ between samples."""
+        return self.ids_keep is not None and (self.ids_keep.shape[1] < n_tokens or self.keep_mask is not None)
 
 
 def encoder_output(
@@ -335,6 +340,8 @@ class BrainPreTrainedModel(PreTrainedModel):
             ) from error
         if strict:
             cls._check_loading_info(loaded[1], pretrained_model_name_or_path)
+        if loaded[0].dtype == torch.bfloat16 and not torch.cuda.is_available():
+            warn_where_bfloat16_is_slow(loaded[0].device)
         return loaded if want_info else loaded[0]
 
     @staticmethod

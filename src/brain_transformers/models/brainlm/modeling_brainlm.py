@@ -64,7 +64,7 @@ def landmark_attention(
     between = torch.softmax(query_means @ key_means.transpose(-1, -2), dim=-1)
     from_landmarks = torch.softmax(query_means @ key.transpose(-1, -2), dim=-1)
     identity = torch.eye(num_landmarks, device=query.device, dtype=query.dtype)
-    inverse = between.transpose(-1, -2) / between.sum(-2).amax()
+    inverse = between.transpose(-1, -2) / between.sum(-2).flatten().amax(0)
     for _ in range(6):
         product = between @ inverse
         inverse = 0.25 * inverse @ (13 * identity - product @ (15 * identity - product @ (7 * identity - product)))
@@ -361,8 +361,7 @@ class BrainLMPreTrainedModel(BrainPreTrainedModel):
         signal_mask = mask[..., None].expand(-1, -1, -1, patch_size).flatten(2)
         predictions = logits.flatten(2)
         loss = None
-        something_hidden = encoded.ids_keep is not None and encoded.ids_keep.shape[1] < n_rois * n_windows
-        if something_hidden:
+        if encoded.hides_some_of(n_rois * n_windows):
             error = predictions.float() - signals.float()
             error = error.square() if self.config.reconstruction_loss == "mse" else error.abs()
             loss = masked_mean(error, signal_mask)

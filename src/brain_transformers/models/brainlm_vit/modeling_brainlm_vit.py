@@ -322,7 +322,7 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
             variance, mean = torch.var_mean(targets, dim=2, keepdim=True)
             targets = (targets - mean) / (variance + 1e-6).sqrt()
         mask = targets.new_zeros(batch, n_rois, n_timepoints)
-        something_hidden = encoded.ids_keep is not None and encoded.ids_keep.shape[1] < config.grid_size**2
+        something_hidden = encoded.hides_some_of(config.grid_size**2)
         if encoded.token_mask is not None and something_hidden:
             mask = self.crop_token_mask(encoded.token_mask, n_rois, n_timepoints)
         if timepoints_hidden is not None and timepoints_hidden[0] < timepoints_hidden[1]:
