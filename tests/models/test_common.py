@@ -320,8 +320,9 @@ def test_compiles_as_one_graph(case: ModelCase) -> None:
 
 
 @every_case
-@every_kind
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "padded"), [("Model", True), ("ForMaskedModeling", False), ("ForSequenceClassification", False)]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_exports_as_one_program(case: ModelCase, kind: str, padded: bool) -> None:
     model = case.build(kind)
@@ -577,3 +578,14 @@ def test_a_sample_without_observed_tokens_is_named(case: ModelCase, kind: str, p
     mask[1] = 0
     with pytest.raises(ValueError, match=r"observed token.*row \d"):
         run(model, case, 3, attention_mask=case.mask_of(model, mask))
+
+
+@every_case
+@every_kind
+def test_a_configuration_can_ask_for_tuples(case: ModelCase, kind: str) -> None:
+    model = case.build(kind)
+    expected = run(model, case).to_tuple()
+    model.config.return_dict = False
+    actual = run(model, case)
+    assert type(actual) is tuple
+    torch.testing.assert_close(actual[0], expected[0], rtol=0, atol=0)

@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.collators import ROISeriesCollator
+from ..layers.bfloat16 import warn_where_bfloat16_is_slow
 from ..optional import require
 from ..processing.feature_extraction_roi_series import scan_name
 from ..processing.roi_orders import roi_order_text
@@ -335,7 +336,10 @@ def run_windows(
     model.to(device)
     was_training = model.training
     model.eval()
-    precision = torch.autocast(device.type, dtype=torch.bfloat16) if dtype == "bfloat16" else nullcontext()
+    precision: Any = nullcontext()
+    if dtype == "bfloat16":
+        warn_where_bfloat16_is_slow(device)
+        precision = torch.autocast(device.type, dtype=torch.bfloat16)
     values: list[np.ndarray] = []
     owners: list[int] = []
     starts: list[int] = []

@@ -20,6 +20,6 @@ def warn_where_bfloat16_is_slow(device: torch.device | str) -> None:
     """Say once that bfloat16 was asked for on a processor that does not compute it."""
     if torch.device(device).type == "cpu" and not cpu_computes_bfloat16():
         logger.warning_once(
-            "bfloat16 was asked for on a processor that does not compute it (no AVX-512 BF16, no AMX): each product is "
-            "converted to float32 and back, which was measured three times slower than float32. Use float32, or a GPU."
+            "bfloat16 was asked for on a processor that does not compute it (no AVX-512 BF16 or AMX): its numbers "
+            "are converted for each product, which was measured three times slower than float32. Use float32 or a GPU."
         )

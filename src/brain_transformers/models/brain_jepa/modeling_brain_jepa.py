@@ -517,7 +517,7 @@ class BrainJEPAForMaskedModeling(BrainJEPAPreTrainedModel):
         of_masks = self.compute_targets(signals, target_ids, attention_mask)
         # Same order as the predictions: target masks outermost, then context masks, then samples.
         targets = torch.cat([part for part in of_masks for _ in contexts])
-        encoded = self.context_encoder(signals, attention_mask, contexts, **kwargs)
+        encoded = self.context_encoder(signals, attention_mask, contexts, return_dict=True, **kwargs)
         predictions, states = self.predictor(
             encoded.last_hidden_state,
             contexts,
@@ -561,7 +561,7 @@ class BrainJEPAForMaskedModeling(BrainJEPAPreTrainedModel):
             For each mask `(batch, n_targets, hidden_size)`, normalised over the channels without a learned scale.
         """
         ids = torch.cat(target_indices, dim=1)
-        states = self.brain_jepa(signals, attention_mask, output_indices=ids).last_hidden_state
+        states = self.brain_jepa(signals, attention_mask, output_indices=ids, return_dict=True).last_hidden_state
         states = nn.functional.layer_norm(states, states.shape[-1:])
         return states.split([mask.shape[1] for mask in target_indices], dim=1)
 
@@ -604,7 +604,7 @@ class BrainJEPAForSequenceClassification(BrainJEPAPreTrainedModel):
         Returns:
             `pooler_output` is the vector that the head reads, after its LayerNorm.
         """
-        outputs = self.brain_jepa(signals, attention_mask, **kwargs)
+        outputs = self.brain_jepa(signals, attention_mask, return_dict=True, **kwargs)
         logits, pooled = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return classifier_output(outputs, logits, loss, pooler_output=pooled)

@@ -803,9 +803,9 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
         padding = None if attention_mask is None else attention_mask.flatten(0, 1)
         masked = None if bool_masked_pos is None else bool_masked_pos.flatten(0, 1)
         # Nothing crosses samples in the encoder, so both views are one batch: views of a sample side by side.
-        student = self.student(flat, padding, masked, **kwargs).last_hidden_state
+        student = self.student(flat, padding, masked, return_dict=True, **kwargs).last_hidden_state
         with torch.no_grad():
-            teacher = self.brain_semantoks(flat, padding, **kwargs).last_hidden_state
+            teacher = self.brain_semantoks(flat, padding, return_dict=True, **kwargs).last_hidden_state
 
         weight = config.network_loss_weight if network_loss_weight is None else network_loss_weight
         has_network_term = not (isinstance(weight, (int, float)) and weight == 0)
@@ -971,7 +971,7 @@ class BrainSemantoksForSequenceClassification(BrainSemantoksPreTrainedModel):
         Args:
             labels: `(batch,)` class ids or numbers, or `(batch, num_labels)`.
         """
-        outputs = self.brain_semantoks(signals, attention_mask, bool_masked_pos, **kwargs)
+        outputs = self.brain_semantoks(signals, attention_mask, bool_masked_pos, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self._loss(logits, labels)
         return classifier_output(outputs, logits, loss)

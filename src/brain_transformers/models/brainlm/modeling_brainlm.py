@@ -515,6 +515,7 @@ class BrainLMForMaskedModeling(BrainLMPreTrainedModel):
             attention_mask,
             noise,
             self.config.mask_ratio if mask_ratio is None else mask_ratio,
+            return_dict=True,
             **kwargs,
         )
         coordinates = self.brainlm.resolve_coordinates(signals, coordinates)
@@ -558,7 +559,7 @@ class BrainLMForSequenceClassification(BrainLMPreTrainedModel):
         Args:
             labels: `(batch,)` class ids or numbers, or `(batch, num_labels)`.
         """
-        outputs = self.brainlm(signals, coordinates, attention_mask, noise, mask_ratio, **kwargs)
+        outputs = self.brainlm(signals, coordinates, attention_mask, noise, mask_ratio, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return classifier_output(outputs, logits, loss)

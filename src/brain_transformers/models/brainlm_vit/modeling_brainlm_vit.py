@@ -498,6 +498,7 @@ class BrainLMViTForMaskedModeling(BrainLMViTPreTrainedModel):
             pixel_values,
             n_hidden_tokens=n_hidden,
             zeroed_columns=zeroed,
+            return_dict=True,
             **kwargs,
         )
         attention_mask = drop_cls_entry(attention_mask, image.shape[0], config.grid_size**2)
@@ -557,7 +558,9 @@ class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
         config = self.config
         if mask_ratio is None:
             mask_ratio = config.classifier_mask_ratio if self.training else 0.0
-        outputs = self.brainlm_vit(signals, coordinates, attention_mask, noise, mask_ratio, pixel_values, **kwargs)
+        outputs = self.brainlm_vit(
+            signals, coordinates, attention_mask, noise, mask_ratio, pixel_values, return_dict=True, **kwargs
+        )
         raw_logits = self.classifier(outputs.pooler_output)
         logits = torch.sigmoid(raw_logits) if config.sigmoid_outputs else raw_logits
         loss = classification_loss = reconstruction_loss = None
