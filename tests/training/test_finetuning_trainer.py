@@ -1,0 +1,72 @@
+"""Fine-tuning in Python: every scan whole, one prediction a scan."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("datasets")
+pytest.importorskip("accelerate")
+
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+import brain_transformers as bt
+
+LABELS = [f"roi{number}" for number in range(12)]
+
+
+@pytest.fixture
+def parts():
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(bt.load_config("brainlm-tiny", num_labels=2))
+    centres = rng.uniform(-60, 60, (12, 3)).astype(np.float32)
+    model.base_model.set_coordinates(torch.from_numpy(centres), source="a test")
+    extractor = bt.ROISeriesFeatureExtractor.from_model_config(
+        model.config, roi_order=LABELS, normalization="zscore", expected_std=None, coordinates=centres
+    )
+    scans = [rng.normal(size=(12, length)).astype(np.float32) for length in (60, 131, 40, 90, 80, 75, 41)]
+    dataset = bt.dataset_from_arrays(scans, roi_order=LABELS, t_r=model.config.t_r, sex=list("FMFMFMF"))
+    return model, extractor, dataset
+
+
+def arguments(kind, folder, **options):
+    return kind(
+        str(folder),
+        **{"max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": True, "report_to": "none", **options},
+    )
+
+
+def test_a_scan_has_one_prediction_the_mean_over_its_windows(parts, tmp_path):
+    model, extractor, dataset = parts
+    collator = bt.ROISeriesCollator(
+        extractor, "sex", label2id={"F": 0, "M": 1}, train_window="random", eval_window="cover", seed=1
+    )
+    trainer = bt.FineTuningTrainer(
+        model,
+        arguments(bt.FineTuningArguments, tmp_path, per_device_eval_batch_size=3),
+        data_collator=collator,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        compute_metrics=lambda result: {"n": len(result.label_ids)},
+    )
+    trainer.train()
+    assert trainer.evaluate()["eval_n"] == 7
+    predicted = trainer.predict(dataset)
+    assert predicted.label_ids.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    model.eval()
+    for number, row in enumerate(dataset):
+        windows = extractor(row, window="cover", return_tensors="pt")
+        assert len(windows["signals"]) == -(-row["n_timepoints"] // 40)
+        with torch.no_grad():
+            expected = model(**windows).logits.mean(0)
+        np.testing.assert_allclose(predicted.predictions[number], expected, atol=1e-5)
+
+
+def test_the_plain_trainer_says_what_it_needs_and_takes_streams(parts, tmp_path):
+    model, extractor, dataset = parts
+    collator = bt.ROISeriesCollator(extractor, "sex", label2id={"F": 0, "M": 1})
+    trainer = Trainer(model, arguments(TrainingArguments, tmp_path), data_collator=collator, train_dataset=dataset)
+    with pytest.raises(ValueError, match="remove_unused_columns=False"):
+        trainer.train()
+    options = arguments(TrainingArguments, tmp_path, remove_unused_columns=False)
+    Trainer(model, options, data_collator=collator, train_dataset=dataset.to_iterable_dataset()).train()
