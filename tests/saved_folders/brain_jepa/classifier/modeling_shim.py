@@ -1,0 +1,1 @@
+from brain_transformers import BrainJEPAConfig, BrainJEPAForMaskedModeling, BrainJEPAForSequenceClassification, BrainJEPAModel, ROISeriesFeatureExtractor  # noqa: F401

@@ -1,0 +1,1 @@
+from brain_transformers import BrainSemantoksConfig, BrainSemantoksForMaskedModeling, BrainSemantoksForSequenceClassification, BrainSemantoksModel, ROISeriesFeatureExtractor  # noqa: F401

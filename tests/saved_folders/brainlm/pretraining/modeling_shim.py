@@ -1,0 +1,1 @@
+from brain_transformers import BrainLMConfig, BrainLMForMaskedModeling, BrainLMForSequenceClassification, BrainLMModel, ROISeriesFeatureExtractor  # noqa: F401
