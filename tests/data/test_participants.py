@@ -109,6 +109,7 @@ def test_sessions_have_their_own_values(tmp_path):
     assert people.values("01", "a")["age"] == 17
     assert people.values("01", "ses-b")["age"] == 18
     assert people.values("01", "c") is None
+    assert table(tmp_path, "participant_id\tses\tage\n01\t1\t7\n01\t2\t8\n").values("01", "02") == {"age": 8}
     # One row for all sessions, and a scan without a session of somebody with one row.
     assert people.values("02", "b")["age"] == 30
     assert people.values("03", None)["age"] == 5

@@ -185,7 +185,7 @@ def test_files_that_count_as_people_are_said_and_marked(tmp_path, capsys):
     root = scans(tmp_path / "runs", "P1_a.npy", "P1_b.npy", "P2_a.npy")
     assert command(root, "--output", tmp_path / "other", "--roi-order", "aal2-94") == 2
     said = capsys.readouterr().err
-    assert "may be several of one person" in said
+    assert "several of one person" in said
     assert "--name-pattern" in said
 
 

@@ -517,20 +517,29 @@ def _compiled(name_pattern: str) -> re.Pattern[str]:
 def _refuse_shared_ids(root: Path, names: Mapping[str, ScanName]) -> None:
     """Refuse files without a subject that seem to be several of one person."""
     unknown = [name for name, told in names.items() if not told.known]
-    depth, group = _shared_id(unknown)
+    place, group = _shared_id(unknown)
     if not group:
         return
     raise ValueError(
-        f"{root}: no name says whose scan it is, and files that begin alike may be several of one person (such as "
-        f"{_some(group)}). As people of their own they would be on both sides of every split. Say which part of the "
-        "path is the subject with name_pattern (--name-pattern), a regular expression with (?P<subject>...)."
-        + _proposal(unknown, depth, group[0])
-        + " If each file is another person:"
-        + f" {_EACH_FILE!r}."
+        f"{root}: no name says whose scan it is, and some seem to be several of one person (such as {_some(group)}). "
+        "As people of their own they would be on both sides of every split. Say which part of the path is the subject "
+        f"with name_pattern (--name-pattern), a regular expression.{_proposal(unknown, place)} If each file is another "
+        f"person: '{_EACH_FILE}'."
     )
 
 
 _EACH_FILE = r"^(?P<subject>.+?)\.\w+(\.gz)?$"
+# Parts of names that look like an identifier and are none: atlases, kinds of scan; visits, runs and sites; groups.
+_CONSTANT = re.compile(
+    r"(a424|(aal|aicha|schaefer|tian|buckner|glasser|gordon|power|brainnetome|desikan|mni|tr|yeo|smri|[rt]?fmri|bold|rest"
+    r"|task|roi|rois|ts|net|networks?|parcels?|runs?|ses|sessions?|visit|day|week|month|year|wave|scan|site|cent(er|re)"
+    r"|time|timepoint|tp|block|split|fold|batch|cohort|study|dataset|baseline|followup|pre|post)\d*[a-z]*"
+    r"|\d+(p|mm|hz|s|t|net|rois?|parcels)|[37]t|[vt]\d)",
+    re.IGNORECASE,
+)
+_GROUP = re.compile(r"(controls?|patients?|cases?|healthy|hc|nc|td|mdd|sz|scz|ad|mci|asd|adhd|group)", re.IGNORECASE)
+_SEPARATORS = r"[/_. -]+"
+_PART = r"[^/_. -]+"
 
 
 def _pieces(name: str) -> list[str]:
@@ -545,63 +554,79 @@ def _pieces(name: str) -> list[str]:
     return result
 
 
-def _tokens(name: str) -> list[str]:
-    return _pieces(name)[::2]
-
-
 def _shared_id(names: Sequence[str]) -> tuple[int, list[str]]:
-    """How many parts of a name make an identifier that several share, and one group of such names."""
-    tokens = {name: _tokens(name) for name in names}
-    for depth in range(1, max(map(len, tokens.values()), default=0)):
+    """The place of the part of a name that seems to be a person with several files, and these files.
+
+    Places count from the start, or from the end where they are negative.
+    """
+    tokens = {name: _pieces(name)[::2] for name in names}
+    longest = max(map(len, tokens.values()), default=0)
+    # Names that begin alike: 100307_REST1, 100307_REST2.
+    for place in range(longest - 1):
         groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for name, parts in tokens.items():
-            if len(parts) > depth:
-                groups[tuple(parts[:depth])].append(name)
+            if len(parts) > place + 1:
+                groups[tuple(parts[: place + 1])].append(name)
         shared = {start: group for start, group in groups.items() if len(group) > 1}
-        varies = len({tuple(parts[:depth]) for parts in tokens.values()}) > 1
+        varies = len({tuple(parts[: place + 1]) for parts in tokens.values()}) > 1
         for start, group in shared.items():
             word = start[-1]
-            if _CONSTANT.fullmatch(word):
-                continue
-            if any(map(str.isdigit, word)) and (varies or re.fullmatch(r"[A-Za-z]{0,12}\d{2,}", word)):
-                return depth, group
-        # Words that come again with the same endings: AA_rest1, AA_rest2, BB_rest1, BB_rest2.
-        endings = [tuple(parts[depth:]) for parts in tokens.values() if len(parts) > depth]
-        if varies and len(shared) > 1 and max(Counter(endings).values()) > 1:
-            return depth, next(iter(shared.values()))
+            if any(map(str.isdigit, word)) and (varies or _looks_like_id(word)) and not _CONSTANT.fullmatch(word):
+                return place, group
+        # Words with the same endings: ann_rest1, ann_rest2, bob_rest1, bob_rest2.
+        endings = Counter(tuple(parts[place + 1 :]) for parts in tokens.values() if len(parts) > place + 1)
+        words = {start[-1] for start in shared}
+        other = any(_CONSTANT.fullmatch(word) or _GROUP.fullmatch(word) for word in words)
+        if varies and len(shared) > 1 and max(endings.values()) > 1 and not other:
+            return place, next(iter(shared.values()))
+    # An identifier that comes later: REST1/100307, REST2/100307.
+    for place in [*range(1, longest), *range(-1, -longest, -1)]:
+        owners: dict[str, list[str]] = defaultdict(list)
+        for name, parts in tokens.items():
+            if -len(parts) <= place < len(parts) and _looks_like_id(parts[place]):
+                owners[parts[place]].append(name)
+        several = [group for group in owners.values() if len(group) > 1]
+        if several and len(owners) > 1 and sum(map(len, owners.values())) == len(names):
+            return place, several[0]
     return 0, []
 
 
-# Parts of names that look like an identifier and are none.
-_CONSTANT = re.compile(
-    r"a424|(aal|aicha|schaefer|tian|buckner|glasser|gordon|power|brainnetome|desikan|mni|tr|yeo|smri|[rt]?fmri|bold|rest"
-    r"|task|roi|rois|ts|net|networks?|parcels?)\d*[a-z]*|\d+(p|mm|hz|s|t|net|rois?|parcels)|[37]t",
-    re.IGNORECASE,
-)
+def _looks_like_id(word: str) -> bool:
+    return bool(re.fullmatch(r"[A-Za-z]{1,12}\d{2,}|\d{3,}", word)) and not _CONSTANT.fullmatch(word)
 
 
-def _proposal(names: Sequence[str], depth: int = 0, example: str = "") -> str:
-    """A name_pattern that fits all names and tells their files apart, as a sentence, or nothing."""
-    if not example:
-        depth, group = _shared_id(names)
-        example = group[0] if group else names[0]
+def _proposal(names: Sequence[str], place: int | None = None) -> str:
+    """A name_pattern whose subject is the part of the name at `place`, if it fits all names, as a sentence."""
+    if place is None:
+        place, group = _shared_id(names)
+        if not group:
+            return ""
+    example = names[0]
     pieces = _pieces(example)
-    if depth < 1 or len(pieces) < 2 * depth + 1:
-        return ""
-    start = "^[^/]+/" if example.split("/", 1)[0] in SPLITS and "/" in example else "^"
-    plain = r"[^/_. -]+"
-    before = "".join(re.escape(piece) if number % 2 else plain for number, piece in enumerate(pieces[: 2 * depth - 2]))
-    after = pieces[2 * depth - 1]
-    subject = plain if after else r"[A-Za-z]*\d+"
-    for end in (re.escape(after), "[/_. -]"):
-        pattern = rf"{start}{before}(?P<subject>{subject}){end}(?P<run>.+?)\.\w+(\.gz)?$"
+    start = "^[^/]+/" if "/" in example and example.split("/", 1)[0] in SPLITS else "^"
+    end = r"\.\w+(\.gz)?$"
+    if place < 0:
+        tail = (_SEPARATORS + _PART) * (-place - 1)
+        tried = [rf"{start}(?P<run>.+){_SEPARATORS}(?P<subject>{_PART}){tail}{end}"]
+    else:
+        before = "".join(_PART if number % 2 == 0 else _SEPARATORS for number in range(2 * place))
+        exact = "".join(_PART if number % 2 == 0 else re.escape(pieces[number]) for number in range(2 * place))
+        after = pieces[2 * place + 1] if len(pieces) > 2 * place + 1 else None
+        subject = r"[A-Za-z]*\d+" if after == "" else _PART
+        tried = [
+            rf"{start}{exact}(?P<subject>{subject}){re.escape(after or '')}(?P<run>.+?){end}",
+            rf"{start}{before}(?P<subject>{subject}){_SEPARATORS}(?P<run>.+?){end}",
+        ]
+        if after is None:
+            tried = [rf"{start}(?P<run>{before.removesuffix(_SEPARATORS)}){_SEPARATORS}(?P<subject>{_PART}){end}"]
+    for pattern in tried:
         if all(re.search(pattern, name) for name in names):
-            return f" Fitting here: {pattern!r}."
+            return f" Fitting here: '{pattern}'."
     return ""
 
 
 def _say_who(found: FoundScans) -> None:
-    chosen = [name for names in found.files.values() for name in names]
+    chosen = [name for names in found.files.values() for name in names if name not in found.unusable]
     people = {str(found.names[name].columns["subject"]) for name in chosen if found.names[name].known}
     alike: dict[str, list[str]] = defaultdict(list)
     for person in sorted(people):

@@ -77,6 +77,10 @@ class Participants:
                 f"({', '.join(sessions[:5])}), so it cannot be told whose values it has. Put ses- into the name, or "
                 "say where it stands with name_pattern (--name-pattern) and (?P<session>...)."
             )
+        if visit is not None and visit not in sessions:
+            # A spreadsheet drops zeros in front: 1 is 01 where the person has no other 1.
+            same = [session for session in sessions if session.lstrip("0") == visit.lstrip("0")]
+            visit = same[0] if len(same) == 1 else visit
         visits = sessions if visit is None else [visit]
         found = [row for key in (None, *visits) if (row := self.rows.get((name, key))) is not None]
         if not found:
@@ -157,6 +161,8 @@ def _add_rows(
 
 def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Header and rows of a text table, cells stripped."""
+    if not path.is_file():
+        raise ROISeriesReadError(f"{path}: there is no such table of participants.")
     try:
         data = path.read_bytes()
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
