@@ -311,7 +311,10 @@ def mutate(name: str, data: bytes, rng: np.random.Generator) -> bytes:
     if name.endswith(".gz"):
         return mutate_gzip(name, data, rng)
     if data[:4] == b"PK\x03\x04" and name.endswith((".npz", ".zip", ".bin", ".pth", ".pt", ".tar")):
-        return mutate_zip(data, rng)
+        try:
+            return mutate_zip(data, rng)
+        except zipfile.BadZipFile:  # it is damaged already, by a mutation before this one
+            return _pick(rng, BYTES)(data, rng)
     if name.endswith(".npy"):
         return mutate_npy(data, rng)
     if name.endswith(".safetensors"):
