@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import importlib
 import os
 import signal
 import subprocess
@@ -155,6 +156,48 @@ def test_a_signal_names_the_command_that_goes_on(
     assert capsys.readouterr().err.strip().endswith(words)
     assert cleaned
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_in_an_import_that_swallows_it_is_answered_after_it(monkeypatch, capsys, tmp_path: Path) -> None:
+    from brain_transformers.cli import probe
+
+    (tmp_path / "swallows.py").write_text(
+        "import os, signal\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    sum(range(100_000))\n"
+        "except BaseException as error:\n"
+        "    raise ImportError('initialization failed')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(args: argparse.Namespace) -> int:
+        importlib.import_module("swallows")
+        time.sleep(60)
+        return 0
+
+    monkeypatch.setattr(probe, "run", run)
+    begin = time.perf_counter()
+    assert command_line.main(["probe", "table.csv", "--label", "x"]) == 143
+    assert time.perf_counter() - begin < 20
+    assert "terminated" in capsys.readouterr().err
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_signal_that_comes_out_as_another_error_is_a_signal(monkeypatch, capsys) -> None:
+    from brain_transformers.cli import probe
+
+    def run(args: argparse.Namespace) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("a worker failed") from error
+        return 0
+
+    monkeypatch.setattr(probe, "run", run)
+    assert command_line.main(["probe", "table.csv", "--label", "x"]) == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_errors_from_below_point_to_debug(monkeypatch, capsys) -> None:

@@ -46,6 +46,7 @@ def test_an_earlier_model_goes_with_all_its_files_and_the_rest_stays(tmp_path: P
     }
     assert bt.BrainLMModel.from_pretrained(folder).config.num_positions == 70
     assert contents(folder / "checkpoint-5") == checkpoint
+    assert {path.stat().st_mode for path in folder.glob("*[.]*s*")} == {(folder / "notes.txt").stat().st_mode}
     (folder / "README.md").write_text("# my own words\n")
     save_model_folder(tiny(), folder)
     assert (folder / "README.md").read_text() == "# my own words\n"

@@ -25,24 +25,24 @@ def answer(run: Callable[[], Any], args: argparse.Namespace, words: list[str]) -
             and `go_on`.
         words: the command line.
     """
-    with signals_raise():
-        try:
+    try:
+        with signals_raise():
             return int(run() or 0)
-        except KeyboardInterrupt as error:
-            signal = error if isinstance(error, Interrupted) else Interrupted()
-            _say(args, f"{signal.word}. {_way_on(args, words)}", newline=True)
-            return signal.exit_code
-        except BrokenPipeError:
-            # The reader of our output (such as `head`) is gone; a second error at exit would only confuse.
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        except Exception as error:
-            message = None if getattr(args, "debug", False) else _explanation(error, args, words)
-            if message is None:
-                raise
-            _say(args, f"error: {message}")
-            return 2
+    except KeyboardInterrupt as error:
+        signal = error if isinstance(error, Interrupted) else Interrupted()
+        _say(args, f"{signal.word}. {_way_on(args, words)}", newline=True)
+        return signal.exit_code
+    except BrokenPipeError:
+        # The reader of our output (such as `head`) is gone; a second error at exit would only confuse.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        message = None if getattr(args, "debug", False) else _explanation(error, args, words)
+        if message is None:
+            raise
+        _say(args, f"error: {message}")
+        return 2
 
 
 def _say(args: argparse.Namespace, message: str, newline: bool = False) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _PROGRAM = "brain-transformers"
+# Seconds.
+_LOOK_AGAIN, _TIME_TO_CLEAN_UP = 0.05, 30.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -53,23 +55,50 @@ def end_at_once() -> None:
 def signals_raise() -> Iterator[None]:
     """Let the first signal raise [`Interrupted`], so that what is half done is cleaned up; a second one ends at once.
 
-    Processes forked meanwhile (workers that load data) end without a word: the one that started them speaks.
+    While a module is being imported the signal waits, since modules swallow and wrap exceptions. One that is swallowed
+    nevertheless ends the process after half a minute. Processes forked meanwhile (workers that load data) end without
+    a word: the one that started them speaks.
     """
-    owner, before = os.getpid(), {number: signal.getsignal(number) for number in _SIGNALS}
+    owner, before = os.getpid(), {number: signal.getsignal(number) for number in (*_SIGNALS, signal.SIGALRM)}
+    waiting: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
             _leave_to_the_system(number)
+        if number != signal.SIGALRM:
+            waiting.append(number)
+        if len(waiting) == 1 and _is_importing(frame):
+            signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN)
+            return
         end_at_once()
-        raise Interrupted(number)
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(waiting[0]))
+        signal.setitimer(signal.ITIMER_REAL, _TIME_TO_CLEAN_UP)
+        raise Interrupted(waiting[0])
 
+    in_main_thread = threading.current_thread() is threading.main_thread()
     _handle(interrupt)
+    if in_main_thread:
+        signal.signal(signal.SIGALRM, interrupt)
     try:
         yield
+    except BaseException as error:
+        if waiting and not isinstance(error, Interrupted):  # wrapped by whatever it was raised in
+            raise Interrupted(waiting[0]) from error
+        raise
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if in_main_thread:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether the code in `frame` runs because a module is being imported, since the command began."""
+    while frame is not None and frame.f_globals.get("__name__") != f"{__package__}.failures":
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _handle(handler: Any) -> None:

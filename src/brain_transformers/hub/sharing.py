@@ -52,6 +52,8 @@ def save_model_folder(model: Any, folder: str | Path, *, extractor: Any = None, 
             extractor.save_pretrained(temporary)
         if card is not None:
             write_file(temporary / "README.md", card)
+        for file in temporary.glob("*.safetensors"):  # which safetensors lets only their owner read
+            file.chmod((temporary / "config.json").stat().st_mode)
     return Path(folder)
 
 
