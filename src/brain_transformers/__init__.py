@@ -3,10 +3,10 @@
 Importing this package registers its models with the Auto classes. Everything else is loaded when it is first used.
 """
 
-from .cli.interrupts import end_at_once, is_command
+from .cli.interrupts import end_at_once_before_the_command, is_command
 
 if is_command():
-    end_at_once()  # before the imports below, which take seconds; the command itself then takes over
+    end_at_once_before_the_command()  # the imports below take seconds
 
 from .lazy import lazy_attributes
 from .registration import register_auto_classes

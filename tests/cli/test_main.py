@@ -122,6 +122,7 @@ def test_a_signal_in_the_first_seconds_is_one_line(number: int, code: int, modul
     assert result.returncode == code, result.stderr
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("brain-transformers")
+    assert line.endswith(f"Begin again with: brain-transformers probe {table} --label subject")
     assert ("interrupted" if number == signal.SIGINT else "terminated") in line
 
 

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM are answered in one line, from the first seconds of the command on."""
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -34,10 +35,13 @@ def is_command() -> bool:
     )
 
 
-def end_at_once() -> None:
+def end_at_once(more: str = "") -> None:
     """Let a signal end the process with one line and nothing else, for as long as there is nothing to clean up.
 
     An exception instead could be swallowed, or wrapped, by whatever is being imported.
+
+    Args:
+        more: what the line says beside the signal.
     """
     owner = os.getpid()
 
@@ -45,10 +49,15 @@ def end_at_once() -> None:
         if os.getpid() != owner:
             _leave_to_the_system(number)
         interrupted = Interrupted(number)
-        os.write(2, f"\n{_PROGRAM}: {interrupted.word}\n".encode())
+        os.write(2, f"\n{_PROGRAM}: {interrupted.word}.{more}\n".encode())
         os._exit(interrupted.exit_code)
 
     _handle(end)
+
+
+def end_at_once_before_the_command() -> None:
+    """[`end_at_once`] for the seconds in which the command itself is imported."""
+    end_at_once(f" Begin again with: {shlex.join([_PROGRAM, *sys.argv[1:]])}")
 
 
 @contextmanager
