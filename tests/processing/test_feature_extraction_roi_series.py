@@ -585,3 +585,17 @@ def test_a_large_dataset_does_not_warn_of_every_scan():
     assert len(caught) == 10
     assert "sub-00" in str(caught[0].message)
     assert "Other scans like it are not named" in str(caught[-1].message)
+
+
+def test_another_table_of_centres_counts_at_once():
+    """Also where it comes to lie at the address of the one before, or is changed in place."""
+    rng = np.random.default_rng(0)
+    model, labels = image_extractor(rng.uniform(-60, 60, (12, 3)))
+    scan = scans(1, level=0)[0]
+    for _ in range(50):
+        table = rng.uniform(-60, 60, (12, 3)).astype(np.float32)
+        model.coordinates = table.tolist()
+        output = model(scan, roi_order=labels)
+        np.testing.assert_array_equal(output["coordinates"][0], table[stable_y_order(table)])
+    model.coordinates[0][1] = 99.0
+    np.testing.assert_array_equal(model(scan, roi_order=labels)["signals"][0, -1], scan[0, :40])

@@ -276,8 +276,9 @@ def _labelled_frames(image: Any, where: np.ndarray, name: str) -> Iterator[tuple
     for first in range(0, n_frames, step):
         # Damage may show in the middle of a file only.
         with reading(name, "a NIfTI image; it may be truncated", error=ROISeriesReadError):
-            block = np.asarray(image.dataobj[..., first : first + step], dtype=np.float32)[where]
-        yield first, block
+            block = np.asarray(image.dataobj[..., first : first + step], dtype=np.float32)
+        # Files hold x fastest, and reading them in their own order takes a fraction of the time.
+        yield first, block.reshape(-1, block.shape[3], order="F")[where]
 
 
 def _means_over_parcels(
@@ -285,8 +286,8 @@ def _means_over_parcels(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means over voxels with data (n_rois, n_timepoints) float32, and how many voxels each parcel has in all and with
     data; NaN where fewer than half have some."""
-    where = labels > 0
-    owner = labels[where] - 1
+    where = np.flatnonzero(labels.ravel(order="F"))
+    owner = labels.ravel(order="F")[where] - 1
     n_frames = image.shape[3]
     low = np.full(len(owner), np.inf, dtype=np.float32)
     high = np.full(len(owner), -np.inf, dtype=np.float32)

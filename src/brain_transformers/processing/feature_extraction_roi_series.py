@@ -154,7 +154,9 @@ def scan_name(row: Mapping[str, Any], number: int | None = None) -> str:
     file = row.get("source_file")
     if isinstance(file, str) and file and file not in parts:
         parts.append(f"({file})" if parts else file)
-    return " ".join(["scan", *(parts or [str(number)] if number is not None or parts else [])])
+    if not parts and number is None:
+        return "the scan"
+    return " ".join(["scan", *(parts or [str(number)])])
 
 
 class ROISeriesFeatureExtractor(FeatureExtractionMixin):
