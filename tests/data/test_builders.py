@@ -109,6 +109,20 @@ def test_cache_of_another_reader_is_not_used(folder, monkeypatch):
     assert load_dataset(folder, roi_order=LABELS).cache_files != before.cache_files
 
 
+def test_a_damaged_cache_is_named_with_what_to_do(folder, tmp_path):
+    dataset = load_dataset(folder, roi_order=LABELS, cache_dir=tmp_path / "own")
+    path = Path(dataset.cache_files[0]["filename"])
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:2000] + b"\xff" * 400 + content[2400:], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ROISeriesReadError, match=rf"Delete the folder {tmp_path / 'own'}"):
+            load_dataset(folder, roi_order=LABELS, cache_dir=tmp_path / "own")
+    for damaged in (b"{", b'{"features": 3}', b"[]"):
+        (path.parent / "dataset_info.json").write_bytes(damaged)
+        with pytest.raises(ROISeriesReadError, match=r"the cache of .* cannot be read"):
+            load_dataset(folder, roi_order=LABELS, cache_dir=tmp_path / "own")
+
+
 def test_rows_say_what_their_names_say(folder):
     place = folder / "sub-01" / "ses-a" / "func"
     np.save(place / "sub-01_ses-a_task-nback_acq-mb_dir-PA_space-X_desc-clean_timeseries.npy", np.ones((5, 9)))

@@ -201,21 +201,30 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
             sources += sorted(root.rglob("*desc-confounds*.tsv"))
         if atlas is not None and Path(atlas).is_file():
             sources.append(Path(atlas).resolve())
-        super().__init__(
-            cache_dir=None if cache_dir is None else str(cache_dir),
-            dataset_name=re.sub(r"\W+", "_", root.name) or "scans",
-            folder=str(root),
-            files=found.files,
-            fingerprint=_fingerprint(root, sources + ([table] if table is not None else [])),
-            roi_order=roi_order_text(roi_order),
-            n_rois=n_rois,
-            t_r=None if t_r is None else check_t_r(t_r, "t_r (--t-r)"),
-            time_axis=time_axis,
-            key=key,
-            name_pattern=name_pattern,
-            atlas=None if atlas is None else str(atlas),
-            cleaning=dict(cleaning or {}),
-        )
+        t_r = None if t_r is None else check_t_r(t_r, "t_r (--t-r)")
+        try:
+            super().__init__(
+                cache_dir=None if cache_dir is None else str(cache_dir),
+                dataset_name=re.sub(r"\W+", "_", root.name) or "scans",
+                folder=str(root),
+                files=found.files,
+                fingerprint=_fingerprint(root, sources + ([table] if table is not None else [])),
+                roi_order=roi_order_text(roi_order),
+                n_rois=n_rois,
+                t_r=t_r,
+                time_axis=time_axis,
+                key=key,
+                name_pattern=name_pattern,
+                atlas=None if atlas is None else str(atlas),
+                cleaning=dict(cleaning or {}),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # The description of an earlier call's cache is read here.
+            place = cache_dir if cache_dir is not None else datasets.config.HF_DATASETS_CACHE
+            raise ROISeriesReadError(
+                f"{place}: the cache of {root} cannot be read ({type(error).__name__}: {error}). Delete it, or choose "
+                "another cache_dir, and call this again."
+            ) from error
         for note in self.notes:
             warnings.warn(note, UserWarning, stacklevel=2)
 
@@ -372,15 +381,19 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
             ROISeriesReadError: if files could not be read and `on_error="raise"`, or none could.
         """
         self.skipped = {}
-        for path in sorted(Path(self.cache_dir).glob("*.arrow")):
-            check_arrow_file(path, f"Delete the folder {self.cache_dir}, which is a cache, and call this again.")
-        result = super().as_dataset(*args, **kwargs)
+        fix = f"Delete the folder {self.cache_dir}, which is a cache, and call this again."
+        try:
+            result = super().as_dataset(*args, **kwargs)
+        except (pa.ArrowException, OSError) as error:
+            raise ROISeriesReadError(f"{self.cache_dir}: the cache cannot be read ({error}). {fix}") from error
         names = list(result) if isinstance(result, dict) else [""]
         splits = list(result.values()) if isinstance(result, dict) else [result]
+        for file in (file["filename"] for dataset in splits for file in dataset.cache_files):
+            check_arrow_file(Path(file), fix)
         for dataset in splits:
-            for name, error in zip(column_of(dataset, "source_file"), column_of(dataset, "read_error")):
-                if error:
-                    self.skipped[name] = error
+            for name, problem in zip(column_of(dataset, "source_file"), column_of(dataset, "read_error")):
+                if problem:
+                    self.skipped[name] = problem
         total = sum(len(dataset) for dataset in splits)
         if self.skipped:
             everything_is_bad = len(self.skipped) == total

@@ -523,8 +523,8 @@ def _refuse_shared_ids(root: Path, names: Mapping[str, ScanName]) -> None:
     raise ValueError(
         f"{root}: no name says whose scan it is, and some seem to be several of one person (such as {_some(group)}). "
         "As people of their own they would be on both sides of every split. Say which part of the path is the subject "
-        f"with name_pattern (--name-pattern), a regular expression.{_proposal(unknown, place)} If each file is another "
-        f"person: '{_EACH_FILE}'."
+        f"with name_pattern (--name-pattern), a regular expression.{_proposal(unknown, place)} If each file is "
+        f"another person: '{_EACH_FILE}'."
     )
 
 
