@@ -68,26 +68,28 @@ def signals_raise() -> Iterator[None]:
     nevertheless ends the process after half a minute. Processes forked meanwhile (workers that load data) end without
     a word: the one that started them speaks.
     """
-    owner, before = os.getpid(), {number: signal.getsignal(number) for number in (*_SIGNALS, signal.SIGALRM)}
+    owner, before = os.getpid(), {number: signal.getsignal(number) for number in _SIGNALS}
     waiting: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
             _leave_to_the_system(number)
-        if number != signal.SIGALRM:
+        if number in _SIGNALS:
             waiting.append(number)
-        if len(waiting) == 1 and _is_importing(frame):
+        if has_timer and len(waiting) == 1 and _is_importing(frame):
             signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN)
             return
         end_at_once()
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(waiting[0]))
-        signal.setitimer(signal.ITIMER_REAL, _TIME_TO_CLEAN_UP)
+        if has_timer:
+            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(waiting[0]))
+            signal.setitimer(signal.ITIMER_REAL, _TIME_TO_CLEAN_UP)
         raise Interrupted(waiting[0])
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     _handle(interrupt)
-    if in_main_thread:
-        signal.signal(signal.SIGALRM, interrupt)
+    has_timer = in_main_thread and hasattr(signal, "setitimer")  # not on Windows
+    if has_timer:
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, interrupt)
     try:
         yield
     except BaseException as error:
@@ -95,8 +97,9 @@ def signals_raise() -> Iterator[None]:
             raise Interrupted(waiting[0]) from error
         raise
     finally:
-        if in_main_thread:
+        if has_timer:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        if in_main_thread:
             for number, handler in before.items():
                 signal.signal(number, handler)
 

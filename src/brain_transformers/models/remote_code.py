@@ -5,10 +5,11 @@ imports them from this package. Both are written by every `save_pretrained`, bec
 loaded: transformers keeps the `auto_map` of a loaded model when it is saved again, but not the module.
 """
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from ..files import write_file
 
 SHIM_NAME = "modeling_shim.py"
 _IMPORT = re.compile(r"^from brain_transformers import ([\w, ]+)", re.MULTILINE)
@@ -27,12 +28,8 @@ def write_shim(folder: str | Path, class_names: Iterable[str]) -> None:
         class_names: public names of this package.
     """
     path = Path(folder) / SHIM_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
     names = set(class_names)
     if path.is_file():
         present = _IMPORT.search(path.read_text(encoding="utf-8"))
         names |= {name.strip() for name in present[1].split(",")} if present else set()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    line = f"from brain_transformers import {', '.join(sorted(names))}  # noqa: F401\n"
-    temporary.write_text(line, encoding="utf-8")
-    os.replace(temporary, path)
+    write_file(path, f"from brain_transformers import {', '.join(sorted(names))}  # noqa: F401\n")
