@@ -600,3 +600,11 @@ def _resume(folder: Path) -> Any:
 
 target("training.checkpoint", _checkpoint(summed=True), weight=0.2)(_resume)
 target("training.checkpoint_of_an_earlier_version", _checkpoint(summed=False), weight=0.2)(_resume)
+
+
+def _embedding_model(folder: Path) -> list[Path]:
+    _embedding(folder)
+    return sorted(path for path in (folder / "model").iterdir() if path.suffix in (".json", ".safetensors"))
+
+
+target("embed.model", _embedding_model, weight=0.15, named=False)(_embed)

@@ -183,14 +183,10 @@ def _load_model(args: argparse.Namespace) -> tuple[Any, Any]:
 
     import brain_transformers  # noqa: F401  registers the Auto classes
 
-    try:
-        extractor = AutoFeatureExtractor.from_pretrained(args.model)
-        model = AutoModel.from_pretrained(args.model)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"--model {args.model}: expected a folder, or a name on the Hub, with a model and its feature extractor "
-            f"(config.json, model.safetensors, preprocessor_config.json). {str(error).splitlines()[0]}"
-        ) from error
+    from .objectives import check_model_exists, load_pretrained
+
+    check_model_exists(args.model)
+    extractor, model = load_pretrained(AutoFeatureExtractor, args.model), load_pretrained(AutoModel, args.model)
     if args.fit_on is not None:
         _fit(extractor, args.fit_on)
         if args.save_processor is not None:

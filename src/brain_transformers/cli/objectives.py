@@ -85,8 +85,12 @@ def load_pretrained(kind: Any, model: str) -> Any:
     """
     try:
         return kind.from_pretrained(model)
-    except (OSError, ValueError) as error:
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # what a damaged file makes of the libraries is not to be listed
         reason = " ".join(str(error).split())
+        if not isinstance(error, (OSError, ValueError)):
+            reason = f"a file in it is damaged ({type(error).__name__}: {reason}). Copy or download it again."
         if not Path(model).is_dir():
             reason = f"there is no such folder, and the Hub gave none ({reason.partition('. ')[0]})"
         raise ValueError(reason if model in reason else f"{model} cannot be loaded: {reason}") from error
