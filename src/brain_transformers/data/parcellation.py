@@ -24,7 +24,8 @@ from .sidecars import scan_t_r
 _FETCHABLE = {"schaefer400-7net": 7, "schaefer400-17net": 17}
 # A parcel that loses more than this share of its volume on the image's grid is cut off, not just resampled.
 _LOST_SHARE = 0.5
-# Centres of the same parcels in two label volumes differ by less (other templates, other grids).
+# Centres of the same parcels in two label volumes differ by less: by 2.2 mm at most on a grid of 4 mm instead of 1 mm
+# (Schaefer's 400), by some 5 mm between templates.
 _CENTRE_MM = 10.0
 # Values that are held at once while an image is read: 64 MB.
 _BLOCK_VALUES = 2**24

@@ -166,6 +166,10 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
     the training set), resample to the model's repetition time, cut windows, pad short scans. Saved as
     `preprocessor_config.json` with everything that was fitted, and loaded back bit for bit.
 
+    Frames in which nothing was measured (NaN, 0 or copies of each other in every parcel: scrubbed or padded) take no
+    part in scaling, are 0 afterwards, and tokens that hold nothing else are 0 in `attention_mask`. A window without a
+    measured frame is refused, or left out where others remain.
+
     Args:
         n_rois: rows that the model takes.
         n_timepoints: timepoints of a window.
