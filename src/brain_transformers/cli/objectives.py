@@ -91,7 +91,8 @@ def load_pretrained(kind: Any, model: str) -> Any:
         reason = " ".join(str(error).split())
         if not isinstance(error, (OSError, ValueError)):
             reason = f"a file in it is damaged ({type(error).__name__}: {reason}). Copy or download it again."
-        if not Path(model).is_dir():
+        # Of a bare name this package says itself where its weights are.
+        if not Path(model).is_dir() and not isinstance(error, FileNotFoundError):
             reason = f"there is no such folder, and the Hub gave none ({reason.partition('. ')[0]})"
         raise ValueError(reason if model in reason else f"{model} cannot be loaded: {reason}") from error
 
