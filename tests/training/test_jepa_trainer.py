@@ -153,7 +153,8 @@ def test_a_resumed_run_continues_bit_for_bit(tmp_path, rule):
 
 
 def test_two_processes_equal_one(tmp_path):
-    arguments = {"max_steps": 5, "save_strategy": "steps", "save_steps": 4, **GRADIENT_DESCENT}
+    # Five rows of evaluation: the second process would get nothing but repeated ones in the last batch.
+    arguments = {"max_steps": 5, "save_strategy": "steps", "save_steps": 4, "eval_rows": 5, **GRADIENT_DESCENT}
     one = {**arguments, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4}
     two = {**arguments, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2}
     for name, launcher, values in (

@@ -55,6 +55,7 @@ def train(
     dropout: float = 0.0,
     resume: str | None = None,
     rows: int = 12,
+    eval_rows: int = 8,
     model: Any = None,
     **values: Any,
 ) -> JEPATrainer:
@@ -63,7 +64,7 @@ def train(
         make_model(dropout) if model is None else model,
         make_arguments(output_dir, **values),
         train_dataset=make_rows(rows),
-        eval_dataset=make_rows(8, seed=5),
+        eval_dataset=make_rows(eval_rows, seed=5),
     )
     trainer.train(resume_from_checkpoint=resume)
     return trainer

@@ -95,8 +95,8 @@ class MAETrainingArguments(ScanTrainingArguments):
     From the released training code: base learning rate 1e-3 per 256 samples, weight decay 0.05, 100 epochs, warmup
     over 5 % of the steps, cosine to 0, batches of 128 a device, gradients clipped at norm 1, AdamW with betas 0.9 and
     0.999, seed 1234, logging every 10 steps. Different from it on purpose: torch's AdamW instead of the old one of
-    transformers (which added eps before bias correction), single learned vectors do not decay, and nothing is
-    evaluated or saved every 10 steps unless asked for.
+    transformers (which added eps before bias correction), single learned vectors do not decay, checkpoints are a tenth
+    of the run apart instead of 10 steps, and nothing is evaluated unless asked for.
 
     Args:
         base_learning_rate: peak learning rate for 256 samples an update; scaled with the samples of an update over all

@@ -44,6 +44,8 @@ from .run_settings import model_settings, processor_settings, rows_digest, same_
 from .seeded_rows import EpochSampler, SeededRows
 from .uploads import UploadsTheModel
 
+_OR_TOO_LARGE = "NaN, infinite or too large to compute with"
+
 
 class _FollowRun(TrainerCallback):
     """Tells the sampler which epoch begins, and takes up the sums of the run that goes on.
@@ -446,7 +448,7 @@ class SeededTrainer(UploadsTheModel):
             OSError: if the disk is full.
         """
         if broken := broken_names(self._tensors_to_check(optimizer=False)):
-            raise self._not_finite(f"{broken[0]} and {len(broken) - 1} other tensors (or too large to compute with)")
+            raise self._not_finite(f"{broken[0]} and {len(broken) - 1} other tensors", how=_OR_TOO_LARGE)
         if _internal_call:
             super().save_model(output_dir, _internal_call)
             return
@@ -501,13 +503,15 @@ class SeededTrainer(UploadsTheModel):
             broken = broken_names(self._tensors_to_check())
             which = f"{broken[0]} and {len(broken) - 1} other tensors" if broken else "weights"
             step = self.state.global_step
-            raise self._not_finite(f"{which} (or too large to compute with)", self._scans_of_step(step), step)
+            raise self._not_finite(which, self._scans_of_step(step), step, _OR_TOO_LARGE)
 
-    def _not_finite(self, what: str, scans: str = "", step: int | None = None) -> NotFiniteError:
+    def _not_finite(
+        self, what: str, scans: str = "", step: int | None = None, how: str = "NaN or infinite"
+    ) -> NotFiniteError:
         step = self.state.global_step if step is None else step
         culprits = f" Scans of that step: {scans}." if scans else ""
         return NotFiniteError(
-            f"{what} became NaN or infinite at step {step}, so training stops and nothing is saved from it; earlier "
+            f"{what} became {how} at step {step}, so training stops and nothing is saved from it; earlier "
             f"checkpoints are as they were.{culprits} Look for extreme values in the scans, or lower the learning "
             "rate."
         )
