@@ -224,6 +224,12 @@ def test_scans_that_cannot_be_used(folder: Path, tmp_path: Path, capsys) -> None
     report = pd.read_csv(tmp_path / "table.skipped.tsv", sep="\t")
     assert list(report["scan"]) == ["scan b", "scan e"]
     assert list(report["row"]) == [1, 4]
+    assert main(["embed", str(folder / "dataset"), *common[2:], "--output", str(output), "--overwrite"]) == 0
+    assert not (tmp_path / "table.skipped.tsv").exists()  # it was of the earlier table
+    (tmp_path / "mine.skipped.tsv").write_text("a file of the user")
+    assert main([*common, "--output", str(tmp_path / "mine.csv"), "--on-error", "skip"]) == 2
+    assert (tmp_path / "mine.skipped.tsv").read_text() == "a file of the user"
+    capsys.readouterr()
     nothing = save_rows(tmp_path / "nothing", [scans[1]] * 2)
     common[1] = str(nothing)
     assert main([*common, "--output", str(tmp_path / "none.csv"), "--on-error", "skip"]) == 2

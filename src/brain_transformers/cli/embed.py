@@ -12,6 +12,7 @@ from typing import Any
 from ..files import bind, locked, whole_file, write_file
 
 SUFFIXES = (".parquet", ".csv")
+_REPORT_HEADER = b"split\trow\tscan\terror"
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
@@ -91,6 +92,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--save-processor keeps what --fit-on fits. Pass both, or leave it out.")
     if output.exists() and not args.overwrite:
         raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite.")
+    report = output.with_suffix(".skipped.tsv")
+    if report.exists() and (report.is_dir() or not report.read_bytes().startswith(_REPORT_HEADER)):
+        raise FileExistsError(
+            f"{report}, where scans that are left out would be listed, is no such list. Choose another --output, or "
+            "move it."
+        )
+
     from ..optional import require
 
     require("pandas", extra="eval", purpose="tables of embeddings")
@@ -99,13 +107,13 @@ def run(args: argparse.Namespace) -> int:
     folder = output.with_name(f".{output.name}.parts")
     with locked(output, what="embedding"):
         try:
-            return _embed(args, rows, folder)
+            return _embed(args, rows, folder, report)
         finally:
             if not any(folder.glob("part-*.parquet")):
                 _remove_parts(folder)  # nothing in it took time
 
 
-def _embed(args: argparse.Namespace, rows: list[tuple[str, Any]], folder: Path) -> int:
+def _embed(args: argparse.Namespace, rows: list[tuple[str, Any]], folder: Path, report: Path) -> int:
     import pandas
     from tqdm.auto import tqdm
 
@@ -139,7 +147,6 @@ def _embed(args: argparse.Namespace, rows: list[tuple[str, Any]], folder: Path) 
         _remove_parts(folder)
         raise ValueError(f"None of {total} scans of {args.dataset} can be used:\n  {left_out[0]['error']}")
     table = pandas.concat([table for table, _ in finished if len(table)], ignore_index=True)
-    report = output.with_suffix(".skipped.tsv")
     if left_out:
         write_table(pandas.DataFrame(left_out), report)
     else:
