@@ -125,6 +125,9 @@ def test_which_frames_are_missing():
     repeated[:, 10:20] = 0.0
     repeated[:4] = np.nan  # parcels that nobody has
     assert np.flatnonzero(missing_frames(repeated)).tolist() == [*range(10, 20), *range(149, 200)]
+    joined = np.concatenate([scrubbed(scan(50.0, seed), "zeros, then centred") for seed in (1, 2)], axis=1)
+    assert np.flatnonzero(missing_frames(joined)).tolist() == sorted([*CENSORED, *(CENSORED + N_FRAMES)])
+    assert missing_frames(np.repeat(scan(), 2, axis=1)) is None  # brought to a faster rate
     filled = series.copy()
     filled[:, 7] = -1.0
     assert np.flatnonzero(missing_frames(filled)).tolist() == [7]

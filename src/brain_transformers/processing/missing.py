@@ -8,6 +8,8 @@ import numpy as np
 
 # With fewer parcels than this, two frames may be equal by chance (whole numbers, two regions).
 _MANY_ROIS = 8
+# Runs that a scan may be joined from, each with its own mean.
+_MOST_RUNS = 8
 # Motion and the frames before the steady state stay within a thousand or so (three times a mean of 10,000 against an
 # interquartile range of 20).
 OUTLIER_IQRS = 1e4
@@ -53,9 +55,10 @@ def _first_finite(probes: np.ndarray, finite: np.ndarray) -> np.ndarray:
 
 
 def _copied_frames(signals: np.ndarray, probes: np.ndarray, missing: np.ndarray) -> np.ndarray | None:
-    """Frames that equal each other in every parcel, if there is one such set besides `missing`; `None` otherwise.
+    """Frames besides `missing` that equal each other in every parcel, `None` if there are none.
 
-    Several sets are another thing: a periodic signal that was made, or a scan that was brought to a faster rate.
+    There is one such set for each run that a scan was joined from. Many sets are another thing: a periodic signal that
+    was made, or a scan that was brought to a faster rate.
     """
     n_timepoints = signals.shape[1]
     with np.errstate(all="ignore"):
@@ -68,11 +71,12 @@ def _copied_frames(signals: np.ndarray, probes: np.ndarray, missing: np.ndarray)
         # Adding 0 makes -0.0 and 0.0 the same bytes.
         equal.setdefault((signals[:, frame] + 0).tobytes(), []).append(frame)
     sets = [frames for frames in equal.values() if len(frames) > 1]
+    found = [frame for frames in sets for frame in frames]
     # Where hardly anything but copies is left, the scan is constant, which is said elsewhere.
-    if len(sets) != 1 or len(sets[0]) > 0.9 * n_timepoints:
+    if not 0 < len(sets) <= _MOST_RUNS or len(found) > 0.9 * n_timepoints:
         return None
     copies = np.zeros(n_timepoints, dtype=bool)
-    copies[sets[0]] = True
+    copies[found] = True
     return copies
 
 
