@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.run                                  # 10,000 inputs over all targets
     python -m tests.fuzz.run --inputs 500 --target readers    # targets whose name starts so
-    python -m tests.fuzz.run --target readers.npy --only 17 --keep /tmp/input     # one input, with its traceback
+    python -m tests.fuzz.run --target readers.npy --only 17 --keep kept_input     # one input, with its traceback
 
 Input `n` of a target is the same in every run with the same `--seed`. Verdicts: `accepted`; `refused` (one of our own
 errors that names the file or folder); `refused without the name`; and the faults: `raw` (a traceback of something
