@@ -27,6 +27,9 @@ AGES = [21, 34, 28, 45, 33, 52, 61, 29, 24, 38, 41, 26]
         ([0, 2, 1, 2, 10], ["0", "1", "2", "10"]),
         (["f", b"m", np.nan, "f"], ["f", "m"]),
         (["none", "mild", "severe"], ["mild", "none", "severe"]),
+        (["none", "-", "none"], ["-", "none"]),
+        (torch.tensor([0, 1, 1]), ["0", "1"]),
+        (pd.Series([0, 1, None]), ["0", "1"]),
     ],
 )
 def test_classes_have_the_same_names_with_and_without_gaps(values, names) -> None:

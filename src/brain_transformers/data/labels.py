@@ -55,7 +55,8 @@ def known_labels(values: Sequence[Any]) -> tuple[list[int], list[Any]]:
     """Places of the values that are no gap, and those values, plain; text that holds only numbers becomes numbers."""
     plain = [None if is_gap(value) else plain_value(value) for value in values]
     words = [value for value in plain if value is not None and not _is_number(value)]
-    numbers = bool(words) and all(is_gap(value, among_numbers=True) for value in words)
+    some = any(value is not None and _is_number(value) for value in plain)
+    numbers = some and all(is_gap(value, among_numbers=True) for value in words)
     places = [n for n, value in enumerate(plain) if value is not None and not (numbers and is_gap(value, True))]
     known = [plain[place] for place in places]
     if all(map(_is_number, known)):
@@ -182,7 +183,7 @@ class Labels:
         """
         if getattr(values, "ndim", 1) != 1:
             raise ValueError(f"Expected one {column} a scan, got an array of shape {np.shape(values)}.")
-        rows, known = known_labels(list(values))
+        rows, known = known_labels(values.tolist() if hasattr(values, "tolist") else list(values))
         if not known:
             raise ValueError(f"None of {len(values)} scans has a {column}.")
         return cls._of(rows, known, column, task)
