@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig
 
 import brain_transformers as bt
 from brain_transformers.models.validation import check_range, range_of
@@ -120,6 +121,31 @@ def test_a_damaged_configuration_is_one_error_that_names_its_folder(
         with pytest.raises(ValueError, match="Expected ") as caught:
             load(folder)
         assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "true",
+        "[" * 100_000,
+        '{"n_rois": ' + "9" * 5000 + "}",
+        '{"model_type": ["brainlm_mae"]}',
+        '{"model_type": "brainlm_mae", "auto_map": {"AutoConfig": true}}',
+    ],
+    ids=["empty", "true", "nested", "digits", "list", "map"],
+)
+def test_what_transformers_reads_itself_is_looked_at_first(content: str, tmp_path: Path) -> None:
+    folder = saved("brainlm-tiny", tmp_path)
+    bt.ROISeriesFeatureExtractor().save_pretrained(folder)
+    for name, load in (
+        ("preprocessor_config.json", AutoFeatureExtractor.from_pretrained),
+        ("config.json", AutoModel.from_pretrained),
+        ("config.json", AutoConfig.from_pretrained),
+    ):
+        (folder / name).write_text(content)
+        with pytest.raises(OSError, match=re.escape(str(folder / name))):
+            load(folder)
 
 
 @every_family
