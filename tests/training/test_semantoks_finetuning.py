@@ -296,6 +296,11 @@ def test_training_stops_when_validation_does_not_become_better(tmp_path):
     )
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert resumed.state.epoch == 4
+    # And one that has stopped already does not take another step.
+    done = make_tuner(tmp_path, metric_for_best_model="score", options={"compute_metrics": scores_in_turn()}, **values)
+    done.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    assert done.state.epoch == 4
+    assert same(done.model.state_dict(), tuner.model.state_dict())
     with pytest.raises(ValueError, match="early_stopping_patience"):
         SemantoksFineTuningArguments(output_dir="unused", early_stopping_patience=0, use_cpu=True)
 

@@ -35,6 +35,7 @@ def write_record(checkpoint: str | Path, content: Mapping[str, Any]) -> None:
     """
     folder = Path(checkpoint)
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _NOT_NEEDED]
+    paths = [path for path in paths if not path.name.startswith(".")]  # what a kill left of an earlier record
     sums = {path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)] for path in paths}
     record = {**content, "files": sums}
     files.write_file(folder / RECORD, json.dumps({**record, "digest": files.digest(record)}, indent=1) + "\n")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 _NEVER = 2**62
@@ -33,7 +34,7 @@ class FiniteWatch:
         place = self.names.index(name)
         if not isinstance(value, torch.Tensor):
             value = torch.tensor(float(value))
-        finite = torch.isfinite(value.detach()).all().to(self._first.device)
+        finite = torch.isfinite(_own_part(value.detach())).all().to(self._first.device)
         self._first[place] = torch.where(finite, self._first[place], self._first[place].clamp(max=step))
 
     def read(self, gather: Any = None) -> tuple[int, str] | None:
@@ -75,7 +76,13 @@ def tensors_of(model: nn.Module, optimizer: Optimizer | None = None) -> list[Wat
             for key, value in state.items()
             if isinstance(value, torch.Tensor)
         ]
+    found = [watched._replace(tensor=_own_part(watched.tensor)) for watched in found]
     return [watched for watched in found if watched.tensor.is_floating_point() and watched.tensor.numel()]
+
+
+def _own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor that is sharded over several."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def all_whole(tensors: Iterable[WatchedTensor], device: torch.device) -> torch.Tensor:
