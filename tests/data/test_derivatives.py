@@ -42,6 +42,8 @@ def chosen(found):
             {"subject": "01", "session": "a", "task": "rest", "acq": "mb", "dir": "AP", "run": "2", "space": "T1w"},
         ),
         ("sub-01/ses-a/task-rest.npy", {"subject": "01", "session": "a", "task": "rest"}),
+        ("002_S_0295_rest_1.npy", {"subject": "002_S_0295", "run": "rest_1"}),
+        ("OAS30001_MR_d0129_run-01.npy", {"subject": "OAS30001", "session": "d0129", "run": "run-01"}),
         # Labels with characters that BIDS forbids stay whole, so that people are not joined.
         ("sub-NDAR-INV1_task-rest_bold.npy", {"subject": "NDAR-INV1"}),
         ("sub-CMH_0001/func/sub-CMH_0001_task-rest_bold.npy", {"subject": "CMH_0001", "task": "rest"}),

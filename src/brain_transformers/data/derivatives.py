@@ -78,6 +78,10 @@ _HCP_NAME = re.compile(_HCP_SCAN)
 _UKB_FILE = re.compile(r"(?P<sub>\d{7})_(?P<desc>\d{5})_(?P<ses>\d+)_(?P<run>\d+)(?:_.*)?")
 _UKB_FOLDER = re.compile(r"(?P<sub>\d{7})(?:_\d{5}_(?P<ses>\d+)_\d+)?")
 _UKB_NAME = re.compile(r"(?:(?P<task>[rt]fMRI)|fMRI)[._](?P<atlas>.+)|filtered_func_data_?(?P<desc>.*)")
+# Identifiers of ADNI, OASIS-3 and -4, and ABCD, whose files have names of many kinds behind them.
+_LONG_ID = re.compile(
+    r"(?P<sub>\d{3}_S_\d{4,5}|OAS[34]\d{4}|NDAR_?INV[A-Z0-9]{8})(?:_MR_(?P<ses>d\d{4}))?(?:[_.-](?P<run>.+))?"
+)
 _MAX_NAMED = 5
 
 
@@ -233,7 +237,7 @@ def scan_name(name: str, expression: re.Pattern[str] | None = None, participants
 
 def _cohort(folders: Sequence[str], stem: str) -> dict[str, str] | None:
     """Entities of a name of HCP or UK Biobank, where it is one."""
-    match = _HCP_FILE.fullmatch(stem) or _UKB_FILE.fullmatch(stem)
+    match = _HCP_FILE.fullmatch(stem) or _UKB_FILE.fullmatch(stem) or _LONG_ID.fullmatch(stem)
     groups = dict(match.groupdict()) if match else {}
     if not groups and folders:
         person = next(filter(None, map(_HCP_FOLDER.fullmatch, folders)), None)
@@ -422,6 +426,8 @@ def _without_native(root: Path, names: list[str], found: FoundScans, pattern: st
             "raw or native images would give wrong parcels."
         )
     several = sorted({str(spaces[name]) for name in template})
+    if len(several) == 1 and not several[0].startswith("MNI"):
+        found.notes.append(f"The images are in space-{several[0]}; the atlas has to be in it too.")
     if len(several) > 1:
         raise ValueError(
             f"{root}: the same scans come in several spaces ({several}). Choose one, for example with "
