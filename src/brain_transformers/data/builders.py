@@ -23,11 +23,12 @@ from ..processing import roi_orders
 from ..processing.roi_orders import ROI_ORDERS, ROIOrder, resolve_roi_order, roi_order_text
 from ..processing.time import check_t_r, known_t_r
 from ..version import __version__
-from .derivatives import NAME_COLUMNS, SPLITS, FoundScans, find_scans
+from .derivatives import FoundScans, find_scans
 from .errors import ROISeriesReadError
 from .participants import Participants, read_participants
 from .readers import ROISeries, read_coordinates, read_roi_series
 from .saved_datasets import check_arrow_file, is_saved, load_saved
+from .scan_names import NAME_COLUMNS, SPLITS
 from .sidecars import scan_t_r
 
 if TYPE_CHECKING:

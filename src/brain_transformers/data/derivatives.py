@@ -1,7 +1,6 @@
-"""Which files of a folder are scans, whose they are, and which of several images of one run is taken.
+"""Which files of a folder are scans, and which of several images of one run is taken.
 
-Everything here is told by names, so that a tree of many thousand files is understood without opening one. BIDS and its
-derivatives (fMRIPrep, XCP-D), HCP and UK Biobank are known; other names need a `name_pattern`.
+Everything here is told by names, so that a tree of many thousand files is understood without opening one.
 """
 
 import fnmatch
@@ -12,45 +11,27 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from .readers import SERIES_SUFFIXES, series_suffix
-
-SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-IMAGE_SUFFIXES = (".nii", ".nii.gz")
-NAME_COLUMNS = {
-    "subject": "sub",
-    "session": "ses",
-    "run": "run",
-    "task": "task",
-    "acq": "acq",
-    "dir": "dir",
-    "space": "space",
-    "desc": "desc",
-}
-"""Columns of a dataset that come from a file's name, and their BIDS entities."""
-
-# What tells apart the images that a program made of one run. Two of them in one dataset are one scan counted twice.
-_VARIANTS = (
-    "space",
-    "res",
-    "den",
-    "cohort",
-    "desc",
-    "echo",
-    "part",
-    "rec",
-    "atlas",
-    "seg",
-    "scale",
-    "label",
-    "stat",
-    "hemi",
+from .scan_names import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    VARIANTS,
+    ScanName,
+    compile_name_pattern,
+    contradiction,
+    entity_of,
+    is_image,
+    name_parts,
+    proposal,
+    refuse_shared_ids,
+    scan_name,
+    some,
+    suffix_of,
 )
+
 _NATIVE = {"T1w", "T2w", "anat", "bold", "boldref", "epi", "func", "fsnative", "individual", "native", "orig"}
 _NATIVE |= {"scanner", "subject", "T1", "T2", "run", "session"}
-_SAME_SERIES = {"bold", "timeseries", "boldts", "ts"}  # suffixes that say nothing about which run it is
-_DATATYPES = {"func", "anat", "derivatives", "fmri"}
 _SIDE_FOLDERS = re.compile(r"^\.|^@eaDir$|^__MACOSX$|^lost\+found$|^#recycle$", re.IGNORECASE)
 # Names of tables that are no series, by their last part, and the same words in names of other tools.
 _SIDE_SUFFIXES = {
@@ -66,40 +47,6 @@ _SIDE_WORDS = re.compile(
     r"|(?:^|[_.])(?:fc|sc|fd|dvars|conmat|zmat|rmat|outliers|coverage)(?=[_.]|$)|skipped_files",
     re.IGNORECASE,
 )
-_HCP_TASKS = "REST|MOVIE|RET|WM|GAMBLING|MOTOR|LANGUAGE|SOCIAL|RELATIONAL|EMOTION|CARIT|FACENAME|GUESSING|VISMOTOR"
-_HCP_ID = r"(?P<sub>\d{6}|HC[ADP]\d{7})(?:_(?P<ses>V\d+)(?:_MR)?)?"
-_HCP_SCAN = (
-    rf"(?:[rt]fMRI_(?P<task>[A-Za-z]+?)|(?P<task_only>{_HCP_TASKS}))(?P<run>\d*)(?:_[37]T)?"
-    r"(?:_(?P<dir>LR|RL|AP|PA))?(?:_(?P<desc>.+))?"
-)
-_HCP_FILE = re.compile(rf"{_HCP_ID}_(?:[37]T_)?{_HCP_SCAN}")
-_HCP_FOLDER = re.compile(_HCP_ID)
-_HCP_NAME = re.compile(_HCP_SCAN)
-_UKB_FILE = re.compile(r"(?P<sub>\d{7})_(?P<desc>\d{5})_(?P<ses>\d+)_(?P<run>\d+)(?:_.*)?")
-_UKB_FOLDER = re.compile(r"(?P<sub>\d{7})(?:_\d{5}_(?P<ses>\d+)_\d+)?")
-_UKB_NAME = re.compile(r"(?:(?P<task>[rt]fMRI)|fMRI)[._](?P<atlas>.+)|filtered_func_data_?(?P<desc>.*)")
-# Identifiers of ADNI, OASIS-3 and -4, and ABCD, whose files have names of many kinds behind them.
-_LONG_ID = re.compile(
-    r"(?P<sub>\d{3}_S_\d{4,5}|OAS[34]\d{4}|NDAR_?INV[A-Z0-9]{8})(?:_MR_(?P<ses>d\d{4}))?(?:[_.-](?P<run>.+))?"
-)
-_MAX_NAMED = 5
-
-
-@dataclass
-class ScanName:
-    """What the name of a file says.
-
-    Attributes:
-        columns: a value, or `None`, for each of `NAME_COLUMNS`.
-        known: whether something says whose scan it is; else its subject is the file itself.
-        run_key: equal for the images that were made of one run.
-        variant: what tells those images apart, by entity.
-    """
-
-    columns: dict[str, str | None]
-    known: bool
-    run_key: tuple[Any, ...]
-    variant: dict[str, str]
 
 
 @dataclass
@@ -152,7 +99,7 @@ def find_scans(
         FileNotFoundError: if there is none.
         ValueError: if it cannot be told whose scans they are, or several images of one run are left.
     """
-    expression = None if name_pattern is None else _compiled(name_pattern)
+    expression = None if name_pattern is None else compile_name_pattern(name_pattern)
     found = FoundScans({}, {})
     candidates = _candidates(root, pattern, images, found)
     missing = sorted(name for name in candidates if not (root / name).exists())
@@ -161,22 +108,21 @@ def find_scans(
     by_split = _by_split(root, candidates)
     for name in candidates:
         found.names[name] = scan_name(name, expression, participants)
-        if expression is None and (contradiction := _contradiction(name)):
-            found.unusable[name] = f"{root / name}: {contradiction}"
+        if expression is None and (why := contradiction(name)):
+            found.unusable[name] = f"{root / name}: {why}"
     kept = list(candidates)
     if expression is not None:
         without = [name for name in kept if not found.names[name].known]
         if without and (len(without) == len(kept) or not skip_unusable):
             raise ValueError(
                 f"name_pattern {name_pattern!r} (--name-pattern) finds a subject in {len(kept) - len(without)} of "
-                f"{len(kept)} paths below {root}; not in {_some(without)}. It is searched in the path relative to the "
-                "folder, such as this one: make it fit, or choose the files with pattern (--pattern)."
-                + _proposal(kept)
+                f"{len(kept)} paths below {root}; not in {some(without)}. It is searched in the path relative to the "
+                "folder, such as this one: make it fit, or choose the files with pattern (--pattern)." + proposal(kept)
             )
         for name in without:
             found.unusable[name] = f"{root / name}: name_pattern finds no subject in this path."
     else:
-        _refuse_shared_ids(root, found.names)
+        refuse_shared_ids(root, found.names)
     if images:
         kept = _without_native(root, kept, found, pattern)
     kept = _without_parts(kept, found)
@@ -186,98 +132,6 @@ def find_scans(
     found.files = {split: names for split, names in found.files.items() if names}
     _say_who(found)
     return found
-
-
-def scan_name(name: str, expression: re.Pattern[str] | None = None, participants: Collection[str] = ()) -> ScanName:
-    """What a relative path says about its scan; see [`ScanName`]."""
-    folders, stem = _parts(name)
-    entities: dict[str, str] = {}
-    bare: list[str] = []
-    inside = next((folder[4:] for folder in folders if re.fullmatch(r"sub-.+", folder)), None)
-    text = stem
-    if inside is not None and stem.startswith(f"sub-{inside}_"):
-        # The folder tells where a label ends that has an underscore in it.
-        entities["sub"], text = inside, stem[len(inside) + 5 :]
-    for token in text.split("_"):
-        match = re.fullmatch(r"([A-Za-z]+)-(.+)", token)
-        if match and match[1] not in entities:
-            entities[match[1]] = match[2]
-        else:
-            bare.append(token)
-    place = [folder for folder in folders if not re.match(r"sub-|ses-", folder) and folder not in _DATATYPES]
-    if inside is not None:
-        first = next(number for number, folder in enumerate(folders) if folder == f"sub-{inside}")
-        place = [folder for folder in folders[first:] if folder in place]
-        entities.setdefault("sub", inside)
-    for folder in folders:
-        if folder.startswith("ses-"):
-            entities.setdefault("ses", folder[4:])
-    known = "sub" in entities
-    if not known and (told := _cohort(folders, stem)):
-        entities, bare, place, known = told, [], [], True
-    if not known and (person := _participant(folders, stem, participants)) is not None:
-        entities["sub"], known = person, True
-    if expression is not None:
-        match = expression.search(name)
-        groups = {key: value for key, value in (match.groupdict() if match else {}).items() if value}
-        known = "subject" in groups
-        entities.update({NAME_COLUMNS[column]: value for column, value in groups.items()})
-        if known and entities.get("sub") is not None:
-            entities["sub"] = groups["subject"].removeprefix("sub-") or groups["subject"]
-    columns = {column: entities.get(entity) for column, entity in NAME_COLUMNS.items()}
-    if not known:
-        # Not a name we know: the path is unique and claims nothing.
-        columns["subject"] = name[: len(name) - len(_suffix(name))]
-        return ScanName(columns, False, (name,), {})
-    same = {key: value for key, value in entities.items() if key not in _VARIANTS}
-    split = name.split("/", 1)[0] if name.split("/", 1)[0] in SPLITS else ""
-    key = (split, *sorted(same.items()), tuple(place), tuple(part for part in bare if part not in _SAME_SERIES))
-    return ScanName(columns, True, key, {e: entities[e] for e in _VARIANTS if e in entities})
-
-
-def _cohort(folders: Sequence[str], stem: str) -> dict[str, str] | None:
-    """Entities of a name of HCP or UK Biobank, where it is one."""
-    match = _HCP_FILE.fullmatch(stem) or _UKB_FILE.fullmatch(stem) or _LONG_ID.fullmatch(stem)
-    groups = dict(match.groupdict()) if match else {}
-    if not groups and folders:
-        person = next(filter(None, map(_HCP_FOLDER.fullmatch, folders)), None)
-        scan = _HCP_NAME.fullmatch(stem)
-        if person and scan:
-            groups = {**scan.groupdict(), **person.groupdict()}
-    if not groups and folders:
-        home, inner = _UKB_FOLDER.fullmatch(folders[0]), _UKB_NAME.fullmatch(stem)
-        rest = [part for part in folders[1:] if part not in ("fMRI", "rfMRI.ica", "tfMRI.feat")]
-        instance = rest.pop(0) if rest and re.fullmatch(r"i\d+", rest[0]) else None
-        if home or (inner and stem.startswith("fMRI.") and not rest):
-            groups = {**(inner.groupdict() if inner else {}), **(home.groupdict() if home else {"sub": folders[0]})}
-            groups["ses"] = instance or groups.get("ses")
-            groups["run"] = "/".join(rest if inner else [*rest, stem])
-    if not groups:
-        return None
-    if groups.get("task_only"):
-        groups["task"] = groups["task_only"]
-    return {key: value for key, value in groups.items() if value and key != "task_only"}
-
-
-def _participant(folders: Sequence[str], stem: str, participants: Collection[str]) -> str | None:
-    """The participant whose identifier is a folder of the path or stands at the start of the file's name."""
-    if not participants:
-        return None
-    for folder in folders:
-        if folder in participants:
-            return folder
-    ends = [len(stem), *(match.start() for match in re.finditer(r"[_. -]", stem))]
-    return next((stem[:end] for end in sorted(ends, reverse=True) if stem[:end] in participants), None)
-
-
-def _contradiction(name: str) -> str | None:
-    """What folders and file of a BIDS name say differently."""
-    folders, stem = _parts(name)
-    for entity in ("sub", "ses"):
-        outer, inner = [folder for folder in folders if folder.startswith(f"{entity}-")], _entity(name, entity)
-        if outer and inner is not None and not any(f"_{folder}_" in f"_{stem}_" for folder in outer):
-            return f"the folder says {outer[-1]} and the file says {entity}-{inner}. Rename the wrong one."
-    return None
 
 
 # --- files ---
@@ -298,9 +152,9 @@ def _candidates(root: Path, pattern: str | None, images: bool, found: FoundScans
                 '"**/*_bold.nii.gz".'
             ) from error
         chosen = [name for name in everything if name in chosen]
-    of_kind = [name for name in chosen if (_is_image(name) if images else bool(series_suffix(name)))]
+    of_kind = [name for name in chosen if (is_image(name) if images else bool(series_suffix(name)))]
     if images and pattern is None:
-        of_kind = [name for name in of_kind if _parts(name)[1].endswith("bold")]
+        of_kind = [name for name in of_kind if name_parts(name)[1].endswith("bold")]
     candidates = []
     for name in of_kind:
         if (why := _no_series(name, pattern is not None)) is not None:
@@ -312,7 +166,7 @@ def _candidates(root: Path, pattern: str | None, images: bool, found: FoundScans
     if not candidates:
         suffixes = IMAGE_SUFFIXES if images else SERIES_SUFFIXES
         default = "**/*bold.nii*" if images else "**/*"
-        others = sum(map(_is_image, everything)) if not images else 0
+        others = sum(map(is_image, everything)) if not images else 0
         hint = f" There are {others} images: give atlas (--atlas) to average them over parcels." if others else ""
         hint += (
             f" {len(found.left_out)} files are no scans (first: {_first(found.left_out)})." if found.left_out else ""
@@ -353,7 +207,7 @@ def _no_series(name: str, chosen: bool) -> str | None:
     base = name.rsplit("/", 1)[-1]
     if base.startswith("participants."):
         return ""
-    stem = base[: len(base) - len(_suffix(base))]
+    stem = base[: len(base) - len(suffix_of(base))]
     last = _suffix_part(name).lower()
     if last in ("events", "scans", "sessions", "channels", "physio", "participants"):
         return ""
@@ -387,7 +241,7 @@ def _by_split(root: Path, names: Sequence[str]) -> dict[str, list[str]]:
 
 def _without_native(root: Path, names: list[str], found: FoundScans, pattern: str | None) -> list[str]:
     """The images that can be in the atlas's space; a pattern that names a space is the user's word."""
-    spaces = {name: _entity(name, "space") for name in names}
+    spaces = {name: entity_of(name, "space") for name in names}
     if pattern is not None and "space-" in pattern:
         return names
     template = [name for name in names if spaces[name] is not None and spaces[name] not in _NATIVE]
@@ -399,9 +253,9 @@ def _without_native(root: Path, names: list[str], found: FoundScans, pattern: st
             continue
         if (
             template
-            or _entity(name, "desc") == "preproc"
+            or entity_of(name, "desc") == "preproc"
             or "filtered_func_data" in name
-            or (raw and _entity(name, "sub") and not name.startswith("derivatives/"))
+            or (raw and entity_of(name, "sub") and not name.startswith("derivatives/"))
         ):
             native[name] = "no space- in its name, so in the scanner's own space, not the atlas's"
     kept = [name for name in names if name not in native]
@@ -417,7 +271,7 @@ def _without_native(root: Path, names: list[str], found: FoundScans, pattern: st
         lost = sorted({str(found.names[name].columns["subject"]) for name in native} - people)
         found.notes.append(
             f"{len(native)} images are left out since they are not in the atlas's space (first: {_first(native)})."
-            + (f" Nothing else is there of {len(lost)} subjects ({_some(lost)})." if lost else "")
+            + (f" Nothing else is there of {len(lost)} subjects ({some(lost)})." if lost else "")
         )
     unsaid = [name for name in kept if spaces[name] is None and "MNI" not in name]
     if unsaid:
@@ -469,14 +323,14 @@ def _refuse_variants(root: Path, names: list[str], found: FoundScans) -> None:
     if not several:
         return
     first = several[0]
-    entities = [entity for entity in _VARIANTS if len({found.names[name].variant.get(entity) for name in first}) > 1]
+    entities = [entity for entity in VARIANTS if len({found.names[name].variant.get(entity) for name in first}) > 1]
     differ = "; ".join(
         f"{entity}- ({', '.join(sorted({found.names[n].variant.get(entity, 'none') for n in first}))})"
         for entity in entities
     )
     raise ValueError(
         f"{root}: {len(several)} runs come in several files, which would be one scan counted more than once (first: "
-        f"{_some(first)}{f'; they differ in {differ}' if differ else ''}). Choose one of each run with pattern "
+        f"{some(first)}{f'; they differ in {differ}' if differ else ''}). Choose one of each run with pattern "
         f"(--pattern){_variant_pattern(names, found, entities)}."
         + ("" if differ else " If they are different runs or people, say so with name_pattern (--name-pattern).")
     )
@@ -485,7 +339,7 @@ def _refuse_variants(root: Path, names: list[str], found: FoundScans) -> None:
 def _variant_pattern(names: list[str], found: FoundScans, entities: list[str]) -> str:
     """A pattern that leaves exactly one file of each run, as words for an error, or nothing."""
     runs = {found.names[name].run_key for name in names}
-    endings = sorted({_suffix(name) for name in names})
+    endings = sorted({suffix_of(name) for name in names})
     words = [
         (entity, value)
         for entity in entities
@@ -497,137 +351,6 @@ def _variant_pattern(names: list[str], found: FoundScans, entities: list[str]) -
         taken = [name for name in names if fnmatch.fnmatchcase(name.rsplit("/", 1)[-1], pattern)]
         if len(taken) == len(runs) == len({found.names[name].run_key for name in taken}):
             return f', for example "**/{pattern}"'
-    return ""
-
-
-# --- whose scans they are ---
-
-
-def _compiled(name_pattern: str) -> re.Pattern[str]:
-    try:
-        expression = re.compile(name_pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(
-            f"name_pattern {name_pattern!r} (--name-pattern) is no regular expression: {error}."
-        ) from error
-    if "subject" not in expression.groupindex:
-        raise ValueError(f"Expected name_pattern with a named group (?P<subject>...), got {name_pattern!r}.")
-    if unknown := sorted(set(expression.groupindex) - set(NAME_COLUMNS)):
-        raise ValueError(
-            f"Expected name_pattern with groups among {', '.join(NAME_COLUMNS)}, got {', '.join(unknown)} in "
-            f"{name_pattern!r}."
-        )
-    return expression
-
-
-def _refuse_shared_ids(root: Path, names: Mapping[str, ScanName]) -> None:
-    """Refuse files without a subject that seem to be several of one person."""
-    unknown = [name for name, told in names.items() if not told.known]
-    place, group = _shared_id(unknown)
-    if not group:
-        return
-    raise ValueError(
-        f"{root}: no name says whose scan it is, and some seem to be several of one person (such as {_some(group)}). "
-        "As people of their own they would be on both sides of every split. Say which part of the path is the subject "
-        f"with name_pattern (--name-pattern), a regular expression.{_proposal(unknown, place)} If each file is "
-        f"another person: '{_EACH_FILE}'."
-    )
-
-
-_EACH_FILE = r"^(?P<subject>.+?)\.\w+(\.gz)?$"
-# Parts of names that look like an identifier and are none: atlases, kinds of scan; visits, runs and sites; groups.
-_CONSTANT = re.compile(
-    r"(a424|(aal|aicha|schaefer|tian|buckner|glasser|gordon|power|brainnetome|desikan|mni|tr|yeo|smri|[rt]?fmri|bold|rest"
-    r"|task|roi|rois|ts|net|networks?|parcels?|runs?|ses|sessions?|visit|day|week|month|year|wave|scan|site|cent(er|re)"
-    r"|time|timepoint|tp|block|split|fold|batch|cohort|study|dataset|baseline|followup|pre|post)\d*[a-z]*"
-    r"|\d+(p|mm|hz|s|t|net|rois?|parcels)|[37]t|[vt]\d)",
-    re.IGNORECASE,
-)
-_GROUP = re.compile(r"(controls?|patients?|cases?|healthy|hc|nc|td|mdd|sz|scz|ad|mci|asd|adhd|group)", re.IGNORECASE)
-_SEPARATORS = r"[/_. -]+"
-_PART = r"[^/_. -]+"
-
-
-def _pieces(name: str) -> list[str]:
-    """Parts of a name and what separates them, in turn: `S01R1_rest` -> `S01`, ``, `R1`, `_`, `rest`."""
-    folders, stem = _parts(name)
-    # A point is none in 0.72, and an identifier may end where letters follow.
-    pieces = re.split(r"([/_ -]+|(?<!\D\d)\.)", "/".join([*folders, stem]))
-    result: list[str] = []
-    for number, piece in enumerate(pieces):
-        inner = None if number % 2 else re.fullmatch(r"([A-Za-z]*\d{2,})([A-Za-z]{1,5}\d{0,2})", piece)
-        result += [inner[1], "", inner[2]] if inner and not _CONSTANT.fullmatch(piece) else [piece]
-    return result
-
-
-def _shared_id(names: Sequence[str]) -> tuple[int, list[str]]:
-    """The place of the part of a name that seems to be a person with several files, and these files.
-
-    Places count from the start, or from the end where they are negative.
-    """
-    tokens = {name: _pieces(name)[::2] for name in names}
-    longest = max(map(len, tokens.values()), default=0)
-    # Names that begin alike: 100307_REST1, 100307_REST2.
-    for place in range(longest - 1):
-        groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for name, parts in tokens.items():
-            if len(parts) > place + 1:
-                groups[tuple(parts[: place + 1])].append(name)
-        shared = {start: group for start, group in groups.items() if len(group) > 1}
-        varies = len({tuple(parts[: place + 1]) for parts in tokens.values()}) > 1
-        for start, group in shared.items():
-            word = start[-1]
-            if any(map(str.isdigit, word)) and (varies or _looks_like_id(word)) and not _CONSTANT.fullmatch(word):
-                return place, group
-        # Words with the same endings: ann_rest1, ann_rest2, bob_rest1, bob_rest2.
-        endings = Counter(tuple(parts[place + 1 :]) for parts in tokens.values() if len(parts) > place + 1)
-        words = {start[-1] for start in shared}
-        other = any(_CONSTANT.fullmatch(word) or _GROUP.fullmatch(word) for word in words)
-        if varies and len(shared) > 1 and max(endings.values()) > 1 and not other:
-            return place, next(iter(shared.values()))
-    # An identifier that comes later: REST1/100307, REST2/100307.
-    for place in [*range(1, longest), *range(-1, -longest, -1)]:
-        owners: dict[str, list[str]] = defaultdict(list)
-        for name, parts in tokens.items():
-            if -len(parts) <= place < len(parts) and _looks_like_id(parts[place]):
-                owners[parts[place]].append(name)
-        several = [group for group in owners.values() if len(group) > 1]
-        if several and len(owners) > 1 and sum(map(len, owners.values())) == len(names):
-            return place, several[0]
-    return 0, []
-
-
-def _looks_like_id(word: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z]{1,12}\d{2,}|\d{3,}", word)) and not _CONSTANT.fullmatch(word)
-
-
-def _proposal(names: Sequence[str], place: int | None = None) -> str:
-    """A name_pattern whose subject is the part of the name at `place`, if it fits all names, as a sentence."""
-    if place is None:
-        place, group = _shared_id(names)
-        if not group:
-            return ""
-    example = names[0]
-    pieces = _pieces(example)
-    start = "^[^/]+/" if "/" in example and example.split("/", 1)[0] in SPLITS else "^"
-    end = r"\.\w+(\.gz)?$"
-    if place < 0:
-        tail = (_SEPARATORS + _PART) * (-place - 1)
-        tried = [rf"{start}(?P<run>.+){_SEPARATORS}(?P<subject>{_PART}){tail}{end}"]
-    else:
-        before = "".join(_PART if number % 2 == 0 else _SEPARATORS for number in range(2 * place))
-        exact = "".join(_PART if number % 2 == 0 else re.escape(pieces[number]) for number in range(2 * place))
-        after = pieces[2 * place + 1] if len(pieces) > 2 * place + 1 else None
-        subject = r"[A-Za-z]*\d+" if after == "" else _PART
-        tried = [
-            rf"{start}{exact}(?P<subject>{subject}){re.escape(after or '')}(?P<run>.+?){end}",
-            rf"{start}{before}(?P<subject>{subject}){_SEPARATORS}(?P<run>.+?){end}",
-        ]
-        if after is None:
-            tried = [rf"{start}(?P<run>{before.removesuffix(_SEPARATORS)}){_SEPARATORS}(?P<subject>{_PART}){end}"]
-    for pattern in tried:
-        if all(re.search(pattern, name) for name in names):
-            return f" Fitting here: '{pattern}'."
     return ""
 
 
@@ -659,41 +382,9 @@ def _say_who(found: FoundScans) -> None:
         )
 
 
-# --- parts of a name ---
-
-
-def _is_image(name: str) -> bool:
-    lower = name.lower()
-    return lower.endswith(IMAGE_SUFFIXES) and not re.search(r"\.[dp][a-z]*\.nii$", lower)
-
-
-def _suffix(name: str) -> str:
-    lower = name.lower()
-    suffix = series_suffix(name) or next((end for end in IMAGE_SUFFIXES[::-1] if lower.endswith(end)), "")
-    return suffix or Path(name).suffix
-
-
-def _parts(name: str) -> tuple[list[str], str]:
-    """Folders below the split's, and the file's name without suffix."""
-    *folders, base = name.split("/")
-    if folders and folders[0] in SPLITS:
-        folders = folders[1:]
-    return folders, base[: len(base) - len(_suffix(base))]
-
-
 def _suffix_part(name: str) -> str:
     """The last part of a BIDS name: bold, timeseries, events."""
-    return re.split(r"[_.]", _parts(name)[1])[-1]
-
-
-def _entity(name: str, entity: str) -> str | None:
-    match = re.search(rf"(?:^|_){entity}-([A-Za-z0-9+]+)", name.rsplit("/", 1)[-1])
-    return match[1] if match else None
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - _MAX_NAMED
-    return ", ".join(map(str, names[:_MAX_NAMED])) + (f" and {rest} more" if rest > 0 else "")
+    return re.split(r"[_.]", name_parts(name)[1])[-1]
 
 
 def _first(reasons: Mapping[str, str]) -> str:

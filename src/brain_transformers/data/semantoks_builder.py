@@ -16,8 +16,8 @@ from ..processing.roi_orders import ROIOrder, resolve_roi_order, roi_order_text
 from ..processing.time import check_t_r
 from .arrays import read_npy
 from .builders import Key, _fingerprint, _scan_features, _signals_column, told_as_itself
-from .derivatives import NAME_COLUMNS
 from .readers import ROISeriesReadError
+from .scan_names import NAME_COLUMNS
 from .semantoks_recordings import SemantoksRecordings, measured_length
 
 if TYPE_CHECKING:
