@@ -172,7 +172,9 @@ def test_nothing_is_lost_before_the_new_table_is_whole(folder: Path, tmp_path: P
         stop_after(patch, 2)
         assert embed(folder, output, "--pooling", "mean", "--overwrite") == 130
     assert output.read_bytes() == before
-    (tmp_path / ".table.parquet.parts" / "part-00000.parquet").write_bytes(b"PAR1 damaged")
+    part = tmp_path / ".table.parquet.parts" / "part-00000.parquet"
+    values = pd.read_parquet(part)
+    values.assign(e000=values["e000"] + 1).to_parquet(part, index=False)  # readable, and not what was written
     capsys.readouterr()
     assert embed(folder, output, "--pooling", "mean", "--overwrite") == 0
     said = capsys.readouterr().out

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..files import bind, locked, whole_file, write_file
+from ..files import bind, digest, locked, to_json, whole_file, write_file
 
 SUFFIXES = (".parquet", ".csv")
 _REPORT_HEADER = b"split\trow\tscan\terror"
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             return _embed(args, rows, folder, report)
         finally:
-            if not any(folder.glob("part-*.parquet")):
+            if not any(folder.glob("part-*.json")):
                 _remove_parts(folder)  # nothing in it took time
 
 
@@ -254,7 +254,6 @@ def _settings(
     args: argparse.Namespace, model: Any, extractor: Any, rows: list[tuple[str, Any]], device: str
 ) -> dict[str, Any]:
     """What the numbers follow from: weights, processor, data, flags."""
-    from ..files import digest
     from ..training.run_settings import model_settings, processor_settings, rows_digest
     from ..version import __version__
 
@@ -284,7 +283,7 @@ def _bind(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
     Raises:
         ValueError: if it holds parts of another run.
     """
-    if not any(folder.glob("part-*.parquet")):
+    if not any(folder.glob("part-*.json")):
         _remove_parts(folder)  # what a killed run left before its first part
     fix = "Repeat the command with those to go on, or pass --overwrite to start anew."
     try:
@@ -336,24 +335,28 @@ def _embed_part(
 
 
 def _write_part(name: Path, table: Any, left_out: list[dict[str, Any]]) -> None:
-    write_file(name.with_suffix(".json"), json.dumps(left_out))
-    write_table(table, name.with_suffix(".parquet"))  # last: with it the part counts as done
+    path = name.with_suffix(".parquet")
+    write_table(table, path)
+    # Last: with it the part counts as done. Damage that leaves a table readable would join wrong numbers.
+    write_file(name.with_suffix(".json"), to_json({"left_out": left_out, "digest": digest(path.read_bytes())}))
 
 
 def _read_part(name: Path) -> tuple[Any, list[dict[str, Any]]] | None:
     """A part and what was left out of it; `None` if it is to be made."""
     import pandas
 
-    table = name.with_suffix(".parquet")
-    if not table.exists():
+    path, beside = name.with_suffix(".parquet"), name.with_suffix(".json")
+    if not (path.exists() and beside.exists()):
         return None
     try:
-        left_out = json.loads(name.with_suffix(".json").read_text(encoding="utf-8"))
-        for entry in left_out:
+        said = json.loads(beside.read_text(encoding="utf-8"))
+        if said["digest"] != digest(path.read_bytes()):
+            raise ValueError("it is not what was written")
+        for entry in said["left_out"]:
             str.strip(entry["error"])
-        return pandas.read_parquet(table), list(left_out)
+        return pandas.read_parquet(path), list(said["left_out"])
     except Exception as error:  # what a damaged file makes of libraries is not to be listed
-        print(f"{table} is damaged and made again ({type(error).__name__})")
+        print(f"{path} is damaged and made again ({type(error).__name__})")
         return None
 
 
