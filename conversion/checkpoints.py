@@ -21,7 +21,7 @@ import brain_transformers as bt
 from brain_transformers.cli.failures import answer
 from brain_transformers.hub.model_card import Provenance, build_model_card
 from brain_transformers.hub.registry import MODELS, ModelEntry
-from brain_transformers.hub.sharing import push_folder, save_model_folder
+from brain_transformers.hub.sharing import check_repo_id, push_folder, save_model_folder
 
 
 class ConversionError(ValueError):
@@ -396,6 +396,8 @@ def command_line(
     options = parser.parse_args(arguments)
 
     def run() -> None:
+        if options.push_to_hub is not None:
+            check_repo_id(options.push_to_hub)  # now, and not after the work
         convert(options)
         print(f"written to {options.output}")
         if options.push_to_hub:

@@ -112,8 +112,15 @@ STARTED = """
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("module", ["brain_transformers.lazy", "torch", "brain_transformers.cli.probe", "numpy"])
+@pytest.mark.parametrize(
+    ("module", "number", "code"),
+    [
+        ("brain_transformers.lazy", signal.SIGINT, 130),
+        ("torch", signal.SIGTERM, 143),
+        ("brain_transformers.cli.probe", signal.SIGINT, 130),
+        ("numpy", signal.SIGTERM, 143),
+    ],
+)
 def test_a_signal_in_the_first_seconds_is_one_line(number: int, code: int, module: str, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("subject,e0\na,1\n")

@@ -124,6 +124,12 @@ def test_an_earlier_conversion_is_replaced_and_notes_stay(authors: Path, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["authors", "converted"]
 
 
+def test_a_repository_that_cannot_be_is_refused_before_the_work(authors: Path, tmp_path: Path, capsys) -> None:
+    assert convert(authors, tmp_path / "converted", "--push-to-hub", "no/such/name") == 2
+    assert "organisation/name" in capsys.readouterr().err
+    assert not (tmp_path / "converted").exists()
+
+
 # --- damaged files ---
 
 

@@ -164,3 +164,16 @@ def test_a_model_from_random_weights_or_an_unknown_parent_claims_nothing(tmp_pat
         assert card.data.license == "unknown"
         assert "ask whoever published" in card.text
     assert card.data.base_model == "lab/never-seen"
+
+
+def test_the_licence_of_a_parent_on_the_hub_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\nbase_model: lab/older\n---\n# theirs\n")
+    monkeypatch.setattr(
+        "brain_transformers.hub.model_card.hf_hub_download",
+        lambda repository, name: {"lab/parent": tmp_path}[repository] / name,
+    )
+    model = bt.BrainLMModel(bt.load_config("brainlm-tiny"))
+    card = ModelCard(trained_model_card("mine", model, None, "lab/parent"))
+    assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", "lab/parent")
+    assert "non-commercial purposes only" in card.text
+    assert "changed form" not in card.text

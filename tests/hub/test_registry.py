@@ -59,9 +59,15 @@ def test_near_names_are_proposed_and_folders_come_first(load: str, no_server: No
     shutil.rmtree("brainlm-13m")
 
 
-def test_an_unknown_configuration_proposes_a_near_name() -> None:
+def test_unknown_configurations_and_fields_propose_near_names() -> None:
     with pytest.raises(ValueError, match="Did you mean 'brain-jepa-base'"):
         bt.load_config("brain_jepa-base")
+    with pytest.raises(ValueError, match=r"no field hiden_size\. Did you mean hidden_size"):
+        bt.load_config("brainlm-13m", hiden_size=128)
+    with pytest.raises(ValueError, match=r"hidden_size.*in the configuration of brainlm-13m"):
+        bt.load_config("brainlm-13m", hidden_size=-1)
+    config = bt.load_config("brainlm-13m", num_labels=3, attn_implementation="eager", dtype="bfloat16")
+    assert config.num_labels == 3
 
 
 @pytest.mark.parametrize(

@@ -65,15 +65,12 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _load_config(name: str, values: dict[str, Any]) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-
     from ..hub.registry import load_config
 
     try:
         return load_config(name, **values)
-    except StrictDataclassError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"--config: {reason.partition('Error: ')[2] or reason}") from error
+    except ValueError as error:
+        raise ValueError(f"--config: {error}") from error
 
 
 def _t_r_of_new_model(named: Any, t_r: float) -> float:

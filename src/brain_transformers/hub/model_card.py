@@ -1,18 +1,20 @@
 """Model cards: what a model is, what is known of where it comes from, how to use it, what is known not to work."""
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData, RepoCard, try_to_load_from_cache
+from huggingface_hub import ModelCardData, RepoCard, hf_hub_download
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 from ..version import __version__
 from .registry import MODELS, ModelEntry
 
+_LOG = logging.getLogger(__name__)
 _UNKNOWN = "unknown"
 
 
@@ -171,13 +173,12 @@ def _origin(entry: ModelEntry, provenance: Provenance | None, parent: str | Path
 def _inherited(parent: str | Path) -> _Origin:
     """What a trained model takes over from the card of the model that it started from."""
     name, folder = _hub_name(str(parent)), Path(parent)
-    file: Any = folder / "README.md" if folder.is_dir() else name and try_to_load_from_cache(name, "README.md")
     known: dict[str, Any] = {}
-    if isinstance(file, (str, Path)) and Path(file).is_file():
-        try:
-            known = RepoCard.load(file, ignore_metadata_errors=True).data.to_dict()
-        except (ValueError, OSError):
-            known = {}  # a card that cannot be read says nothing
+    try:
+        file = folder / "README.md" if folder.is_dir() or name is None else hf_hub_download(name, "README.md")
+        known = RepoCard.load(file, ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, OSError) as error:
+        _LOG.warning("The card of %s cannot be read (%s), so its licence counts as unknown.", parent, error)
     licence = known.get("license")
     licence = licence if isinstance(licence, str) else None
     base = known.get("base_model") if folder.is_dir() else name

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from ..models.brain_jepa.configuration_brain_jepa import BrainJEPAConfig
 from ..models.brain_semantoks.configuration_brain_semantoks import BrainSemantoksConfig
 from ..models.brainlm.configuration_brainlm import BrainLMConfig
@@ -251,14 +253,26 @@ def load_config(name: str, **overrides: Any) -> BrainConfig:
         overrides: fields to change.
 
     Raises:
-        ValueError: if the name is unknown; the message lists the known ones.
+        ValueError: if the name is unknown; the message lists the known ones. If a field is unknown, or has a value
+            that it cannot have.
     """
     if name not in MODELS:
         similar = difflib.get_close_matches(str(name), MODELS, n=1)
         meant = f" Did you mean {similar[0]!r}?" if similar else ""
         raise ValueError(f"Unknown model {name!r}.{meant} Known: {', '.join(MODELS)}.")
     entry = MODELS[name]
-    return entry.config_class(**{**entry.values, **overrides})
+    plain = entry.config_class(**entry.values)
+    for field_name in overrides:
+        if not hasattr(plain, field_name) and not hasattr(plain, f"_{field_name}"):
+            similar = difflib.get_close_matches(field_name, plain.to_dict(), n=1)
+            meant = f" Did you mean {similar[0]}?" if similar else ""
+            raise ValueError(f"The configuration of {name} has no field {field_name}.{meant}")
+    try:
+        return entry.config_class(**{**entry.values, **overrides})
+    except StrictDataclassError as error:
+        reason = str(error).splitlines()[-1].strip()
+        reason = (reason.partition("Error: ")[2] or reason).rstrip(".")
+        raise ValueError(f"{reason} (in the configuration of {name}).") from error
 
 
 def conversion_command(name: str) -> str:

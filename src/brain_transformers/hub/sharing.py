@@ -102,7 +102,7 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool = True, token
         ConnectionError: if the Hub cannot be reached, or fails.
     """
     goes, stays = files_to_push(folder)
-    _check_repo_id(repo_id)
+    check_repo_id(repo_id)
     if stays:
         print(f"not uploaded, since it is no part of the model: {', '.join(stays)}")
     api = HfApi(token=token)
@@ -114,7 +114,8 @@ def push_folder(folder: str | Path, repo_id: str, *, private: bool = True, token
     return str(url)
 
 
-def _check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str) -> None:
+    """Raise ValueError for what is no name of a repository; asks no server."""
     try:
         validate_repo_id(repo_id)
         complete = "/" in repo_id
