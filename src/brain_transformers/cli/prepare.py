@@ -21,8 +21,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="turn a folder of ROI series, or of BOLD images and an atlas, into an Arrow dataset",
         description=(
             "Read every ROI series (npy, npz, csv, tsv, mat, dat, ptseries.nii) below FOLDER, or average every BOLD "
-            "image over the parcels of --atlas, and save one Arrow dataset: a row a scan, in its own order, repetition "
-            "time and units. Names of BIDS, HCP and UK Biobank tell whose scans they are; for others give --name-pattern. A "
+            "image over the parcels of --atlas, and save one Arrow dataset: a row a scan, in its own order, "
+            "repetition time and units. Names of BIDS, HCP and UK Biobank tell whose scans they are; for others give "
+            "--name-pattern. A "
             "participants.tsv in FOLDER adds its columns, with a column session_id by session. Sub-folders train, "
             "validation and test become splits. What is left out is listed in skipped_files.tsv."
         ),
