@@ -5,9 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What `python -m tests.fuzz.run` finds no fault in.
-TARGETS = ("readers", "semantoks", "hdf5", "parcellation")
-
 
 def fuzz(repository: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -22,16 +19,15 @@ def fuzz(repository: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_damaged_files_are_accepted_or_refused_in_words(repository: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.jsonl"
-    targets = [argument for name in TARGETS for argument in ("--target", name)]
-    done = fuzz(repository, "--inputs", "300", "--seed", "1", "--report", str(report), *targets)
+    done = fuzz(repository, "--inputs", "200", "--seed", "1", "--deadline", "60", "--report", str(report))
     verdicts = [json.loads(line) for line in report.read_text().splitlines()]
-    assert len(verdicts) >= 290
+    assert len(verdicts) >= 190
     assert [line for line in verdicts if line[2] not in ("accepted", "refused")] == [], done.stdout
     assert {"accepted", "refused"} == {line[2] for line in verdicts}
 
 
 def test_the_fuzzer_sees_every_kind_of_fault(repository: Path, tmp_path: Path) -> None:
-    options = ["--targets", "tests.fuzz.faulty_targets", "--inputs", "8", "--deadline", "5"]
+    options = ["--targets", "tests.fuzz.faulty_targets", "--inputs", "8", "--deadline", "8"]
     report = tmp_path / "report.jsonl"
     done = fuzz(repository, *options, "--report", str(report))
     assert done.returncode == 1, done.stderr
