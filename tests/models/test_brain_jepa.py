@@ -446,3 +446,10 @@ def test_the_sampler_leaves_the_global_generator_alone_when_seeded() -> None:
     torch.manual_seed(0)
     draw_masks(config, 2, 10, seed=1)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", ["context_indices", "output_indices"])
+@pytest.mark.parametrize("token", [-1, 500])
+def test_token_ids_out_of_range_are_refused(name: str, token: int) -> None:
+    with pytest.raises(ValueError, match="from 0 to 499"):
+        tiny("Model")(scans(), **{name: torch.full((len(scans()), 3), token)})

@@ -126,8 +126,9 @@ def test_coordinates_are_stored_and_saved(tmp_path) -> None:
             rtol=0,
             atol=0,
         )
-    with pytest.raises(ValueError, match="coordinates must be"):
-        model(signals, coordinates[:, :5])
+    for wrong in (coordinates[:, :5], coordinates[:1].expand(3, -1, -1), coordinates.numpy(), coordinates / 0):
+        with pytest.raises(ValueError, match="coordinates must be"):
+            model(signals, wrong)
 
 
 def test_masked_pass_cannot_be_read_as_a_grid() -> None:

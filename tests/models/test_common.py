@@ -442,8 +442,36 @@ def test_wrong_inputs_are_one_clear_error(case: ModelCase) -> None:
     if case.reconstructs:
         with pytest.raises(ValueError, match="noise"):
             body(**inputs, noise=torch.rand(2, 5))
+        for share in (2.0, 1.0, -0.5, float("nan")):
+            with pytest.raises(ValueError, match="mask_ratio must be"):
+                body(**inputs, mask_ratio=share)
     with pytest.raises(ValueError, match="attention_mask"):
         body(**inputs, attention_mask=torch.ones(2, 5))
+    with pytest.raises(ValueError, match="attention_mask must be a tensor"):
+        body(**inputs, attention_mask=torch.ones(2, 5).numpy())
+    with pytest.raises(ValueError, match="signals must be a tensor, got ndarray"):
+        body(signals=signals.numpy(), **rest)
+    with pytest.raises(ValueError, match="at least one sample"):
+        body(signals=signals[:0], **rest)
+
+
+@every_case
+@pytest.mark.parametrize(
+    ("num_labels", "labels", "message"),
+    [
+        (3, torch.tensor([0, 7]), "from 0 to 2, got 7"),
+        (3, torch.tensor([0, -1]), "from 0 to 2, got -1"),
+        (3, torch.tensor([0, 1, 2]), "labels must be class ids"),
+        (3, torch.tensor([0.0, 1.0]), "labels must be numbers of shape"),
+        (1, torch.tensor([0.5]), "labels must be numbers of shape"),  # one number would be spread over two samples
+    ],
+)
+def test_wrong_labels_are_one_clear_error(
+    case: ModelCase, num_labels: int, labels: torch.Tensor, message: str
+) -> None:
+    model = case.build("ForSequenceClassification", num_labels=num_labels)
+    with pytest.raises(ValueError, match=message):
+        run(model, case, labels=labels)
 
 
 @every_case

@@ -1,6 +1,7 @@
 """Which tokens an encoder sees: random masking, padding, and the way back to natural order."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -104,8 +105,13 @@ def choose_tokens(
         mask_ratio: share to hide; without noise, 0 or `None` keeps the natural order.
         attention_mask: `(batch, n_tokens)`, 1 = observed.
         n_hidden: exact number to hide in place of `mask_ratio`.
+
+    Raises:
+        ValueError: for a share that is none, or noise of another shape.
     """
     mask_ratio = mask_ratio or 0.0
+    if not 0 <= mask_ratio < 1:
+        raise ValueError(f"mask_ratio must be at least 0 and below 1, got {mask_ratio}.")
     if noise is None and mask_ratio == 0:
         return None if attention_mask is None else pack_observed_tokens(attention_mask)
     if noise is None:
@@ -163,6 +169,14 @@ def padding_mask(
     return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=keep_mask)
 
 
+def check_tensor(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a tensor with something in it."""
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{name} must be a tensor, got {type(value).__name__}. Use torch.as_tensor({name}).")
+    if value.dim() == 0 or value.shape[0] == 0:
+        raise ValueError(f"{name} must hold at least one sample, got shape {tuple(value.shape)}.")
+
+
 def check_observed(attention_mask: torch.Tensor | None) -> None:
     """Raise ValueError if a sample has no observed token: its features would be those of no data.
 
@@ -185,7 +199,10 @@ def check_observed(attention_mask: torch.Tensor | None) -> None:
 
 def check_attention_mask(attention_mask: torch.Tensor | None, batch: int, n_tokens: int) -> torch.Tensor | None:
     """Return `attention_mask` unchanged, or raise ValueError if it is not `(batch, n_tokens)` or a sample is empty."""
-    if attention_mask is not None and tuple(attention_mask.shape) != (batch, n_tokens):
+    if attention_mask is None:
+        return None
+    check_tensor("attention_mask", attention_mask)
+    if tuple(attention_mask.shape) != (batch, n_tokens):
         raise ValueError(
             f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest; this model "
             f"has no CLS token), got {tuple(attention_mask.shape)}."
@@ -202,6 +219,7 @@ def drop_cls_entry(attention_mask: torch.Tensor | None, batch: int, n_tokens: in
     """
     if attention_mask is None:
         return None
+    check_tensor("attention_mask", attention_mask)
     if tuple(attention_mask.shape) == (batch, n_tokens + 1):
         attention_mask = attention_mask[:, 1:]
     if tuple(attention_mask.shape) != (batch, n_tokens):
@@ -215,5 +233,6 @@ def drop_cls_entry(attention_mask: torch.Tensor | None, batch: int, n_tokens: in
 
 def check_noise(noise: torch.Tensor, batch: int, n_tokens: int) -> None:
     """Raise ValueError unless `noise` is `(batch, n_tokens)`."""
+    check_tensor("noise", noise)
     if tuple(noise.shape) != (batch, n_tokens):
         raise ValueError(f"noise must be ({batch}, {n_tokens}), one number a token, got {tuple(noise.shape)}.")

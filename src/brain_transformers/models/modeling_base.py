@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from ..layers.bfloat16 import warn_where_bfloat16_is_slow
-from ..layers.masking import TokenSelection, unpack_tokens
+from ..layers.masking import TokenSelection, check_tensor, unpack_tokens
 from ..layers.pooling import pool_tokens
 from .configuration_base import BrainConfig
 from .validation import check_choice
@@ -159,12 +159,41 @@ def describe_order(roi_order: str | list[str] | None) -> str:
 
 def check_series(signals: torch.Tensor, config: Any) -> None:
     """Raise ValueError unless `signals` are `(batch, n_rois, n_timepoints)` with the parcels of `config`."""
+    check_tensor("signals", signals)
     if signals.dim() != 3:
         raise ValueError(
             f"signals must be (batch, n_rois, n_timepoints), got {tuple(signals.shape)}. "
             "Add the batch axis, or pass the series through the feature extractor."
         )
     check_n_rois(signals.shape[1], signals.shape[2], config)
+
+
+def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str | None) -> None:
+    """Raise ValueError unless `labels` are those of `logits` `(batch, num_labels)`; values are looked at on a CPU.
+
+    Args:
+        labels: `(batch,)` or `(batch, 1)` class ids or numbers, or `(batch, num_labels)`.
+        logits: output of the head.
+        problem_type: of the configuration.
+    """
+    batch, num_labels = logits.shape
+    check_tensor("labels", labels)
+    whole = not labels.is_floating_point() and labels.dtype != torch.bool
+    classes = problem_type == "single_label_classification" or (problem_type is None and num_labels > 1 and whole)
+    shapes = [(batch,), (batch, 1)] if classes or num_labels == 1 else [(batch, num_labels)]
+    if tuple(labels.shape) not in shapes or (classes and not whole):
+        kind = "class ids (int64)" if classes else "numbers"
+        raise ValueError(
+            f"labels must be {kind} of shape {' or '.join(map(str, shapes))} for {num_labels} outputs, got "
+            f"{labels.dtype} {tuple(labels.shape)}. Set problem_type and num_labels when the model is loaded."
+        )
+    if classes and labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        outside = labels[(labels >= num_labels) | ((labels < 0) & (labels != -100))]
+        if len(outside):
+            raise ValueError(
+                f"labels must be class ids from 0 to {num_labels - 1}, got {int(outside.flatten()[0])}. Load the "
+                "model with num_labels, or number the classes from 0."
+            )
 
 
 def check_n_rois(n_rois: int, n_timepoints: int, config: Any) -> None:
@@ -257,6 +286,11 @@ class BrainPreTrainedModel(PreTrainedModel):
         """Raise ValueError for signals that the model cannot take."""
         check_series(signals, self.config)
         self._check_length(signals.shape[2])
+
+    def _classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss of transformers for the kind of problem that the configuration names or the labels imply."""
+        check_labels(labels, logits, self.config.problem_type)
+        return self.loss_function(labels, logits, self.config)
 
     def _check_length(self, n_timepoints: int) -> None:
         """Raise ValueError for a number of timepoints that the model cannot take."""

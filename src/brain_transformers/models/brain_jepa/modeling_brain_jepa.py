@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention, pick_tokens
 from ...layers.heads import initialise, initialised_linear
-from ...layers.masking import check_attention_mask, pack_observed_tokens, padding_mask, unpack_tokens
+from ...layers.masking import check_attention_mask, check_tensor, pack_observed_tokens, padding_mask, unpack_tokens
 from ...layers.plain import input_dtype
 from ...layers.pooling import pool_all_tokens
 from ...layers.positions import TimeROIPositions
@@ -69,9 +69,12 @@ def index_masks(indices: Indices, name: str, batch: int, n_tokens: int) -> tuple
     """One mask or several as a tuple of int64 `(batch, n)` of one length.
 
     Raises:
-        ValueError: if shapes or types do not fit. (Values are not looked at: that would wait for the device.)
+        ValueError: if shapes or types do not fit, or ids on a CPU; elsewhere looking at them would wait for the
+            device.
     """
     masks = (indices,) if isinstance(indices, torch.Tensor) else tuple(indices)
+    for mask in masks:
+        check_tensor(name, mask)
     shapes = [tuple(mask.shape) for mask in masks]
     if not masks or any(mask.dim() != 2 or mask.shape[0] != batch for mask in masks) or len(set(shapes)) > 1:
         raise ValueError(
@@ -82,6 +85,10 @@ def index_masks(indices: Indices, name: str, batch: int, n_tokens: int) -> tuple
         raise ValueError(
             f"{name} must hold int64 token ids, got {masks[0].dtype}. A bool mask has .nonzero() for that."
         )
+    for mask in masks:
+        looks = mask.device.type == "cpu" and mask.numel() > 0 and not torch.compiler.is_compiling()
+        if looks and not 0 <= int(mask.min()) <= int(mask.max()) < n_tokens:
+            raise ValueError(f"{name} must be token ids from 0 to {n_tokens - 1}, got one outside. See the docstring.")
     return tuple(mask.long() for mask in masks)
 
 
@@ -606,7 +613,7 @@ class BrainJEPAForSequenceClassification(BrainJEPAPreTrainedModel):
         """
         outputs = self.brain_jepa(signals, attention_mask, return_dict=True, **kwargs)
         logits, pooled = self.classifier(outputs.pooler_output)
-        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        loss = None if labels is None else self._classification_loss(logits, labels)
         return classifier_output(outputs, logits, loss, pooler_output=pooled)
 
 

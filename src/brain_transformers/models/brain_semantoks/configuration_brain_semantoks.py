@@ -226,7 +226,10 @@ class BrainSemantoksConfig(BrainConfig):
                 'spatial_mode to "rois" or "whole_brain".'
             )
         if len(self.networks) != self.n_rois:
-            raise ValueError(f"networks must have n_rois={self.n_rois} entries, got {len(self.networks)}.")
+            raise ValueError(
+                f"networks must have n_rois={self.n_rois} entries, one a parcel, got {len(self.networks)}. Give the "
+                "networks of your parcels, or networks=None where they follow from the names of roi_order."
+            )
         if len(set(self.networks)) != max(self.networks) + 1:
             raise ValueError(f"networks must be 0-based ids without gaps, got {sorted(set(self.networks))}.")
         if self.network_names is not None and len(self.network_names) != self.n_networks:

@@ -19,7 +19,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...layers.attention import SelfAttention
 from ...layers.derived import DerivedTensor
 from ...layers.heads import initialise, initialised_linear
-from ...layers.masking import check_observed
+from ...layers.masking import check_observed, check_tensor
 from ...layers.plain import is_plain, linear
 from ...layers.pooling import pool_tokens
 from ...layers.transformer import FeedForward
@@ -633,6 +633,7 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
         config = self.config
         batch, _, n_windows = shape
         of_rois, of_networks = config.n_rois * n_windows, config.n_tokens
+        check_tensor("attention_mask", attention_mask)
         flat = attention_mask.flatten(1) if attention_mask.dim() > 1 else attention_mask
         given, explicit = tuple(attention_mask.shape), attention_mask.dim() == 3
         parcels = given[1:] == (config.n_rois, n_windows) if explicit else flat.shape[-1] in (of_rois, of_rois + 1)
@@ -786,6 +787,7 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
             ValueError: if there are not two views, or masks have another shape.
             FloatingPointError: see [`coding_rate_loss`].
         """
+        check_tensor("signals", signals)
         if signals.dim() != 4 or signals.shape[1] != 2:
             raise ValueError(
                 "signals must be (batch, 2, n_rois, n_timepoints), two crops of each scan, got "
@@ -977,7 +979,7 @@ class BrainSemantoksForSequenceClassification(BrainSemantoksPreTrainedModel):
         return classifier_output(outputs, logits, loss)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        loss = self.loss_function(labels, logits, self.config)
+        loss = self._classification_loss(logits, labels)
         if self.config.problem_type == "regression" and self.config.classifier_loss == "mae":
             # Labels of one output may come as (batch,) or (batch, 1); subtracting those would broadcast.
             return nn.functional.l1_loss(logits, labels.reshape(logits.shape).to(logits.dtype))

@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...layers.attention import FusedProjections, attend
 from ...layers.heads import build_classifier, masked_mean
 from ...layers.masking import (
+    check_tensor,
     choose_tokens,
     drop_cls_entry,
     gather_tokens,
@@ -428,10 +429,14 @@ class BrainLMModel(BrainLMPreTrainedModel):
                     "extractor that knows them does so), or call set_coordinates once."
                 )
             coordinates = self.coordinates
-        if coordinates.shape[-2:] != (n_rois, 3) or coordinates.dim() > 3:
+        check_tensor("coordinates", coordinates)
+        if tuple(coordinates.shape) not in ((n_rois, 3), (1, n_rois, 3), (batch, n_rois, 3)):
             raise ValueError(
-                f"coordinates must be (batch, {n_rois}, 3) or ({n_rois}, 3) in mm, got {tuple(coordinates.shape)}."
+                f"coordinates must be ({batch}, {n_rois}, 3) or ({n_rois}, 3) in mm, got {tuple(coordinates.shape)}."
             )
+        looks = coordinates.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looks and not bool(torch.isfinite(coordinates).all()):
+            raise ValueError("coordinates must be finite, got NaN or infinity. Mend the table of parcel centres.")
         return coordinates.to(device=signals.device, dtype=torch.float32).expand(batch, -1, -1)
 
     @merge_with_config_defaults
@@ -561,7 +566,7 @@ class BrainLMForSequenceClassification(BrainLMPreTrainedModel):
         """
         outputs = self.brainlm(signals, coordinates, attention_mask, noise, mask_ratio, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)
-        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        loss = None if labels is None else self._classification_loss(logits, labels)
         return classifier_output(outputs, logits, loss)
 
 

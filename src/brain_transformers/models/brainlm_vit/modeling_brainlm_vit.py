@@ -17,6 +17,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...layers.attention import SelfAttention
 from ...layers.heads import build_classifier, masked_mean, single_output_loss
 from ...layers.masking import (
+    check_tensor,
     choose_tokens,
     drop_cls_entry,
     gather_tokens,
@@ -30,6 +31,7 @@ from ..modeling_base import (
     BrainModelOutput,
     BrainPreTrainedModel,
     MaskedModelingOutput,
+    check_labels,
     check_n_rois,
     check_series,
     classifier_output,
@@ -281,6 +283,7 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
             check_series(signals, config)
             image = signals[:, None]
         elif pixel_values is not None:
+            check_tensor("pixel_values", pixel_values)
             if pixel_values.dim() != 4 or pixel_values.shape[1] != config.num_channels:
                 raise ValueError(
                     f"pixel_values must be (batch, {config.num_channels}, n_rois, n_timepoints), got "
@@ -566,8 +569,9 @@ class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
         loss = classification_loss = reconstruction_loss = None
         if labels is not None:
             if config.classifier_loss is None:
-                classification_loss = self.loss_function(labels, logits, config)
+                classification_loss = self._classification_loss(logits, labels)
             else:
+                check_labels(labels, logits, "regression")
                 classification_loss = single_output_loss(logits, labels, config.classifier_loss, config.pos_weight)
             loss = classification_loss
             if self.decoder is not None:
