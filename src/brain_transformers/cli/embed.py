@@ -90,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--part-size and --batch-size must be at least 1.")
     if args.save_processor is not None and args.fit_on is None:
         raise ValueError("--save-processor keeps what --fit-on fits. Pass both, or leave it out.")
-    if output.exists() and not args.overwrite:
-        raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite.")
+    _refuse_existing(args)
     report = output.with_suffix(".skipped.tsv")
     if report.exists() and (report.is_dir() or not report.read_bytes().startswith(_REPORT_HEADER)):
         raise FileExistsError(
@@ -106,11 +105,17 @@ def run(args: argparse.Namespace) -> int:
     rows = _load(args.dataset, args.split)
     folder = output.with_name(f".{output.name}.parts")
     with locked(output, what="embedding"):
+        _refuse_existing(args)  # another process may have finished meanwhile
         try:
             return _embed(args, rows, folder, report)
         finally:
             if not any(folder.glob("part-*.json")):
                 _remove_parts(folder)  # nothing in it took time
+
+
+def _refuse_existing(args: argparse.Namespace) -> None:
+    if args.output.exists() and not args.overwrite:
+        raise FileExistsError(f"{args.output} exists. Choose another --output, or pass --overwrite.")
 
 
 def _embed(args: argparse.Namespace, rows: list[tuple[str, Any]], folder: Path, report: Path) -> int:
@@ -129,6 +134,8 @@ def _embed(args: argparse.Namespace, rows: list[tuple[str, Any]], folder: Path, 
     jobs = [(split, part, start) for split, part in rows for start in range(0, len(part), args.part_size)]
     names = [folder / f"part-{number:05d}" for number in range(len(jobs))]
     tables = [_read_part(name) for name in names]
+    if args.on_error == "raise":  # what an earlier call left out is an error now
+        tables = [None if part is not None and part[1] else part for part in tables]
     if done := sum(table is not None for table in tables):
         print(f"{done} of {len(names)} parts are there already")
         args.go_on = ""
@@ -268,7 +275,6 @@ def _settings(
         "pooling": args.pooling,
         "level": args.level,
         "window": args.window,
-        "on error": args.on_error,
         "batch size": args.batch_size,
         "part size": args.part_size,
         "precision": "bfloat16" if args.bf16 else "float32",
