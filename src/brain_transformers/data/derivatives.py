@@ -155,6 +155,9 @@ def _candidates(root: Path, pattern: str | None, images: bool, found: FoundScans
     of_kind = [name for name in chosen if (is_image(name) if images else bool(series_suffix(name)))]
     if images and pattern is None:
         of_kind = [name for name in of_kind if name_parts(name)[1].endswith("bold")]
+    if pattern is None and not images:
+        dense = "dense CIFTI, of vertices and voxels; average it over parcels first (wb_command -cifti-parcellate)"
+        found.left_out.update({name: dense for name in chosen if name.lower().endswith(".dtseries.nii")})
     candidates = []
     for name in of_kind:
         if (why := _no_series(name, pattern is not None)) is not None:
