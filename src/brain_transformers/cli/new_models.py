@@ -105,9 +105,11 @@ def make_config(name: str, pairs: list[str], rows: Any, networks: Path | None = 
     named, row = load_config(name), rows[0]
     chosen = _parse_overrides(pairs, named, name)
     found: dict[str, Any] = {"n_rois": int(row["n_rois"])}
-    named_order = chosen.get("roi_order", named.roi_order)
-    if row["roi_order"] and named_order is not None:
-        order = resolve_roi_order(str(row["roi_order"]))
+    order = resolve_roi_order(str(row["roi_order"])) if row["roi_order"] else None
+    # The *-tiny configurations name no order; with one that has a name they are as their families are.
+    fallback = type(named)().roi_order if order is not None and order.known and order.name is not None else None
+    named_order = chosen.get("roi_order", named.roi_order or fallback)
+    if order is not None and named_order is not None:
         sorted_rows = isinstance(named_order, str) and named_order.endswith("@y")
         found["roi_order"] = list(order.labels) if order.name is None else order.name
         if sorted_rows and isinstance(found["roi_order"], str) and not found["roi_order"].endswith("@y"):
