@@ -89,6 +89,23 @@ def test_rows_of_parcels_named_by_numbers(tmp_path, series):
     )
 
 
+def test_exports_of_r_and_of_spreadsheets(tmp_path, series):
+    expected = series.astype(np.float32)
+    names = [f'"{number}"' for number in range(1, N_TIMEPOINTS + 1)]
+    plain = text(series.T, HEADERS["text"], None, "\t")
+    rows = text(series.T, None, names, "\t")
+    (tmp_path / "scan.tsv").write_text(plain.split("\n", 1)[0] + "\n" + rows)
+    read = read_roi_series(tmp_path / "scan.tsv", n_rois=N_ROIS)
+    np.testing.assert_array_equal(read.signals, expected)
+    assert read.roi_labels == tuple(HEADERS["text"])
+    (tmp_path / "scan.tsv").write_text(plain.replace("\n", "\t\n"))
+    np.testing.assert_array_equal(read_roi_series(tmp_path / "scan.tsv", n_rois=N_ROIS).signals, expected)
+    cut = text(series.T, None, None, "\t")
+    (tmp_path / "scan.tsv").write_text(cut[cut.index("\t") + 1 :])
+    with pytest.raises(ROISeriesReadError, match=r"scan\.tsv: expected 6 columns in every row, got 7"):
+        read_roi_series(tmp_path / "scan.tsv", n_rois=N_ROIS)
+
+
 def test_a_count_of_rows_in_place_of_a_parcel_is_refused(tmp_path, series):
     names = [str(number) for number in range(N_TIMEPOINTS)]
     (tmp_path / "scan.csv").write_text(text(series.T[:, 1:], HEADERS["text"][1:], names, corner="time"))

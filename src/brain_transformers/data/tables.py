@@ -73,7 +73,11 @@ def read_table(path: Path, n_rois: int | None = None) -> Table:
     if not lines:
         raise ROISeriesReadError("the table has no rows.")
     separator = "," if ".csv" in path.name.lower()[-7:] else "\t" if any("\t" in line for line in lines[:2]) else None
+    if separator and all(line.endswith(separator) for line in lines):
+        lines = [line[: -len(separator)] for line in lines]  # some exports end every line so
     first = _cells(lines[0], separator)
+    if len(lines) > 1 and len(_cells(lines[1], separator)) == len(first) + 1 and any(map(_is_text, first)):
+        first = ["", *first]  # R's write.table gives the names of rows no heading
     heads = [_cells(line, separator, 1)[0] for line in lines[1:]] if len(first) > 1 else []
     named_rows = bool(heads) and all(map(_is_text, heads))
     text_header = any(map(_is_text, first[1:] or first)) or (_is_text(first[0]) and not named_rows)
