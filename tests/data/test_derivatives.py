@@ -245,3 +245,9 @@ def test_a_large_tree_is_understood_quickly(tmp_path):
 def test_labels_that_may_be_one_person_are_said(tmp_path):
     found = find(tmp_path, "sub-1_bold.npy", "sub-01_bold.npy", "sub-2_bold.npy")
     assert "01 and 1 count as 2 people" in found.notes[0]
+
+
+def test_where_no_pattern_fits_none_is_proposed(tmp_path):
+    with pytest.raises(ValueError, match="several of one person") as error:
+        find(tmp_path, "a.npy", "b_c_X12_1.npy", "d_e_X12_2.npy", "f_g_X13_1.npy", "b_c_X12_3.npy")
+    assert "Fitting here" not in str(error.value)

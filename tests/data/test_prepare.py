@@ -14,6 +14,7 @@ pytest.importorskip("datasets")
 
 from brain_transformers.cli.main import main
 from brain_transformers.data.builders import load_dataset
+from brain_transformers.files import locked
 from brain_transformers.processing.feature_extraction_roi_series import unpack_row
 from brain_transformers.processing.roi_orders import roi_labels
 
@@ -360,3 +361,10 @@ def test_a_table_that_is_near_and_not_used_is_said(folder, tmp_path):
     derivatives = scans(folder / "derivatives" / "series", "sub-01_bold.npy")
     with pytest.warns(UserWarning, match=r"participants\.tsv is not used.*--participants"):
         assert command(derivatives, "--output", tmp_path / "dataset", "--roi-order", "aal2-94") == 0
+
+
+def test_a_second_run_into_the_same_folder_is_told_who_holds_it(folder, tmp_path, capsys):
+    with locked(tmp_path / "dataset", "preparing a dataset"):
+        assert command(folder, "--output", tmp_path / "dataset", "--roi-order", "aal2-94") == 2
+    assert f"is in use by process {os.getpid()}" in capsys.readouterr().err
+    assert not (tmp_path / "dataset").exists()

@@ -95,6 +95,12 @@ def test_chance_that_leaves_out_a_class_is_said(tmp_path):
         run(tmp_path, rows=rows, num_train_epochs=1)
 
 
+def test_files_that_count_as_people_are_said(tmp_path):
+    rows = make_rows(subject_known=[False] * 24)
+    with pytest.warns(UserWarning, match="Splits by subject: each of 24 files counts as a person"):
+        run(tmp_path, rows=rows, num_train_epochs=1, n_repetitions=1)
+
+
 def test_scans_of_a_subject_stay_on_one_side(tmp_path, tuners):
     result = run(tmp_path, stratify=True)
     assert len(result.ensembled) == 2

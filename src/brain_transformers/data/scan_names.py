@@ -189,8 +189,8 @@ def refuse_shared_ids(root: Path, names: Mapping[str, ScanName]) -> None:
     raise ValueError(
         f"{root}: no name says whose scan it is, and some seem to be several of one person (such as {some(group)}). "
         "As people of their own they would be on both sides of every split. Say which part of the path is the subject "
-        f"with name_pattern (--name-pattern), a regular expression.{proposal(unknown, place)} If each file is "
-        f"another person: '{_EACH_FILE}'."
+        f"with name_pattern (--name-pattern), a regular expression.{_fitting(unknown, place, group[0])} If each file "
+        f"is another person: '{_EACH_FILE}'."
     )
 
 
@@ -261,13 +261,14 @@ def _looks_like_id(word: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z]{1,12}\d{2,}|\d{3,}", word)) and not _CONSTANT.fullmatch(word)
 
 
-def proposal(names: Sequence[str], place: int | None = None) -> str:
+def proposal(names: Sequence[str]) -> str:
+    """A name_pattern for names of which several seem to be of one person, as a sentence, or nothing."""
+    place, group = _shared_id(names)
+    return _fitting(names, place, group[0]) if group else ""
+
+
+def _fitting(names: Sequence[str], place: int, example: str) -> str:
     """A name_pattern whose subject is the part of the name at `place`, if it fits all names, as a sentence."""
-    if place is None:
-        place, group = _shared_id(names)
-        if not group:
-            return ""
-    example = names[0]
     pieces = _pieces(example)
     start = "^[^/]+/" if "/" in example and example.split("/", 1)[0] in SPLITS else "^"
     end = r"\.\w+(\.gz)?$"
