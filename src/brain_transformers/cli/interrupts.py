@@ -30,7 +30,7 @@ class Interrupted(KeyboardInterrupt):
 def is_command() -> bool:
     """Whether this process is the command, told by how it was started: asked before the command's file is imported."""
     modules = (__package__.partition(".")[0], f"{__package__}.main")
-    return Path(sys.argv[0]).stem == _PROGRAM or any(
+    return Path("".join(sys.argv[:1])).stem == _PROGRAM or any(
         flag == "-m" and module in modules for flag, module in pairwise(sys.orig_argv)
     )
 
