@@ -90,6 +90,8 @@ def test_commands_say_it_in_one_line(name: str, command: str, tiny_dataset: Path
     assert code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert name in line
+    if name == "brainlm-13":
+        assert "Did you mean brainlm-13m?" in line
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """How each model learns in pretraining: the arguments and the Trainer that belong to its objective."""
 
 import dataclasses
+import difflib
 import functools
 import importlib
 from dataclasses import dataclass
@@ -71,9 +72,10 @@ def check_model_exists(model: str) -> None:
             )
         return
     if "/" not in model or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        similar = difflib.get_close_matches(model, list_models(), n=1)
         raise ValueError(
-            f"{model} is no folder, no Hub name (organisation/name) and no configuration. Configurations: "
-            f"{', '.join(list_models())}."
+            f"{model} is no folder, no Hub name (organisation/name) and no configuration. "
+            f"{f'Did you mean {similar[0]}? ' if similar else ''}Configurations: {', '.join(list_models())}."
         )
 
 
