@@ -81,6 +81,7 @@ def test_comma_separated_tables_are_read_by_their_name(tmp_path):
         ("participant_id\tage\n1\t01\t2\n", r"expected 2 cells.*got 3 in line 2.*row.names"),
         ("participant_id\tage\tage\n01\t2\t3\n", "a name of its own for every column"),
         ("participant_id\tage\n", "and rows"),
+        ("participant_id\tag\0e\n01\t2\n", "NUL bytes"),
         ("", "participant_id"),
         ('participant_id\tage\n01\t"3\n02\t4\n', "cannot be read as a table of participants"),
     ],

@@ -166,6 +166,8 @@ def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
         data = path.read_bytes()
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        if "\0" in text:
+            raise csv.Error("it holds NUL bytes")  # where a name of a column would end for Arrow
         separator = "," if path.suffix.lower() == ".csv" and "\t" not in text.split("\n", 1)[0] else "\t"
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except (OSError, UnicodeError, csv.Error, MemoryError) as error:
