@@ -230,6 +230,21 @@ def test_only_the_same_run_goes_on(tmp_path):
     assert trainer.state.global_step == 3
 
 
+def test_a_folder_that_another_run_writes_to_is_refused(tmp_path):
+    with files.locked(tmp_path / "checkpoints", "training"), pytest.raises(files.FolderInUseError, match="training"):
+        _run(_masked, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_to_the_same_weights(tmp_path, finished):
+    folder = tmp_path / "run"
+    shutil.copytree(finished / "checkpoint-4", folder / "checkpoint-4")
+    (folder / "checkpoint-4" / RECORD).unlink()
+    _run(_masked, folder, resume=True)
+    weights = [root / "checkpoint-7" / "model.safetensors" for root in (folder, finished)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 # --- numbers that are lost ---
 
 
@@ -290,7 +305,7 @@ def test_all_processes_stop_when_one_has_lost_its_numbers(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     assert re.search(r"NotFiniteError: (loss|gradient norm) became .* at step 3\b.*step: row 5 ", done.stderr)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["checkpoint-2"]
 
 
 # --- a full disk ---

@@ -21,33 +21,32 @@ PUSH = """
     from tiny_pretraining import make_arguments, make_model, make_windows
     from brain_transformers.training import MAETrainer
 
-    run = Path(sys.argv[2])
-    sharing = {"push_to_hub": sys.argv[3] == "while", "hub_model_id": "lab/run"}
-    arguments = make_arguments(run, max_steps=2, save_strategy="steps", save_steps=1, **sharing)
-    (run / "_reconstructions").mkdir(parents=True)
-    for name in ("_reconstructions/step-1.png", "predictions.csv", "reconstruction.png", "run_settings.json"):
-        (run / name).write_text("of a person")
-    trainer = MAETrainer(make_model(), arguments, train_dataset=make_windows(8))
-    trainer.train()
-    if sys.argv[3] == "after":
-        trainer.push_to_hub(private=True)
-        assert trainer.args.output_dir == str(run)
+    for when in ("after", "while"):
+        run = Path(sys.argv[2]) / when
+        sharing = {"push_to_hub": when == "while", "hub_model_id": f"lab/{when}"}
+        arguments = make_arguments(run, max_steps=2, save_strategy="steps", save_steps=1, **sharing)
+        (run / "reconstructions").mkdir(parents=True)
+        for name in ("reconstructions/step-1.png", "predictions.csv", "reconstruction.png", "run_settings.json"):
+            (run / name).write_text("of a person")
+        trainer = MAETrainer(make_model(), arguments, train_dataset=make_windows(8))
+        trainer.train()
+        if when == "after":
+            trainer.push_to_hub(private=True)
+            assert trainer.args.output_dir == str(run)
 """
 
 
-@pytest.mark.parametrize("when", ["after", "while"])
-def test_only_the_model_is_pushed(tmp_path, when):
-    run = tmp_path / "run"
+def test_only_the_model_is_pushed_after_training_and_while_it_runs(tmp_path):
     with HubServer() as hub:
         environment = hub.environment(tmp_path / "home")
-        run_python(PUSH, Path(__file__).resolve().parent, run, when, environment=environment)
-        (name, repository), *others = hub.repositories.items()
-    assert name.endswith("run")
-    assert not others
-    assert repository.files.keys() >= {"config.json", "model.safetensors", "modeling_shim.py"}
-    kept = {".gitattributes", "README.md", "config.json", "model.safetensors", "modeling_shim.py"}
-    assert set(repository.files) <= kept
-    assert {path.name for path in run.iterdir()} >= {"checkpoint-1", "checkpoint-2", "_reconstructions"}
+        run_python(PUSH, Path(__file__).resolve().parent, tmp_path, environment=environment)
+        assert set(hub.repositories) == {"lab/after", "lab/while"}
+        for name, repository in hub.repositories.items():
+            assert repository.files.keys() >= {"config.json", "model.safetensors", "modeling_shim.py"}
+            kept = {".gitattributes", "README.md", "config.json", "model.safetensors", "modeling_shim.py"}
+            assert set(repository.files) <= kept
+            run = tmp_path / name.removeprefix("lab/")
+            assert {path.name for path in run.iterdir()} >= {"checkpoint-1", "checkpoint-2", "reconstructions"}
 
 
 def test_uploading_checkpoints_is_refused(tmp_path):

@@ -4,7 +4,7 @@ import errno
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -233,16 +233,20 @@ class SeededTrainer(UploadsTheModel):
             ValueError: if `True` was given and there is no whole checkpoint.
             DamagedCheckpointError: if the named checkpoint cannot be gone on from.
             OtherSettingsError: if it is of a run with another processor, model or dataset.
+            FolderInUseError: if another process writes checkpoints to `output_dir`.
             NotFiniteError: if a loss, gradient norm, weight or score became NaN or infinite.
             OSError: if the disk is full; what was saved before is left.
         """
-        checkpoint = self._checkpoint_to_go_on_from(resume_from_checkpoint)
-        self._settings = None
-        self._taken_up, self._went_on_from = {}, checkpoint
-        if checkpoint is not None:
-            self._taken_up = read_record(checkpoint)
-            self._refuse_another_run(checkpoint)
-        output = super().train(checkpoint, *args, **kwargs)
+        writes = self.args.should_save and self.args.save_strategy != "no" and self.hp_search_backend is None
+        folder = Path(str(self.args.output_dir)) / "checkpoints"
+        with files.locked(folder, "training") if writes else nullcontext():
+            checkpoint = self._checkpoint_to_go_on_from(resume_from_checkpoint)
+            self._settings = None
+            self._taken_up, self._went_on_from = {}, checkpoint
+            if checkpoint is not None:
+                self._taken_up = read_record(checkpoint)
+                self._refuse_another_run(checkpoint)
+            output = super().train(checkpoint, *args, **kwargs)
         self._stop_if_not_finite(with_weights=True)
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
 
