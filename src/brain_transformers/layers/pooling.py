@@ -41,6 +41,8 @@ def pool_all_tokens(hidden_states: torch.Tensor, pooling: str, token_mask: torch
 
 
 def _pool(tokens: torch.Tensor, pooling: str, token_mask: torch.Tensor | None) -> torch.Tensor:
+    if pooling not in ("mean", "mean_with_cls", "max"):
+        raise ValueError(f"pooling must be one of those of the model's configuration, got {pooling!r}.")
     if token_mask is None:
         return tokens.amax(1) if pooling == "max" else tokens.mean(1)
     weights = token_mask.to(tokens.dtype)[:, :, None]

@@ -81,7 +81,9 @@ class BrainConfig(PreTrainedConfig):
                 if name in cls.__dataclass_fields__ or known is None or isinstance(known, property):
                     continue
                 raise ValueError(f"{name!r} is no setting")
-            return super().from_dict(values, **kwargs)
+            made = super().from_dict(values, **kwargs)
+            (made[0] if isinstance(made, tuple) else made).validate()  # what the caller set came after the first check
+            return made
         except Exception as error:  # whatever a foreign file makes transformers and us do
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -353,6 +354,11 @@ class BrainPreTrainedModel(PreTrainedModel):
         source = pretrained_model_name_or_path
         want_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)  # pickles can hold more than weights; nothing of ours is one
+        a_path = source is not None and (Path(source).is_absolute() or str(source).startswith("."))
+        if a_path and not Path(source).exists():
+            raise FileNotFoundError(
+                f"There is no {source!s}. Expected a folder that save_pretrained or a converter wrote."
+            )
         try:
             if source is not None and not isinstance(kwargs.get("config"), BrainConfig):
                 cls._check_model_type(source, kwargs)
