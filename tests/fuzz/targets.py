@@ -608,3 +608,93 @@ def _embedding_model(folder: Path) -> list[Path]:
 
 
 target("embed.model", _embedding_model, weight=0.15, named=False)(_embed)
+
+
+# --- the training commands ---
+
+
+def _training(folder: Path) -> None:
+    from brain_transformers.data import dataset_from_arrays
+
+    dataset = dataset_from_arrays([signals(12, 60, seed) for seed in range(3)], roi_order=LABELS, t_r=0.72)
+    dataset = dataset.remove_columns([name for name in ("age", "sex") if name in dataset.column_names])
+    dataset = dataset.add_column("age", [31, 52, 73])
+    dataset.save_to_disk(str(folder / "dataset"))
+
+
+def train(folder: Path, name: str, model: Any, *argv: Any) -> Any:
+    """Run a training command for one step."""
+    quiet = ("--use_cpu", "--report_to", "none", "--disable_tqdm", "True", "--save_strategy", "no", "--max_steps", 1)
+    shared = ("--dataset", folder / "dataset", "--output", folder / "run", "--per_device_train_batch_size", 3)
+    return command(name, "--model", model, *shared, *quiet, *argv)
+
+
+def _gradient_table(name: str) -> Callable[[Path], list[Path]]:
+    def make(folder: Path) -> list[Path]:
+        _training(folder)
+        table = signals(N_ROIS, 6)
+        if name.endswith(".npy"):
+            np.save(folder / name, table)
+        else:
+            np.savetxt(folder / name, table, fmt="%.4f", delimiter=",")
+        return [folder / name]
+
+    return make
+
+
+def _train_with_gradients(folder: Path) -> Any:
+    (table,) = folder.glob("gradients.*")
+    return train(folder, "pretrain", "brain-jepa-tiny", "--gradients", table, "--config", "n_timepoints=24")
+
+
+for _name in ("gradients.npy", "gradients.csv"):
+    target(f"training.{_name}", _gradient_table(_name), weight=0.1)(_train_with_gradients)
+
+
+def _network_table(folder: Path) -> list[Path]:
+    _training(folder)
+    (folder / "networks.txt").write_text("\n".join(["visual", "motor", "limbic"] * 4) + "\n")
+    return [folder / "networks.txt"]
+
+
+@target("training.networks", _network_table, weight=0.1)
+def _train_with_networks(folder: Path) -> Any:
+    table = folder / "networks.txt"
+    return train(folder, "pretrain", "brain-semantoks-tiny", "--networks", table, "--config", "mask_rule=nominal")
+
+
+def _finished_run(folder: Path) -> list[Path]:
+    _training(folder)
+    train(folder, "finetune", "brain-jepa-tiny", "--label", "age", "--config", "n_timepoints=24")
+    return [folder / "run" / name for name in ("run_settings.json", "metrics.json", "trainer_state.json", "README.md")]
+
+
+@target("training.finished_run", _finished_run, weight=0.1)
+def _resume_finished(folder: Path) -> Any:
+    return train(folder, "finetune", "brain-jepa-tiny", "--label", "age", "--config", "n_timepoints=24", "--resume")
+
+
+def _model_to_tune(folder: Path) -> list[Path]:
+    _training(folder)
+    save_model(folder / "model", "brainlm-tiny")
+    return sorted(path for path in (folder / "model").iterdir() if path.suffix in (".json", ".safetensors"))
+
+
+@target("training.model", _model_to_tune, weight=0.1)
+def _tune(folder: Path) -> Any:
+    return train(folder, "finetune", folder / "model", "--label", "age")
+
+
+def _repetitions(folder: Path) -> list[Path]:
+    _training(folder)
+    _repeat(folder)
+    return [folder / "run" / name for name in ("settings.json", "repetition-00.json")]
+
+
+@target("training.repetitions", _repetitions, weight=0.1)
+def _repeat(folder: Path) -> Any:
+    return command(
+        "finetune", "--model", "brain-jepa-tiny", "--dataset", folder / "dataset", "--output", folder / "run",
+        "--label", "age", "--repetitions", 1, "--num_train_epochs", 1, "--use_cpu", "--disable_tqdm", "True",
+        "--crops", 1, "--config", "n_timepoints=24",
+    )  # fmt: skip

@@ -301,7 +301,7 @@ def _model_for(args: argparse.Namespace, labels: Any, rows: Any) -> tuple[Any, A
         model, extractor = _new_model(args, rows, AutoModelForSequenceClassification, options)
     else:
         saved = load_pretrained(AutoConfig, args.model)
-        has_head = any("ForSequenceClassification" in name for name in saved.architectures or [])
+        has_head = "ForSequenceClassification" in str(saved.architectures)
         if has_head and labels.label2id is not None and saved.label2id == labels.label2id:
             model = load_pretrained(AutoModelForSequenceClassification, args.model)
             print(f"the head of {args.model} is kept, since it predicts the same classes")

@@ -407,14 +407,15 @@ def _read_gradients(path: Path, config: Any) -> Any:
     """Leading columns of a table as float32 `(n_rois, gradient_size)`."""
     import numpy as np
 
+    from ..data.arrays import read_npy
+
     try:
         if path.suffix == ".npy":
-            table = np.load(path, allow_pickle=False, mmap_mode="r")
-            table = np.asarray(table[: config.n_rois + 1], dtype=np.float64) if table.ndim == 2 else table
+            table = np.asarray(read_npy(path), dtype=np.float64)
         else:
             rows = [line.replace(",", " ").split() for line in _read_table_text(path).splitlines()]
             table = np.array([row for row in rows if row], dtype=np.float64)
-    except (OSError, ValueError, TypeError, EOFError, OverflowError, MemoryError) as error:
+    except Exception as error:  # a damaged header brings errors of many kinds
         raise ValueError(
             f"{path}: expected a table of numbers, a row a parcel, without a header ({' '.join(str(error).split())})."
         ) from error

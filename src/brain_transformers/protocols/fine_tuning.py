@@ -398,10 +398,9 @@ def _read_record(file: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         for name in ("ensembled", "single_crop"):  # JSON has no word for NaN
-            record[name] = {key: np.nan if value is None else value for key, value in record[name].items()}
-        if not isinstance(record["chosen"], int) or not record["tried"]:
-            raise ValueError("nothing was tried")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+            record[name] = {key: np.nan if value is None else float(value) for key, value in record[name].items()}
+        float(record["tried"][record["chosen"]]["learning_rate"]), float(record["tried"][0]["learning_rate"])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise ValueError(
             f"{file}: expected the results of a repetition, and cannot read them ({error}). Delete the file to have "
             "it done again."

@@ -18,7 +18,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, rotate_checkpoints
 
 from .. import files
 from .checkpoints import (
@@ -190,17 +190,39 @@ class SeededTrainer(UploadsTheModel):
         """Evaluate; see `transformers.Trainer.evaluate`.
 
         Raises:
-            NotFiniteError: if a score is NaN or infinite.
+            NotFiniteError: if the loss, or the score that chooses the best model, is NaN or infinite. Others may be
+                undefined, such as R2 of a single scan.
         """
+        with self._finite_scores(metric_key_prefix) as metrics:
+            metrics.update(super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
+        return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Predict; see `transformers.Trainer.predict`.
+
+        Raises:
+            NotFiniteError: as [`SeededTrainer.evaluate`] does.
+        """
+        with self._finite_scores(metric_key_prefix) as metrics:
+            output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
+            metrics.update(output.metrics or {})
+        return output
+
+    @contextmanager
+    def _finite_scores(self, prefix: str) -> Iterator[dict[str, float]]:
+        metrics: dict[str, float] = {}
+        chosen = str(self.args.metric_for_best_model or "loss").removeprefix("eval_")
         try:
-            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            yield metrics
         except NotFiniteError:
             raise
         except FloatingPointError as error:
-            raise self._not_finite(f"{metric_key_prefix}_loss", self._evaluated_scans()) from error
-        if broken := [name for name, value in metrics.items() if is_broken(value)]:
-            raise self._not_finite(", ".join(broken), self._evaluated_scans())
-        return metrics
+            raise self._not_finite(f"{prefix}_loss", self._evaluated_scans()) from error
+        decisive = (f"{prefix}_loss", f"{prefix}_{chosen}")
+        if broken := [name for name in decisive if name in metrics and is_broken(metrics[name])]:
+            raise self._not_finite(", ".join(dict.fromkeys(broken)), self._evaluated_scans())
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate; see `transformers.Trainer.evaluation_loop`."""
