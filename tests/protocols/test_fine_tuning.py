@@ -263,15 +263,15 @@ def test_refusals(tmp_path):
 
 def test_a_score_that_is_undefined_for_one_scan_does_not_end_the_protocol(tmp_path):
     model, _ = make_model(num_labels=1, problem_type="regression")
-    result = run(tmp_path, model, make_rows()[:6:2], "age", task="regression", n_repetitions=1)
+    result = run(tmp_path, model, make_rows()[:10:2], "age", task="regression", n_repetitions=1)
     assert np.isfinite(result.ensembled[0]["mae"])
     text = (tmp_path / "run" / "repetition-00.json").read_text()
     assert "NaN" not in text  # which is no JSON
     assert "NaN" not in (tmp_path / "run" / "results.json").read_text()
-    again = run(tmp_path, model, make_rows()[:6:2], "age", task="regression", n_repetitions=1)
+    again = run(tmp_path, model, make_rows()[:10:2], "age", task="regression", n_repetitions=1)
     assert again.ensembled[0]["mae"] == result.ensembled[0]["mae"]
     (tmp_path / "run" / "repetition-00.json").write_text(text[: len(text) // 2])
     with pytest.raises(
         ValueError, match=r"repetition-00\.json: expected the results of a repetition.*Delete the file"
     ):
-        run(tmp_path, model, make_rows()[:6:2], "age", task="regression", n_repetitions=1)
+        run(tmp_path, model, make_rows()[:10:2], "age", task="regression", n_repetitions=1)
