@@ -149,6 +149,13 @@ def test_encodings_line_ends_and_quotes(tmp_path, series):
         assert read.roi_labels[3] == "V1, part 3"
 
 
+@pytest.mark.parametrize(("content", "message"), [(b"1,2\n" * (1 << 21), "lines"), (b"1,2," * (1 << 23), "a line of")])
+def test_texts_of_too_many_lines_or_cells_are_no_scans(tmp_path, content, message):
+    (tmp_path / "scan.csv.gz").write_bytes(gzip.compress(content, 1))
+    with pytest.raises(ROISeriesReadError, match=rf"scan\.csv\.gz: .*{message}"):
+        read_roi_series(tmp_path / "scan.csv.gz", n_rois=2)
+
+
 def test_a_bomb_is_stopped(tmp_path):
     (tmp_path / "scan.csv.gz").write_bytes(gzip.compress(b"1,2\n" * (1 << 26), 1))
     with pytest.raises(ROISeriesReadError, match=r"scan\.csv\.gz: .*grows to more than"):

@@ -14,6 +14,8 @@ from .participants import is_gap
 
 # ASCII only, without Python's underscores: what other programs read as a number too.
 _NUMBER = re.compile(r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
+# A table of all grayordinates has rows of 2 MB; more lines than this would be weeks of frames.
+_MOST_LINES, _LONGEST_LINE = 1_000_000, 1 << 24
 # So many numbers in ascending order are no chance.
 _ENOUGH = 6
 
@@ -51,7 +53,13 @@ def read_lines(path: Path) -> list[str]:
     text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     if "\0" in text:
         raise ValueError("it holds NUL bytes")
-    return [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line.strip()]
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text.count("\n") > _MOST_LINES:
+        raise ValueError(f"it has {text.count(chr(10)):,} lines, and at most {_MOST_LINES:,} are read")
+    lines = [line for line in text.split("\n") if line.strip()]
+    if lines and max(map(len, lines)) > _LONGEST_LINE:
+        raise ValueError(f"it has a line of {max(map(len, lines)):,} letters, and at most {_LONGEST_LINE:,} are read")
+    return lines
 
 
 def read_table(path: Path, n_rois: int | None = None) -> Table:
