@@ -370,10 +370,10 @@ class SeededTrainer(UploadsTheModel):
         """Put the sums of the run that goes on where the Trainer has just begun new ones."""
         self._watch = FiniteWatch(self.args.device)
         if broken := broken_names(self._tensors_to_check()):
-            where = "the model" if self._went_on_from is None else self._went_on_from
-            raise DamagedCheckpointError(
-                f"Expected finite weights in {where}, got NaN, infinity or values too large to compute with in "
-                f"{broken[0]} and {len(broken) - 1} other tensors. Start from another one."
+            kind = NotFiniteError if self._went_on_from is None else DamagedCheckpointError
+            raise kind(
+                f"Expected finite weights in {self._went_on_from or 'the model'}, got NaN, infinity or values too "
+                f"large to compute with in {broken[0]} and {len(broken) - 1} other tensors. Start from another one."
             )
         running = self._taken_up.get("running")
         if running is None:
