@@ -596,11 +596,9 @@ def test_a_model_and_its_parts_have_one_configuration_of_their_own(case: ModelCa
 
 @every_case
 @every_kind
-@pytest.mark.parametrize("pooling", ["first of all", "mean", "max"])
-def test_a_sample_without_observed_tokens_is_named(case: ModelCase, kind: str, pooling: str) -> None:
+def test_a_sample_without_observed_tokens_is_named(case: ModelCase, kind: str) -> None:
     assert case.attention_mask is not None
-    chosen = next(iter(case.poolings)) if pooling == "first of all" else pooling
-    model = case.build(kind, pooling=chosen)
+    model = case.build(kind)
     mask = case.attention_mask(3)
     mask[1] = 0
     with pytest.raises(ValueError, match=r"observed token.*row \d"):
