@@ -20,8 +20,9 @@ from torch.torch_version import TorchVersion
 import brain_transformers as bt
 from brain_transformers.cli.failures import answer
 from brain_transformers.hub.model_card import Provenance, build_model_card
-from brain_transformers.hub.registry import MODELS, ModelEntry
+from brain_transformers.hub.registry import MODELS
 from brain_transformers.hub.sharing import check_repo_id, push_folder, save_model_folder
+from brain_transformers.models.family import NamedModel
 
 
 class ConversionError(ValueError):
@@ -371,7 +372,7 @@ def save_converted(
     }
     model.load_state_dict(copies, strict=True, assign=True)
     published = name_by_size(config)
-    entry = MODELS[published] if published else ModelEntry(type(config))
+    entry = MODELS[published] if published else NamedModel()
     provenance = Provenance(checkpoint.name, sha256_of(checkpoint), dropped, tuple(notes), source, published, needs)
     card = build_model_card(output.resolve().name, entry, config, provenance, model, extractor)
     # Buffers that are made and not stored are still on the meta device, and saving does not need them.

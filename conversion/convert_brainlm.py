@@ -35,7 +35,7 @@ from checkpoints import (
 )
 
 import brain_transformers as bt
-from brain_transformers.hub.registry import MODELS
+from brain_transformers.hub.registry import load_config
 
 A424_N_ROIS = 424
 
@@ -192,7 +192,7 @@ def image_config(authors: dict[str, Any], state_dict: dict[str, torch.Tensor], n
         side = side[0]
     values = {name: authors[name] for name in (*_SHARED_FIELDS, *_OPTIONAL_FIELDS) if name in authors}
     if n_rois is None and authors["hidden_size"] in {
-        MODELS[name].config_class(**MODELS[name].values).hidden_size for name in ("brainlm-111m", "brainlm-650m")
+        load_config(name).hidden_size for name in ("brainlm-111m", "brainlm-650m")
     }:
         n_rois = A424_N_ROIS
     config = bt.BrainLMViTConfig(

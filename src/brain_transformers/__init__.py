@@ -8,27 +8,12 @@ from .cli.interrupts import end_at_once_before_the_command, is_command
 if is_command():
     end_at_once_before_the_command()  # the imports below take seconds
 
+from .families import PUBLIC_CLASSES, register_auto_classes
 from .lazy import lazy_attributes
-from .registration import register_auto_classes
 from .version import __version__
 
 _EXPORTS = {
-    "BrainJEPAConfig": "models.brain_jepa.configuration_brain_jepa",
-    "BrainJEPAForMaskedModeling": "models.brain_jepa.modeling_brain_jepa",
-    "BrainJEPAForSequenceClassification": "models.brain_jepa.modeling_brain_jepa",
-    "BrainJEPAModel": "models.brain_jepa.modeling_brain_jepa",
-    "BrainLMConfig": "models.brainlm.configuration_brainlm",
-    "BrainLMModel": "models.brainlm.modeling_brainlm",
-    "BrainLMForMaskedModeling": "models.brainlm.modeling_brainlm",
-    "BrainLMForSequenceClassification": "models.brainlm.modeling_brainlm",
-    "BrainLMViTConfig": "models.brainlm_vit.configuration_brainlm_vit",
-    "BrainLMViTModel": "models.brainlm_vit.modeling_brainlm_vit",
-    "BrainLMViTForMaskedModeling": "models.brainlm_vit.modeling_brainlm_vit",
-    "BrainLMViTForSequenceClassification": "models.brainlm_vit.modeling_brainlm_vit",
-    "BrainSemantoksConfig": "models.brain_semantoks.configuration_brain_semantoks",
-    "BrainSemantoksModel": "models.brain_semantoks.modeling_brain_semantoks",
-    "BrainSemantoksForMaskedModeling": "models.brain_semantoks.modeling_brain_semantoks",
-    "BrainSemantoksForSequenceClassification": "models.brain_semantoks.modeling_brain_semantoks",
+    **PUBLIC_CLASSES,
     "ROISeriesFeatureExtractor": "processing.feature_extraction_roi_series",
     "ROISeriesCollator": "data.collators",
     "dataset_from_arrays": "data.builders",

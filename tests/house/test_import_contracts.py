@@ -66,15 +66,15 @@ def test_no_module_is_a_drawer_for_leftovers(repository: Path) -> None:
 
 
 def test_every_registered_family_has_its_folder(repository: Path) -> None:
-    from brain_transformers.registration import FAMILIES
+    from brain_transformers.families import FAMILIES
 
     models = repository / "src" / PACKAGE / "models"
     folders = {path.name for path in models.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == {family.folder for family in FAMILIES}
     for family in FAMILIES:
         modules = {path.stem for path in (models / family.folder).glob("*.py")} - {"__init__"}
-        assert {f"configuration_{family.folder}", f"modeling_{family.folder}"} <= modules
-        assert all(name.endswith(f"_{family.folder}") for name in modules), modules
+        assert {"family", f"configuration_{family.folder}", f"modeling_{family.folder}"} <= modules
+        assert all(name.endswith(f"_{family.folder}") for name in modules - {"family"}), modules
 
 
 def test_every_public_name_resolves() -> None:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from model_checks import CASES, KINDS, ModelCase, primary_output
 
 import brain_transformers as bt
-from brain_transformers.registration import FAMILIES
+from brain_transformers.families import FAMILIES
 
 AUTO = {
     "Model": AutoModel,

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
-from brain_transformers.processing.feature_extraction_roi_series import BRAINLM_VIT_DIVISOR, ROISeriesFeatureExtractor
+from brain_transformers.models.brainlm_vit.family import DIVISOR
+from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 from brain_transformers.processing.roi_orders import permutation, roi_coordinates, stable_y_order
 
 
@@ -246,12 +247,12 @@ def test_zscore_center_and_scan_modes():
 
 def test_robust_fit_matches_its_definition_and_survives_saving(tmp_path):
     training = scans(5)
-    model = extractor(normalization="robust", divisor=BRAINLM_VIT_DIVISOR, window="center", expected_std=0.15)
+    model = extractor(normalization="robust", divisor=DIVISOR, window="center", expected_std=0.15)
     model.fit(training)
     centred = np.concatenate([scan - scan.mean(1, keepdims=True) for scan in training], axis=1)
     low, median, high = np.percentile(centred, [25, 50, 75], axis=1)
     scan = scans(1, seed=9)[0]
-    expected = (scan - scan.mean(1, keepdims=True) - median[:, None]) / (high - low)[:, None] / BRAINLM_VIT_DIVISOR
+    expected = (scan - scan.mean(1, keepdims=True) - median[:, None]) / (high - low)[:, None] / DIVISOR
     before = model(scan)["signals"]
     np.testing.assert_allclose(before[0], expected[:, 15:55], atol=1e-5)
 
@@ -422,7 +423,7 @@ def test_from_model_config_takes_sizes_order_and_scale():
     )
     model = ROISeriesFeatureExtractor.from_model_config(vit, t_r=0.72)
     assert (model.n_rois, model.layout, model.sort_rows, model.roi_order) == (424, "image", "y", "a424")
-    assert (model.normalization, model.divisor, model.t_r) == ("robust", BRAINLM_VIT_DIVISOR, 0.72)
+    assert (model.normalization, model.divisor, model.t_r) == ("robust", DIVISOR, 0.72)
     other = SimpleNamespace(model_type="other", n_rois=94, n_timepoints=40, patch_size=20, roi_order="aal2-94")
     output = ROISeriesFeatureExtractor.from_model_config(other)(scans(1, 94, 40, level=0)[0], roi_order="aal2-94")
     # A family that does not read coordinates is not given any.

@@ -14,7 +14,7 @@ class Objective:
     """One way to pretrain; its classes are imported when they are asked for.
 
     Attributes:
-        name: `objective` of the pretraining classes that learn this way.
+        name: `objective` of the families that learn this way.
         arguments_name, trainer_name: classes in `brain_transformers.training`.
         released: the network that `AutoModel` takes from the saved folder.
     """
@@ -106,7 +106,7 @@ def objective_of(model: str) -> Objective:
     Raises:
         ValueError: if there is no such model, or it is none of this package.
     """
-    from transformers import MODEL_FOR_PRETRAINING_MAPPING, AutoConfig
+    from transformers import AutoConfig
 
     from ..hub.registry import list_models, load_config
 
@@ -115,10 +115,11 @@ def objective_of(model: str) -> Objective:
         config: Any = load_config(model)
     else:
         config = load_pretrained(AutoConfig, model)
-    name = getattr(MODEL_FOR_PRETRAINING_MAPPING.get(type(config), None), "objective", None)
-    if name not in OBJECTIVES:
+    from ..models.configuration_base import BrainConfig
+
+    if not isinstance(config, BrainConfig):
         raise ValueError(f"{model} holds a {config.model_type!r} model, which this package cannot pretrain.")
-    return OBJECTIVES[name]
+    return OBJECTIVES[config.family.objective]
 
 
 def objectives_with_flag(flag: str) -> list[Objective]:

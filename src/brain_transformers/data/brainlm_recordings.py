@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ..processing.feature_extraction_roi_series import BRAINLM_VIT_DIVISOR
+from ..models.brainlm_vit.family import DIVISOR
 
 # Standard deviation and 99th percentile of the authors' 1000-recording set, as their scripts fix them.
 GLOBAL_STD = 41.44047
@@ -158,7 +158,7 @@ def vit_image(
             f"Expected a window of {n_timepoints} within {recording.shape[1]} timepoints, got start {start}."
         )
     rows = recording if row_order is None else recording[np.asarray(row_order)]
-    return rows[:, start : start + n_timepoints] / np.float32(BRAINLM_VIT_DIVISOR)
+    return rows[:, start : start + n_timepoints] / np.float32(DIVISOR)
 
 
 def log_scaled_label(values: np.ndarray) -> np.ndarray:

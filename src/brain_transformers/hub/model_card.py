@@ -10,9 +10,10 @@ from typing import Any
 from huggingface_hub import ModelCardData, RepoCard, hf_hub_download
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from ..models.family import NamedModel
 from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 from ..version import __version__
-from .registry import MODELS, ModelEntry
+from .registry import MODELS
 
 _LOG = logging.getLogger(__name__)
 _UNKNOWN = "unknown"
@@ -54,7 +55,7 @@ class _Origin:
 
 def build_model_card(
     title: str,
-    entry: ModelEntry,
+    entry: NamedModel,
     config: Any,
     provenance: Provenance | None = None,
     model: Any = None,
@@ -141,11 +142,11 @@ def trained_model_card(title: str, model: Any, extractor: Any, parent: str | Pat
     if str(parent) in MODELS and not Path(str(parent)).is_dir():
         parent = None
     limits = () if parent is None else ("What is known of the model that it started from: see its card.",)
-    entry = ModelEntry(type(model.config), limits=limits)
+    entry = NamedModel(limits=limits)
     return build_model_card(title, entry, model.config, model=model, extractor=extractor, parent=parent)
 
 
-def _origin(entry: ModelEntry, provenance: Provenance | None, parent: str | Path | None, catalogue: bool) -> _Origin:
+def _origin(entry: NamedModel, provenance: Provenance | None, parent: str | Path | None, catalogue: bool) -> _Origin:
     """What is known, and no more: a file proves neither its source nor its licence by the sizes of its weights."""
     if parent is not None:
         return _inherited(parent)
@@ -207,7 +208,7 @@ def _licence_notice(origin: _Origin) -> list[str]:
     return ["", "## Licence", "", " ".join(sentences)]
 
 
-def _parameters(entry: ModelEntry, model: Any) -> list[str]:
+def _parameters(entry: NamedModel, model: Any) -> list[str]:
     """Numbers of parameters: first of the network that is released, then of what pretraining trains."""
     if model is None:
         released, trained = entry.parameters, entry.trained_parameters

@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import PreTrainedConfig
 
+from .family import Family
 from .remote_code import shim_reference, write_shim
 from .validation import PROBLEM_TYPES, check_choice, check_range
 
@@ -27,6 +28,8 @@ class BrainConfig(PreTrainedConfig):
     roi_order: str | list[str] | None = None
     t_r: float | int | None = None
 
+    # What the configurations of one family share: the names of its classes, its objective, how scans come to it.
+    family: ClassVar[Family]
     # Fields that say where a table that is saved with the weights came from; `None` means that there is none.
     table_sources: ClassVar[tuple[str, ...]] = ()
     # Run once, before the first configuration is made: the package registers its model classes here, so that importing
@@ -94,13 +97,7 @@ class BrainConfig(PreTrainedConfig):
     @classmethod
     def auto_class_names(cls) -> dict[str, str]:
         """Auto class -> name of the class of this family that it resolves to."""
-        stem = cls.__name__.removesuffix("Config")
-        return {
-            "AutoConfig": cls.__name__,
-            "AutoModel": f"{stem}Model",
-            "AutoModelForPreTraining": f"{stem}ForMaskedModeling",
-            "AutoModelForSequenceClassification": f"{stem}ForSequenceClassification",
-        }
+        return cls.family.auto_classes
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, with the `auto_map` that makes the saved model loadable with `trust_remote_code=True`."""

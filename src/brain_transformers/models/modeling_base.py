@@ -249,8 +249,6 @@ class BrainPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     # What `get_input_embeddings` answers: LoRA with reentrant checkpointing needs gradients from there on.
     _input_embed_layer = "embeddings"
-    # How the pretraining head learns, which decides the Trainer.
-    objective = "masked reconstruction"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True

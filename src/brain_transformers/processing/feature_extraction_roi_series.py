@@ -48,24 +48,6 @@ _FITTED = ("robust", "robust-means")
 
 # Side of the padded square of BrainLM's image form, by patch size (27 x 27 and 31 x 31 patches).
 _IMAGE_SIDE = {16: 432, 14: 434}
-# Released BrainLM weights were trained on robust-scaled signals of variance 0.69 (13M) and 0.711 (111M, 650M), the
-# latter divided by 5.6430855. Source: evaluation logs of the released checkpoints, variance = MSE / (1 - R2).
-BRAINLM_VIT_DIVISOR = 5.6430855
-_FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
-    "brainlm_mae": {"normalization": "robust", "expected_std": 0.83, "return_coordinates": True},
-    "brainlm_vit_mae": {
-        "return_coordinates": True,
-        "normalization": "robust",
-        "divisor": BRAINLM_VIT_DIVISOR,
-        "expected_std": 0.1494,
-        "layout": "image",
-        "sort_rows": "y",
-    },
-    # As the authors' downstream code scales for the released weights; pretraining used "robust-means".
-    "brain_jepa": {"normalization": "zscore-scan", "resampling": "frames", "expected_std": 1.0},
-    # Brain-Semantoks: z-score per parcel over the scan; networks without data become masked tokens.
-    "brain_semantoks": {"normalization": "zscore", "missing_rois": "mask"},
-}
 _ZSCORE_EPS = 1e-8
 # 1 GB in float32: more is a damaged file and not a window.
 _MOST_VALUES = 2**28
@@ -328,15 +310,15 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
         """Make the extractor that fits a model config of any family.
 
         Reads `n_rois`, `n_timepoints`, `patch_size`, `roi_order`, `t_r`, `layout` and `image_size` where the config
-        has them, and the scale its family was trained on (BrainLM: robust scaling, for the image form divided by
-        5.6430855).
+        has them, and what its family says of the scale that its weights know (`models/<family>/family.py`).
 
         Args:
             config: a model config.
             overrides: any argument of the constructor.
         """
         # Families that do not know coordinates would refuse them as an argument.
-        values = {"return_coordinates": False, **_FAMILY_DEFAULTS.get(getattr(config, "model_type", ""), {})}
+        family = getattr(config, "family", None)
+        values = {"return_coordinates": False, **(family.processor_defaults if family is not None else {})}
         for name in ("n_rois", "n_timepoints", "patch_size", "roi_order", "t_r", "layout"):
             if getattr(config, name, None) is not None:
                 values[name] = getattr(config, name)

@@ -1,12 +1,14 @@
 """Configuration of Brain-JEPA."""
 
 from dataclasses import field
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
 from ..configuration_base import BrainConfig
+from ..family import Family
 from ..validation import check_choice, check_heads
+from .family import FAMILY
 
 POOLINGS = ("mean", "max", "first")
 CLASSIFIER_HEADS = ("linear", "batch_norm_linear")
@@ -56,7 +58,8 @@ class BrainJEPAConfig(BrainConfig):
         ValueError: for sizes that do not fit each other.
     """
 
-    model_type = "brain_jepa"
+    family: ClassVar[Family] = FAMILY
+    model_type = FAMILY.model_type
     table_sources = ("gradient_source",)
     keys_to_ignore_at_inference = [
         "predictions",

@@ -238,7 +238,6 @@ class BrainJEPAPreTrainedModel(BrainPreTrainedModel):
     """Weights and input checks that the Brain-JEPA classes share."""
 
     config: BrainJEPAConfig
-    objective = "latent prediction"
     base_model_prefix = "brain_jepa"
     has_cls_token = False
     _no_split_modules = ["PreNormLayer", "BrainJEPAEmbeddings"]

@@ -1,12 +1,14 @@
 """Configuration of Brain-Semantoks."""
 
 from dataclasses import field
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
 from ..configuration_base import BrainConfig
+from ..family import Family
 from ..validation import POOLINGS, check_choice, check_heads, check_range
+from .family import FAMILY
 
 SPATIAL_MODES = ("networks", "rois", "whole_brain")
 TOKENIZER_POOLINGS = ("mean", "max", "attention")
@@ -73,7 +75,8 @@ class BrainSemantoksConfig(BrainConfig):
         ValueError: for sizes that do not fit each other.
     """
 
-    model_type = "brain_semantoks"
+    family: ClassVar[Family] = FAMILY
+    model_type = FAMILY.model_type
     keys_to_ignore_at_inference = [
         "token_mask",
         "last_hidden_state",

@@ -463,7 +463,6 @@ class BrainSemantoksPreTrainedModel(BrainPreTrainedModel):
     """Weights and input checks that the Brain-Semantoks classes share."""
 
     config: BrainSemantoksConfig
-    objective = "self-distillation"
     base_model_prefix = "brain_semantoks"
     _no_split_modules = ["BrainSemantoksLayer", "BrainSemantoksEmbeddings"]
     _can_record_outputs = {"hidden_states": BrainSemantoksLayer, "attentions": SelfAttention}

@@ -1,9 +1,13 @@
 """Configuration of BrainLM with parcel x time tokens."""
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 
 from ..configuration_base import BrainConfig
+from ..family import Family
 from ..validation import CLASSIFIER_HEADS, POOLINGS, check_choice, check_heads
+from .family import FAMILY
 
 
 @strict
@@ -47,7 +51,8 @@ class BrainLMConfig(BrainConfig):
         ValueError: for sizes that do not fit each other.
     """
 
-    model_type = "brainlm_mae"
+    family: ClassVar[Family] = FAMILY
+    model_type = FAMILY.model_type
     table_sources = ("coordinates_source",)
     attribute_map = {"loss_fn": "reconstruction_loss"}
     keys_to_ignore_at_inference = [

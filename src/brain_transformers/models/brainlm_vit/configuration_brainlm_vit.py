@@ -1,11 +1,13 @@
 """Configuration of BrainLM-ViT."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
 from ..configuration_base import BrainConfig
+from ..family import Family
 from ..validation import CLASSIFIER_HEADS, CLASSIFIER_LOSSES, POOLINGS, TRAIN_MODES, check_choice, check_heads
+from .family import FAMILY
 
 # Side of the padded square for each patch size that the authors' code knows.
 _IMAGE_SIDES = {14: 434, 16: 432}
@@ -52,7 +54,8 @@ class BrainLMViTConfig(BrainConfig):
         ValueError: for sizes that do not fit each other.
     """
 
-    model_type = "brainlm_vit_mae"
+    family: ClassVar[Family] = FAMILY
+    model_type = FAMILY.model_type
     attribute_map = {"loss_fn": "classifier_loss"}
     keys_to_ignore_at_inference = [
         "mask",

@@ -1,4 +1,6 @@
-"""Makes the families known to the Auto classes of transformers.
+"""All families, and the one call that makes them known to the Auto classes of transformers.
+
+What is said of a family stands in `models/<family>/family.py`; a new folder there is a new family.
 
 Configurations and the feature extractor are registered at once: that is light. Model classes need
 `transformers.modeling_utils`, which takes about two seconds to import, so they are registered when the first
@@ -9,60 +11,37 @@ makes one.
 import functools
 import importlib
 import os
+import pkgutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import models
 from .foreign import read_json
+from .models.family import KIND_OF_AUTO_CLASS, Family
 
 _MODELING_AUTO = "transformers.models.auto.modeling_auto"
 
-
-@dataclass(frozen=True)
-class Family:
-    """Classes of one architecture: `folder` under `models`, the stem of its classes, and its `model_type`."""
-
-    folder: str
-    stem: str
-    model_type: str
-
-    @property
-    def config_module(self) -> str:
-        return f"brain_transformers.models.{self.folder}.configuration_{self.folder}"
-
-    @property
-    def modeling_module(self) -> str:
-        return f"brain_transformers.models.{self.folder}.modeling_{self.folder}"
-
-    def class_name(self, kind: str) -> str:
-        return f"{self.stem}{kind}"
-
-
-FAMILIES = (
-    Family("brainlm", "BrainLM", "brainlm_mae"),
-    Family("brainlm_vit", "BrainLMViT", "brainlm_vit_mae"),
-    Family("brain_semantoks", "BrainSemantoks", "brain_semantoks"),
-    Family("brain_jepa", "BrainJEPA", "brain_jepa"),
+FAMILIES: tuple[Family, ...] = tuple(
+    importlib.import_module(f"{models.__name__}.{folder.name}.family").FAMILY
+    for folder in pkgutil.iter_modules(models.__path__)
+    if folder.ispkg
 )
+"""Every folder of `models`, in the order of their names."""
 
-_KIND_OF_AUTO_CLASS = {
-    "AutoModel": "Model",
-    "AutoModelForPreTraining": "ForMaskedModeling",
-    "AutoModelForSequenceClassification": "ForSequenceClassification",
-}
+PUBLIC_CLASSES = {name: module for family in FAMILIES for name, module in family.classes.items()}
+"""Name of each public class -> module that defines it, relative to the package."""
 
 
 def _register_models() -> None:
     """Register the model classes with the AutoModel classes; imports them."""
     modeling_auto = importlib.import_module(_MODELING_AUTO)
     for family in FAMILIES:
-        config_class = getattr(importlib.import_module(family.config_module), family.class_name("Config"))
-        modeling = importlib.import_module(family.modeling_module)
-        for auto_class, kind in _KIND_OF_AUTO_CLASS.items():
-            model_class = getattr(modeling, family.class_name(kind))
-            getattr(modeling_auto, auto_class).register(config_class, model_class, exist_ok=True)
+        for auto_class, kind in KIND_OF_AUTO_CLASS.items():
+            if auto_class != "AutoConfig":
+                registry = getattr(modeling_auto, auto_class)
+                registry.register(family.load_class("Config"), family.load_class(kind), exist_ok=True)
 
 
 def _check_first(cls: type, method: str, check: Callable[[Any], None], files: tuple[str, ...]) -> None:
@@ -118,7 +97,7 @@ def register_auto_classes() -> None:
     from .processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 
     for family in FAMILIES:
-        config_class = getattr(importlib.import_module(family.config_module), family.class_name("Config"))
+        config_class = family.load_class("Config")
         AutoConfig.register(family.model_type, config_class, exist_ok=True)
         AutoFeatureExtractor.register(config_class, ROISeriesFeatureExtractor, exist_ok=True)
     config, processor = ("config.json",), ("preprocessor_config.json",)

@@ -1,0 +1,57 @@
+"""Brain-Semantoks."""
+
+from ..family import Family, NamedModel
+
+FAMILY = Family(
+    folder="brain_semantoks",
+    stem="BrainSemantoks",
+    model_type="brain_semantoks",
+    objective="self-distillation",
+    processor_defaults={
+        # Networks without data become masked tokens.
+        "normalization": "zscore",
+        "missing_rois": "mask",
+    },
+    models={
+        "brain-semantoks-base": NamedModel(
+            parameters=58_720_931,
+            trained_parameters=58_720_931 + 918_656,
+            source="SamGijsen/Brain-Semantoks, file brainsemantoks_ckpt_epoch_100.pth",
+            conversion="convert_brain_semantoks.py --checkpoint brainsemantoks_ckpt_epoch_100.pth "
+            "--network-map network_mapping.npz",
+            license="unknown",
+            citation=(
+                "Gijsen, Schulz, Ritter, Brain-Semantoks: Learning Semantic Tokens of Brain Dynamics with a "
+                "Self-Distilled Foundation Model, ICLR 2026 (arXiv 2512.11582)"
+            ),
+            limits=(
+                "The licence of the weights is not stated: ask the authors before you share converted or fine-tuned "
+                "weights.",
+                "Trained on resting scans of UK Biobank at TR 2.0 s, z-scored per parcel; other repetition times are "
+                "resampled first.",
+                "Parcels are Schaefer-400 in the 7-network order, then Tian S3, then Buckner-7. Without subcortex or "
+                "cerebellum their tokens are masked, which was part of training but costs accuracy.",
+                "Windows shorter than 100 timepoints are masked at the end.",
+            ),
+        ),
+        "brain-semantoks-tiny": NamedModel(
+            {
+                "n_rois": 20,
+                "n_timepoints": 40,
+                "patch_size": 10,
+                "networks": [0, 0, 1, 1, 2, 2, 2, 0, 0, 0, 1, 0, 2, 2, 3, 3, 3, 3, 4, 4],
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "intermediate_size": 48,
+                "tokenizer_branches": [
+                    {"type": "convolution", "out_channels": 16},
+                    {"type": "long_convolution", "out_channels": 16, "num_scales": 2},
+                ],
+                "projection_hidden_size": 24,
+                "projection_size": 12,
+                "roi_order": None,
+            },
+        ),
+    },
+)

@@ -1,0 +1,61 @@
+"""BrainLM with a token for each parcel and time patch (13M)."""
+
+from ..family import Family, NamedModel
+
+PAPER = (
+    "Ortega Caro et al., BrainLM: A foundation model for brain activity recordings, ICLR 2024 "
+    "(bioRxiv 2023.09.12.557460)"
+)
+LICENSE = "cc-by-nc-nd-4.0"
+LIMITS = (
+    "Trained on UK Biobank (TR 0.735 s) in A424 parcels; the medians and quartiles of the robust scaling were never "
+    "published, so statistics are fitted on your own data.",
+    "No temporal resampling was part of training: scans of another TR are resampled first.",
+    "The weights' licence forbids derivatives and commercial use: convert them for yourself, do not host converted or "
+    "fine-tuned weights without asking the authors.",
+)
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "decoder_hidden_size": 32,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 4,
+    "decoder_intermediate_size": 48,
+}
+
+FAMILY = Family(
+    folder="brainlm",
+    stem="BrainLM",
+    model_type="brainlm_mae",
+    objective="masked reconstruction",
+    # The released 13M weights were trained on robust-scaled signals of variance 0.69 (evaluation log, MSE / (1 - R2)).
+    processor_defaults={"normalization": "robust", "expected_std": 0.83, "return_coordinates": True},
+    models={
+        "brainlm-13m": NamedModel(
+            parameters=8_426_512,
+            trained_parameters=13_035_308,
+            source="vandijklab/brainlm, folder old_13M",
+            conversion="convert_brainlm.py --checkpoint old_13M/ --coordinates A424_Coordinates.dat",
+            license=LICENSE,
+            citation=PAPER,
+            limits=(
+                "The convolution along the tokens saw randomly ordered ones in training and sees natural order here.",
+                *LIMITS,
+            ),
+        ),
+        "brainlm-tiny": NamedModel(
+            {
+                **TINY,
+                "n_rois": 12,
+                "n_timepoints": 40,
+                "patch_size": 10,
+                "conv_kernel_size": 5,
+                "num_positions": 64,
+                "roi_order": None,
+            },
+        ),
+    },
+)

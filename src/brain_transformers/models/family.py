@@ -1,0 +1,84 @@
+"""What is said of a family of models once: its classes, its named configurations and what was published of them.
+
+Light, so that every family can be known without importing torch.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+# Auto class of transformers -> what the names of our classes end in.
+KIND_OF_AUTO_CLASS = {
+    "AutoConfig": "Config",
+    "AutoModel": "Model",
+    "AutoModelForPreTraining": "ForMaskedModeling",
+    "AutoModelForSequenceClassification": "ForSequenceClassification",
+}
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A named configuration, and the published checkpoint that it belongs to, if there is one.
+
+    Attributes:
+        values: fields that differ from the defaults of the configuration class.
+        parameters: of the network that is released, which `AutoModel` loads.
+        trained_parameters: what pretraining trains: that network, or its trained twin, and the parts that only
+            training needs.
+        source: where the authors published the weights, or `None` for configurations of our own.
+        conversion: command that makes a model folder of the authors' files, without its `--output`.
+        license: licence of those weights, `"unknown"` if their authors state none, or `None` if there are no weights.
+        citation: the paper.
+        limits: what is known not to work.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
+    trained_parameters: int | None = None
+    source: str | None = None
+    conversion: str | None = None
+    license: str | None = None
+    citation: str | None = None
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        folder: its folder under `models`; its modules are `configuration_<folder>` and `modeling_<folder>`.
+        stem: what the names of its classes begin with.
+        model_type: the name in `config.json`.
+        objective: how it is pretrained; see `cli.objectives`.
+        processor_defaults: arguments of the feature extractor that differ from its own defaults: the scale that the
+            weights know, and how scans come to it.
+        models: named configurations.
+    """
+
+    folder: str
+    stem: str
+    model_type: str
+    objective: str
+    processor_defaults: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, NamedModel] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """Name of each public class -> module that defines it, relative to the package."""
+        place = f"models.{self.folder}"
+        return {
+            f"{self.stem}{kind}": f"{place}.{'configuration' if kind == 'Config' else 'modeling'}_{self.folder}"
+            for kind in KIND_OF_AUTO_CLASS.values()
+        }
+
+    @property
+    def auto_classes(self) -> dict[str, str]:
+        """Auto class -> name of the class of this family that it resolves to."""
+        return {auto: f"{self.stem}{kind}" for auto, kind in KIND_OF_AUTO_CLASS.items()}
+
+    def load_class(self, kind: str) -> Any:
+        """The class `<stem><kind>`, such as `"Config"` or `"ForMaskedModeling"`; imports its module."""
+        name = f"{self.stem}{kind}"
+        return getattr(importlib.import_module(f"brain_transformers.{self.classes[name]}"), name)
