@@ -434,6 +434,7 @@ def state_dict_keys(case: GoldenCase, work: Path) -> None:
         converted = convert_brainlm.convert_state_dict(weights, authors_config_of(shapes))
         reported = {*converted.report.renamed, *converted.report.dropped}
         assert reported == set(shapes), f"{path.stem}: {sorted(set(shapes) - reported)[:3]} not accounted for"
+        case.check(f"{path.stem}: keys", len(reported), len(shapes))
         if path.stem in published:
             config, expected = converted.config.to_dict(), bt.load_config(published[path.stem]).to_dict()
             different = {key: (config[key], expected[key]) for key in expected if config[key] != expected[key]}

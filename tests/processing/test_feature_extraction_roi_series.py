@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
-from brain_transformers.models.brainlm_vit.family import DIVISOR
+from brain_transformers.models.brainlm_vit.family import DIVISOR, FAMILY
 from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 from brain_transformers.processing.roi_orders import permutation, roi_coordinates, stable_y_order
 
@@ -413,7 +413,7 @@ def test_input_is_not_changed():
 
 def test_from_model_config_takes_sizes_order_and_scale():
     vit = SimpleNamespace(
-        model_type="brainlm_vit_mae",
+        family=FAMILY,
         n_rois=None,
         n_timepoints=200,
         patch_size=16,
@@ -424,7 +424,7 @@ def test_from_model_config_takes_sizes_order_and_scale():
     model = ROISeriesFeatureExtractor.from_model_config(vit, t_r=0.72)
     assert (model.n_rois, model.layout, model.sort_rows, model.roi_order) == (424, "image", "y", "a424")
     assert (model.normalization, model.divisor, model.t_r) == ("robust", DIVISOR, 0.72)
-    other = SimpleNamespace(model_type="other", n_rois=94, n_timepoints=40, patch_size=20, roi_order="aal2-94")
+    other = SimpleNamespace(n_rois=94, n_timepoints=40, patch_size=20, roi_order="aal2-94")
     output = ROISeriesFeatureExtractor.from_model_config(other)(scans(1, 94, 40, level=0)[0], roi_order="aal2-94")
     # A family that does not read coordinates is not given any.
     assert set(output) == {"signals"}
