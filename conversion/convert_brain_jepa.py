@@ -292,7 +292,7 @@ def convert(
     source: str | None = None,
 ) -> tuple[Any, KeyReport]:
     """Convert a file of the authors and write the result; returns the model and the account of keys."""
-    from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+    from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
 
     check_output(output, checkpoint, gradient)
     # Files of real runs may hold their command-line arguments, which are plain data.

@@ -498,7 +498,7 @@ def convert(
 
     `options` are those of [`convert_state_dict`].
     """
-    from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+    from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
 
     check_output(output, checkpoint, network_map, config_file)
     container = read_torch_checkpoint(checkpoint)

@@ -268,7 +268,7 @@ def convert(
 ) -> tuple[Any, KeyReport]:
     """Convert a folder of the authors and write the result; returns the model and the account of keys."""
     from brain_transformers.data.readers import read_coordinates
-    from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+    from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
 
     if not checkpoint.is_dir():
         raise ConversionError(f"{checkpoint} is not a folder. Expected one with config.json and pytorch_model.bin.")

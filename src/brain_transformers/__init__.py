@@ -14,7 +14,7 @@ from .version import __version__
 
 _EXPORTS = {
     **PUBLIC_CLASSES,
-    "ROISeriesFeatureExtractor": "processing.feature_extraction_roi_series",
+    "ROISeriesFeatureExtractor": "processing.roi_series",
     "ROISeriesCollator": "data.collators",
     "dataset_from_arrays": "data.builders",
     "load_coordinates": "data.builders",

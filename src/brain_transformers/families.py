@@ -94,7 +94,7 @@ def register_auto_classes() -> None:
 
     from .hub.registry import check_is_no_bare_name
     from .models.configuration_base import BrainConfig
-    from .processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+    from .processing.roi_series import ROISeriesFeatureExtractor
 
     for family in FAMILIES:
         config_class = family.load_class("Config")

@@ -8,7 +8,7 @@ pytest.importorskip("datasets")
 
 from brain_transformers.data.builders import dataset_from_arrays
 from brain_transformers.data.collators import ROISeriesCollator
-from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
 from brain_transformers.training.seeded_rows import RowKey, SeededRows
 
 

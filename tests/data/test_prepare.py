@@ -15,8 +15,8 @@ pytest.importorskip("datasets")
 from brain_transformers.cli.main import main
 from brain_transformers.data.builders import load_dataset
 from brain_transformers.files import locked
-from brain_transformers.processing.feature_extraction_roi_series import unpack_row
 from brain_transformers.processing.roi_orders import roi_labels
+from brain_transformers.processing.roi_series import unpack_row
 
 
 def command(*arguments):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from brain_transformers.evaluation.connectivity import functional_connectivity
-from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 from brain_transformers.processing.missing import missing_frames, outliers
 from brain_transformers.processing.parcel_gradients import mean_connectivity
+from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
 
 N_ROIS, N_FRAMES = 24, 200
 CENSORED = np.random.default_rng(1).permutation(N_FRAMES - 1)[:80]

@@ -269,7 +269,7 @@ class FixedOrRandomWindows:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A batch of one window a row."""
-        from ..processing.feature_extraction_roi_series import unpack_row
+        from ..processing.roi_series import unpack_row
 
         if "window_start" not in rows[0]:
             return self.random(rows)
@@ -286,8 +286,8 @@ def _build(settings: DemoSettings, train: Any) -> tuple[Any, Any, Any]:
 
     from ..models.brainlm.configuration_brainlm import BrainLMConfig
     from ..models.brainlm.modeling_brainlm import BrainLMForMaskedModeling
-    from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
     from ..processing.roi_orders import roi_coordinates
+    from ..processing.roi_series import ROISeriesFeatureExtractor
 
     coordinates = torch.as_tensor(roi_coordinates(ROI_ORDER))
     config = BrainLMConfig(
@@ -441,7 +441,7 @@ def _reconstruct(results: DemoResults, output: Path) -> None:
         reconstruction_baselines,
         roi_correlations,
     )
-    from ..processing.feature_extraction_roi_series import unpack_row
+    from ..processing.roi_series import unpack_row
     from ..training.seeded_rows import SeededRows
 
     model, extractor, collator = (results.objects[name] for name in ("model", "extractor", "collator"))

@@ -308,7 +308,7 @@ def _embed_part(
     import pandas
 
     from ..evaluation import embedding
-    from ..processing.feature_extraction_roi_series import scan_name
+    from ..processing.roi_series import scan_name
 
     try:
         with warnings.catch_warnings():

@@ -228,7 +228,7 @@ def make_extractor(
         ValueError: if rows have to be sorted by centres that nobody knows, or do not fit the model.
     """
     from ..data.readers import read_coordinates
-    from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+    from ..processing.roi_series import ROISeriesFeatureExtractor
 
     table = None if coordinates is None else read_coordinates(coordinates, n_rois=config.n_rois)
     options = {} if normalization is None else {"normalization": normalization}
@@ -299,7 +299,7 @@ def check_rows(extractor: Any, rows: Any, name: str) -> None:
     for number, (length, *values) in enumerate(zip(*columns)):
         kind = tuple(None if value != value else value for value in values)
         shortest[kind] = min(shortest.get(kind, (length, number)), (length, number))
-    from ..processing.feature_extraction_roi_series import unpack_row
+    from ..processing.roi_series import unpack_row
 
     for length, number in shortest.values():
         signals, roi_order, t_r = unpack_row(rows[number])
@@ -462,8 +462,8 @@ def _series_in_order(rows: Any, roi_order: Any) -> Iterator[Any]:
     import numpy as np
     from tqdm.auto import tqdm
 
-    from ..processing.feature_extraction_roi_series import unpack_row
     from ..processing.roi_orders import permutation, roi_order_text
+    from ..processing.roi_series import unpack_row
 
     wanted = None if roi_order is None else roi_order_text(roi_order)
     progress = tqdm(range(len(rows)), desc="Connectivity for the gradients", unit="scan", disable=len(rows) < 32)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..processing.feature_extraction_roi_series import WINDOWS, ROISeriesFeatureExtractor
+from ..processing.roi_series import WINDOWS, ROISeriesFeatureExtractor
 from .labels import class_name
 from .row_randomness import EPOCH, EVALUATION_EPOCH, RowRandomness
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..data.collators import ROISeriesCollator
-from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from ..processing.roi_series import ROISeriesFeatureExtractor
 from .embedding import POOLINGS, pool_output, run_windows
 
 

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from ..data.collators import ROISeriesCollator
 from ..layers.bfloat16 import warn_where_bfloat16_is_slow
 from ..optional import require
-from ..processing.feature_extraction_roi_series import scan_name
 from ..processing.roi_orders import roi_order_text
+from ..processing.roi_series import scan_name
 
 if TYPE_CHECKING:
     import pandas

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCardData, RepoCard, hf_hub_download
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..models.family import NamedModel
-from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from ..processing.roi_series import ROISeriesFeatureExtractor
 from ..version import __version__
 from .registry import MODELS
 

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from ..processing.roi_series import ROISeriesFeatureExtractor
 from .collapse import CollapseMonitor
 from .distillation_arguments import SelfDistillationTrainingArguments
 from .distillation_groups import SCHEDULED_DECAY, semantoks_parameter_groups

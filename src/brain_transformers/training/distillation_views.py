@@ -19,7 +19,7 @@ from ..models.brain_semantoks.masking_brain_semantoks import (
     functional_network_mapping,
 )
 from ..models.brain_semantoks.networks_brain_semantoks import networks_of_parcels
-from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from ..processing.roi_series import ROISeriesFeatureExtractor
 from .seeded_rows import EPOCH, ROW_INDEX, BatchNumbers, Collator, row_generator, without_row_keys
 
 Range = tuple[float, float]

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.collators import ROISeriesCollator
-from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from ..processing.roi_series import ROISeriesFeatureExtractor
 from .collapse import CollapseMonitor, target_statistics
 from .ema import target_pairs, update_target
 from .jepa_arguments import JEPATrainingArguments

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.collators import ROISeriesCollator
-from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from ..processing.roi_series import ROISeriesFeatureExtractor
 from .arguments import MAETrainingArguments
 from .masked_collator import MaskedModelingCollator, TokenCount
 from .masked_metrics import ReconstructionScores, masked_statistics

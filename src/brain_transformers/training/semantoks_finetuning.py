@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from ..data.collators import ROISeriesCollator
 from ..optional import require
-from ..processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
+from ..processing.roi_series import ROISeriesFeatureExtractor
 from ..scores import protocol_metrics
 from .arguments import FineTuningArguments
 from .distillation_schedules import FINETUNING_SCHEDULES, finetuning_lr

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoFeatureExtractor
 
 from brain_transformers.models.brainlm_vit.family import DIVISOR, FAMILY
-from brain_transformers.processing.feature_extraction_roi_series import ROISeriesFeatureExtractor
 from brain_transformers.processing.roi_orders import permutation, roi_coordinates, stable_y_order
+from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
 
 
 def scans(n=3, n_rois=12, n_timepoints=70, seed=0, level=500.0, scale=20.0):
@@ -451,7 +451,7 @@ def test_registering_for_an_auto_class_copies_no_module(tmp_path):
 
 def test_module_needs_no_optional_package():
     code = (
-        "import sys; import brain_transformers.processing.feature_extraction_roi_series; "
+        "import sys; import brain_transformers.processing.roi_series; "
         "print([name for name in ('datasets', 'scipy', 'pandas', 'nilearn') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
