@@ -33,7 +33,7 @@ from brain_transformers.hub.sharing import save_model_folder
 from brain_transformers.plotting.report import figure_to_png
 from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILION, new_figure, styled
 from brain_transformers.processing.roi_orders import roi_labels
-from brain_transformers.scores import protocol_metrics
+from brain_transformers.training.scores import protocol_metrics
 
 T_R = 0.72
 N_TIMEPOINTS = 200

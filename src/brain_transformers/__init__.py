@@ -33,7 +33,7 @@ _EXPORTS = {
     "SelfDistillationTrainingArguments": "training.distillation_arguments",
     "crop_features": "evaluation.crops",
     "embed_dataset": "evaluation.embedding",
-    "fine_tuning_protocol": "protocols.fine_tuning",
+    "fine_tuning_protocol": "hub.trained_models",
     "linear_probe_protocol": "evaluation.linear_probe",
     "push_folder": "hub.sharing",
     "save_model_folder": "hub.sharing",

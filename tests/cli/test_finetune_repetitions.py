@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 
 import brain_transformers as bt
 from brain_transformers.cli.main import main
-from brain_transformers.protocols import fine_tuning
+from brain_transformers.evaluation import fine_tuning
 
 datasets = pytest.importorskip("datasets")
 pytest.importorskip("sklearn")

@@ -15,7 +15,7 @@ from brain_transformers.evaluation.linear_probe import (
     subject_splits,
     train_probe_heads,
 )
-from brain_transformers.scores import primary_metric, primary_score, protocol_metrics
+from brain_transformers.training.scores import primary_metric, primary_score, protocol_metrics
 
 
 def data(n: int = 40, n_features: int = 6, n_classes: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1073,7 +1073,7 @@ def _check_probe(case: GoldenCase, facts: dict[str, Any]) -> None:
         average_crops,
         train_probe_heads,
     )
-    from brain_transformers.scores import primary_metric, protocol_metrics
+    from brain_transformers.training.scores import primary_metric, protocol_metrics
 
     take = {name.removeprefix("probe."): case.take(name) for name in case.names("probe.") if ".init." in name}
     heads = ProbeHeads(

@@ -175,7 +175,7 @@ def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
     check_model_exists(args.model)
 
     from ..data.labels import Labels
-    from ..protocols.fine_tuning import fine_tuning_protocol
+    from ..hub.trained_models import fine_tuning_protocol
 
     labels = Labels.read(rows, args.label, args.task)
     rows = rows.select(labels.rows)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..data.labels import Labels
 from ..data.participants import is_gap
 from ..optional import require
-from ..scores import primary_score, protocol_metrics
+from ..training.scores import primary_score, protocol_metrics
 
 LEARNING_RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 _BATCH_NORM_EPS = 1e-5

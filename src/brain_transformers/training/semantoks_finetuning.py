@@ -22,12 +22,12 @@ from transformers.utils import logging
 from ..data.collators import ROISeriesCollator
 from ..optional import require
 from ..processing.roi_series import ROISeriesFeatureExtractor
-from ..scores import protocol_metrics
 from .arguments import FineTuningArguments
 from .distillation_schedules import FINETUNING_SCHEDULES, finetuning_lr
 from .distillation_views import FINETUNING_AUGMENTATION, check_levels, draw_augmentation
 from .finetuning_trainer import fine_tuning_groups
 from .schedules import scaled_learning_rate
+from .scores import protocol_metrics
 from .seeded_rows import EPOCH, RowRandomness
 from .seeded_trainer import SeededTrainer
 
@@ -221,7 +221,7 @@ class SemantoksFineTuner(SeededTrainer):
         label_column: column of the rows that holds the label.
         label2id: numbers of text labels.
         compute_metrics: by default the metrics of the protocol (see
-            [`brain_transformers.scores.protocol_metrics`]); with a function of your own, name one of
+            [`brain_transformers.training.scores.protocol_metrics`]); with a function of your own, name one of
             its metrics in `metric_for_best_model`, or the loss decides.
         kwargs: everything else that [`SeededTrainer`] takes; `processing_class` is the model's extractor.
 

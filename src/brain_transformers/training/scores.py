@@ -1,4 +1,4 @@
-"""Scores of predictions, for the Trainers and for evaluation: a leaf that both may import.
+"""Scores of predictions, for the Trainers and for evaluation.
 
 Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, and the released evaluation code.
 """
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .optional import require
+from ..optional import require
 
 
 def protocol_metrics(logits: Any, labels: Any) -> dict[str, float]:

@@ -10,7 +10,7 @@ import copy
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,17 +33,15 @@ from transformers.utils import logging
 
 from ..data.labels import Labels, column_values
 from ..data.participants import is_gap, say_files_as_people
-from ..evaluation.crops import predict_crops
-from ..evaluation.linear_probe import ProtocolResult, scan_splits, warn_of_absent_classes
-from ..evaluation.predictions import predictions_csv
-from ..files import bind, digest, locked, to_json, write_file
-from ..hub.model_card import trained_model_card
-from ..hub.sharing import save_model_folder
-from ..scores import protocol_metrics
+from ..files import bind, digest, locked, to_json, whole_folder, write_file
 from ..training.finite import NotFiniteError
 from ..training.labels import load_with_new_head, start_head_at
 from ..training.run_settings import processor_settings, rows_digest
+from ..training.scores import protocol_metrics
 from ..training.semantoks_finetuning import SemantoksFineTuner, SemantoksFineTuningArguments
+from .crops import predict_crops
+from .linear_probe import ProtocolResult, scan_splits, warn_of_absent_classes
+from .predictions import predictions_csv
 
 FINETUNING_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
 """The authors' grid, for 256 samples an update."""
@@ -74,7 +72,7 @@ def fine_tuning_protocol(
     learning_rates: Sequence[float] | None = None,
     n_crops: int = 8,
     seed: int = 21,
-    save_models: bool = False,
+    save_models: bool | Callable[[Any, Any, Path, Any], Any] = False,
     parent: str | Path | None = None,
     progress: bool = True,
     **training: Any,
@@ -113,7 +111,8 @@ def fine_tuning_protocol(
             default. `None`: one run with the values of [`SemantoksFineTuningArguments`].
         n_crops: crops of a test scan.
         seed: of the first repetition; 21 in the authors' configuration.
-        save_models: also write the tested model of each repetition to `output_dir/repetition-NN-model`.
+        save_models: also write the tested model of each repetition to `output_dir/repetition-NN-model`; or a function
+            that writes it, of model, extractor, folder and `parent`.
         parent: where the weights come from, whose licence the cards of saved models keep; by default the folder
             `model`.
         progress: show a progress bar over epochs, and say where results went.
@@ -188,8 +187,8 @@ def fine_tuning_protocol(
                 if writes:
                     if save_models:
                         folder = output / f"{file.stem}-model"
-                        card = trained_model_card(folder.name, repetition.model, repetition.extractor, parent)
-                        save_model_folder(repetition.model, folder, extractor=repetition.extractor, card=card)
+                        save = save_models if callable(save_models) else _save_plainly
+                        save(repetition.model, repetition.extractor, folder, parent)
                     write_file(output / f"{file.stem}-predictions.csv", repetition.predictions)
                     write_file(file, to_json(record))  # last: it says that the repetition is done
                     shutil.rmtree(str(runs[number][0].output_dir), ignore_errors=True)
@@ -233,6 +232,12 @@ def _check_arguments(
         )
     if learning_rates is not None and (not learning_rates or min(learning_rates) <= 0):
         raise ValueError(f"Expected learning rates above 0, got {list(learning_rates)}. Use 1e-3 1e-4 1e-5, or none.")
+
+
+def _save_plainly(model: Any, extractor: Any, folder: Path, parent: Any) -> None:
+    with whole_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        extractor.save_pretrained(temporary)
 
 
 def _samples_an_update(arguments: SemantoksFineTuningArguments) -> int:
