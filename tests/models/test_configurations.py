@@ -51,6 +51,7 @@ def test_every_number_of_every_family_has_a_range_that_its_default_keeps(name: s
         ("n_timepoints", 0),
         ("layer_norm_eps", math.nan),
         ("layer_norm_eps", 0.0),
+        ("layer_norm_eps", 1e-300),
         ("attention_probs_dropout_prob", 2),
         ("classifier_dropout", 1.0),
         ("initializer_range", math.inf),

@@ -474,6 +474,8 @@ def test_module_needs_no_optional_package():
         ({"divisor": 1e-300}, "divisor"),
         ({"divisor": float("nan")}, "divisor"),
         ({"divisor": 0}, "divisor"),
+        ({"divisor": -1.0}, "divisor"),
+        ({"image_size": "x"}, "image_size"),
         ({"divisor": 10**400}, "divisor"),
         ({"expected_std": float("inf")}, "expected_std"),
         ({"expected_std": 0.0}, "expected_std"),

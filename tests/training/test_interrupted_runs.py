@@ -25,8 +25,9 @@ from brain_transformers.training import (
     FineTuningTrainer,
     MAETrainer,
     last_complete_checkpoint,
+    seeded_trainer,
 )
-from brain_transformers.training.checkpoints import RECORD, DamagedCheckpointError
+from brain_transformers.training.checkpoints import RECORD, DamagedCheckpointError, write_record
 from brain_transformers.training.finite import NotFiniteError
 from brain_transformers.training.seeded_rows import RowRandomness
 
@@ -183,6 +184,23 @@ def test_checkpoints_of_an_earlier_version_are_looked_through_too(tmp_path, fini
     assert last_complete_checkpoint(folder) == str(folder / "checkpoint-7")
     damage(folder / "checkpoint-7" / name)
     assert last_complete_checkpoint(folder) == str(folder / "checkpoint-6")
+
+
+def test_a_kill_before_a_checkpoint_is_closed_loses_no_part_of_the_loss(tmp_path, finished, monkeypatch):
+    def killed(folder, content):
+        if folder.name == "checkpoint-7":
+            raise KeyboardInterrupt
+        write_record(folder, content)
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(seeded_trainer, "write_record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _run(_masked, folder)
+    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-6")
+    _, resumed = _run(_masked, folder, resume=True)
+    _, whole = _run(_masked, tmp_path / "whole")
+    assert resumed.training_loss == whole.training_loss
 
 
 def test_a_run_goes_on_from_an_earlier_checkpoint_where_the_last_is_damaged(tmp_path, finished):

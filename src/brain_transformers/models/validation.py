@@ -58,7 +58,7 @@ RANGES: dict[str, Range] = {
     "networks": Range(0, 1_000, without_high=True),
     "num_labels": Range(0, 100_000),
     r"\w+_dropout(_prob)?|drop_path_rate": _DROPOUT,
-    r"layer_norm_eps|coding_rate_epsilon": Range(0, 1, without_low=True),
+    r"layer_norm_eps|coding_rate_epsilon": Range(1e-30, 1),
     "initializer_range": Range(0, 10),
     "coordinate_init_scale|layer_scale_init_value": Range(0, 1_000),
     r"mask_ratio|mask_\w+_(rois|windows)|mask_observation|masking_frequency": _SHARE,

@@ -263,6 +263,8 @@ class ROISeriesFeatureExtractor(FeatureExtractionMixin):
                 )
         if layout == "roi_time" and n_timepoints % patch_size:
             raise ValueError(f"n_timepoints ({n_timepoints}) must be a multiple of patch_size ({patch_size}).")
+        if layout != "image" and image_size is not None:
+            raise ValueError(f"image_size ({image_size!r:.80}) is for layout='image', got {layout!r}. Leave it out.")
         if layout == "image":
             image_size = _IMAGE_SIDE.get(patch_size) if image_size is None else image_size
             if not isinstance(image_size, int) or not 0 < image_size <= 2**14 or image_size % patch_size:
@@ -1196,11 +1198,11 @@ def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 
 def _check_number(name: str, value: Any, low: float, high: float) -> float:
-    """`value`, if it is a number within these limits (of a divisor: the limits of its absolute value)."""
+    """`value`, if it is a number within these limits."""
     number = float("nan")
     if isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool):
         number = float(min(max(value, -1e300), 1e300)) if value == value else number
-    if not low <= (abs(number) if name == "divisor" else number) <= high:
+    if not low <= number <= high:
         raise ValueError(f"Expected {name} to be a number between {low:g} and {high:g}, got {value!r:.80}.")
     return value
 

@@ -26,6 +26,11 @@ class DamagedCheckpointError(ValueError):
     """A checkpoint that nothing can go on from; the message says which file, and what to do."""
 
 
+def open_record(checkpoint: str | Path) -> None:
+    """Mark a checkpoint as unfinished until [`write_record`] closes it, so that a kill in between is seen."""
+    files.write_file(Path(checkpoint) / RECORD, "{}\n")
+
+
 def write_record(checkpoint: str | Path, content: Mapping[str, Any]) -> None:
     """Close a checkpoint that is complete.
 
@@ -68,8 +73,7 @@ def faults_of_checkpoint(checkpoint: str | Path, world_size: int = 1) -> list[st
     """What keeps a checkpoint from a resume that continues bit for bit; empty if it is whole.
 
     Files are compared with the sums that were taken when it was written. A checkpoint without them is of an earlier
-    version, or a kill cut it short; then each file must at least be readable. (The Trainer writes `trainer_state.json`
-    last.)
+    version; then each file must at least be readable. (The Trainer writes `trainer_state.json` last.)
 
     Args:
         checkpoint: a `checkpoint-N` folder.
@@ -87,7 +91,7 @@ def faults_of_checkpoint(checkpoint: str | Path, world_size: int = 1) -> list[st
     try:
         sums = read_record(folder).get("files")
     except (OSError, ValueError, RecursionError):
-        return [*(f"{name} is missing" for name in missing), f"{RECORD} is damaged"]
+        return [*(f"{name} is missing" for name in missing), f"{RECORD} is unfinished or damaged"]
     damaged = []
     if sums is None:
         present = [folder / name for name in needed if name not in missing]

@@ -26,6 +26,7 @@ from .checkpoints import (
     DamagedCheckpointError,
     faults_of_checkpoint,
     last_complete_checkpoint,
+    open_record,
     read_record,
     write_record,
 )
@@ -425,9 +426,12 @@ class SeededTrainer(UploadsTheModel):
         """
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         writes = self.args.should_save
-        if writes:
-            (folder / RECORD).unlink(missing_ok=True)  # of a checkpoint that is now written over
+        keeps_record = writes and not self.args.save_only_model
         with self._room_for(folder, temporary=True):
+            if keeps_record:
+                open_record(folder)
+            elif writes:
+                (folder / RECORD).unlink(missing_ok=True)  # of a checkpoint that is now written over
             # Earlier checkpoints go when this one is whole.
             limit, self.args.save_total_limit = self.args.save_total_limit, None
             try:
@@ -435,7 +439,7 @@ class SeededTrainer(UploadsTheModel):
             finally:
                 self.args.save_total_limit = limit
             unlogged = self.accelerator.gather(self._tr_loss.reshape(1)).tolist()  # waits for all files, too
-            if writes and folder.is_dir() and not self.args.save_only_model:
+            if keeps_record:
                 running = {
                     "logged_loss": self._total_loss_scalar,
                     "unlogged_loss": unlogged,
