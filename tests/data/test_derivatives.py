@@ -47,6 +47,13 @@ def test_a_name_that_says_nothing_is_a_person_of_its_own_and_that_is_said(tmp_pa
         (["REST1/100307.npy", "REST1/100408.npy", "REST2/100307.npy"], ["100307", "100408", "100307"]),
         (["run1_S01.npy", "run1_S02.npy", "run2_S01.npy", "run2_S02.npy"], ["S01", "S02", "S01", "S02"]),
         (["rest_1_AB12.npy", "nback_AB12.npy", "rest_2_AB13.npy"], ["AB12", "AB12", "AB13"]),
+        (["100307.npy", "100307_retest.npy", "100408.npy"], ["100307", "100307", "100408"]),
+        (["S01.npy", "S01 (1).npy", "S02.npy"], ["S01", "S01", "S02"]),
+        (["ann.npy", "ann_retest.npy", "bob.npy"], ["ann", "ann", "bob"]),
+        (["ann_2020-01-01.npy", "ann_2020-03-01.npy", "bob_2021-01-01.npy"], ["ann", "ann", "bob"]),
+        (["20200101/p1.npy", "20200101/p2.npy", "20210101/p1.npy"], ["p1", "p2", "p1"]),
+        (["LR_100307.npy", "RL_100307.npy", "LR_100408.npy"], ["100307", "100307", "100408"]),
+        (["ses-1/101.npy", "ses-2/101.npy", "ses-1/102.npy"], ["101", "101", "102"]),
     ],
 )
 def test_names_that_begin_alike_are_refused_with_a_pattern_that_fits(tmp_path, names, subjects):
@@ -181,6 +188,23 @@ def test_one_run_in_two_formats_atlases_or_sites_is_refused(tmp_path):
             assert len(chosen(find_scans(tmp_path / str(number), images=False, pattern=pattern))) == 1
     assert "for example" not in str(error.value)  # nothing but the user's word tells the two sites apart
     assert "name_pattern" in str(error.value)
+
+
+def test_one_name_in_several_folders_is_said(tmp_path):
+    found = find(tmp_path, "aroma/sub-01_task-rest_bold.npy", "compcor/sub-01_task-rest_bold.npy")
+    assert "1 scans have the same name in several folders (first: aroma/sub-01" in found.notes[0]
+    assert not find(tmp_path / "x", *(f"{day}/sub-01_task-rest_bold.npy" for day in ("baseline", "followup"))).notes
+
+
+def test_one_series_in_two_formats_is_refused_without_a_subject_too(tmp_path):
+    with pytest.raises(ValueError, match=r"several files.*kq\.csv, kq\.npy.*\*\*/\*\.npy"):
+        find(tmp_path, "kq.csv", "kq.npy", "zz.npy")
+
+
+def test_tables_of_people_and_parameters_of_motion_are_no_series(tmp_path):
+    found = find(tmp_path, "sub-01_task-rest_ts.csv", "rp_sub-01.csv", "sub-01_netmats1.csv", "phenotype/aparc.tsv")
+    assert chosen(found) == ["sub-01_task-rest_ts.csv"]
+    assert list(found.left_out) == ["rp_sub-01.csv", "sub-01_netmats1.csv"]
 
 
 def test_tables_that_are_no_series_are_left_out_and_named(tmp_path):

@@ -148,3 +148,18 @@ def test_version_4_is_refused_with_the_way_on(tmp_path, series):
     scipy_io.savemat(tmp_path / "scan.mat", {"ts": series}, format="4")
     with pytest.raises(ROISeriesReadError, match=r"scan\.mat: .*-v7"):
         read_roi_series(tmp_path / "scan.mat", n_rois=5)
+
+
+def test_texts_of_any_length_are_labels(tmp_path, series):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "scan.mat", "w") as file:
+        file["ts"], file["labels"] = series, LABELS[::-1]
+    with pytest.raises(ROISeriesReadError, match=r"scan\.mat: its labels are in another order"):
+        read_roi_series(tmp_path / "scan.mat", roi_order=LABELS)
+    assert read_roi_series(tmp_path / "scan.mat", roi_order=LABELS[::-1]).roi_labels == tuple(LABELS[::-1])
+
+
+def test_two_repetition_times_in_a_file_are_refused(tmp_path, series):
+    scipy_io.savemat(tmp_path / "scan.mat", {"ts": series, "TR": 2.0, "tr": 3.0})
+    with pytest.raises(ROISeriesReadError, match=r"scan\.mat: expected one repetition time, got tr = 3, TR = 2"):
+        read_roi_series(tmp_path / "scan.mat", n_rois=5)

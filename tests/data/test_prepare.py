@@ -231,10 +231,12 @@ def test_matrices_are_no_scans_whatever_their_name(folder, tmp_path, capsys):
     matrix = np.corrcoef(np.random.default_rng(0).normal(size=(94, 200)))
     np.save(folder / "sub-05_bold.npy", matrix)
     np.save(folder / "sub-06_bold.npy", np.arctanh(matrix - np.eye(94)))
+    np.save(folder / "sub-07_bold.npy", np.triu(np.random.default_rng(0).normal(size=(94, 94))))
     assert command(folder, "--output", tmp_path / "dataset", "--roi-order", "aal2-94", "--time-axis", 0) == 2
     said = capsys.readouterr().err
     assert "sub-05_bold.npy: expected a series in time, got a correlation matrix of 94 ROIs" in said
     assert "sub-06_bold.npy: expected a series in time, got a symmetric matrix of 94 ROIs" in said
+    assert "sub-07_bold.npy: expected a series in time, got a matrix of 94 ROIs" in said
 
 
 @pytest.mark.parametrize("value", ["720", "72", "0", "-1", "nan"])

@@ -266,3 +266,11 @@ def test_wrong_tables_of_coordinates_are_refused(tmp_path, change, message):
     path.write_text("\n".join("\t".join(map(str, row)) for row in change(coordinates_table())))
     with pytest.raises(ROISeriesReadError, match=message):
         read_coordinates(path)
+
+
+def test_one_known_label_on_every_row_is_no_order(tmp_path):
+    labels = roi_labels("schaefer400-7net")
+    path = tmp_path / "scan.tsv"
+    path.write_text(text(np.random.default_rng(0).normal(size=(20, 400)), "\t", [labels[0]] * 400))
+    with pytest.raises(ROISeriesReadError, match="another order"):
+        read_roi_series(path, roi_order="schaefer400-7net")

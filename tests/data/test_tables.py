@@ -160,3 +160,28 @@ def test_a_bomb_is_stopped(tmp_path):
     (tmp_path / "scan.csv.gz").write_bytes(gzip.compress(b"1,2\n" * (1 << 26), 1))
     with pytest.raises(ROISeriesReadError, match=r"scan\.csv\.gz: .*grows to more than"):
         read_roi_series(tmp_path / "scan.csv.gz", n_rois=2)
+
+
+def test_lines_that_end_in_a_comma_do_not_shift_the_columns_of_a_shorter_header(tmp_path, series):
+    lines = text(series.T, HEADERS["text"]).splitlines()
+    (tmp_path / "scan.csv").write_text("\n".join([lines[0], *(line + "," for line in lines[1:])]) + "\n")
+    read = read_roi_series(tmp_path / "scan.csv", n_rois=N_ROIS)
+    np.testing.assert_array_equal(read.signals, series.astype(np.float32))
+    assert read.roi_labels == tuple(HEADERS["text"])
+
+
+def test_a_count_below_the_header_is_no_timepoint(tmp_path, series):
+    lines = text(series.T, HEADERS["text"]).splitlines()
+    (tmp_path / "scan.csv").write_text("\n".join([lines[0], "1,2,3,4,5,6,7", *lines[1:]]))
+    with pytest.raises(ROISeriesReadError, match=r"scan\.csv: the row below the header \(1, 2, 3, \.\.\.\)"):
+        read_roi_series(tmp_path / "scan.csv", n_rois=N_ROIS)
+
+
+def test_what_separates_cells_is_seen_or_named(tmp_path, series):
+    (tmp_path / "tabs.csv").write_text(text(series.T, HEADERS["text"], separator="\t"))
+    np.testing.assert_array_equal(read_roi_series(tmp_path / "tabs.csv", n_rois=N_ROIS).signals, series.astype("f4"))
+    european = text(series.T, HEADERS["text"], separator=";").replace(".", ",")
+    for content in (european, text(series.T, separator=";")):
+        (tmp_path / "scan.csv").write_text(content)
+        with pytest.raises(ROISeriesReadError, match=r"scan\.csv: expected cells separated by commas, got semicolons"):
+            read_roi_series(tmp_path / "scan.csv", n_rois=N_ROIS)

@@ -480,12 +480,17 @@ def _refuse_other_t_r(path: Path, t_r: float) -> None:
 
 
 def _refuse_matrix(path: Path, signals: np.ndarray) -> None:
-    """Refuse a correlation or another symmetric matrix: no recording has as many timepoints as ROIs and is its own
-    mirror image."""
-    if signals.shape[0] == signals.shape[1] > 2 and np.allclose(
-        signals, signals.T, rtol=1e-4, atol=1e-5, equal_nan=True
-    ):
-        kind = "correlation matrix" if np.nanmax(np.abs(np.diag(signals) - 1)) < 1e-3 else "symmetric matrix"
+    """Refuse a matrix of ROIs by ROIs: no recording has as many timepoints as ROIs and is its own mirror image, has
+    one value along its diagonal, or nothing on one side of it."""
+    if not signals.shape[0] == signals.shape[1] > 2:
+        return
+    diagonal, filled = np.diag(signals), np.nan_to_num(signals)
+    mirrored = np.allclose(signals, signals.T, rtol=1e-4, atol=1e-5, equal_nan=True)
+    one_value = np.isnan(diagonal).all() or bool((np.abs(diagonal - diagonal[0]) < 1e-5).all())
+    one_sided = not np.triu(filled, 1).any() or not np.tril(filled, -1).any()
+    if mirrored or one_value or one_sided:
+        ones = bool((np.abs(diagonal - 1) < 1e-3).all())
+        kind = "correlation matrix" if ones else "symmetric matrix" if mirrored else "matrix"
         raise ROISeriesReadError(
             f"{path}: expected a series in time, got a {kind} of {len(signals)} ROIs. Leave such files out with "
             "pattern (--pattern)."

@@ -25,6 +25,7 @@ from .scan_names import (
     name_parts,
     proposal,
     refuse_shared_ids,
+    says_visit,
     scan_name,
     some,
     suffix_of,
@@ -44,7 +45,7 @@ _SIDE_SUFFIXES = {
 _SIDE_WORDS = re.compile(
     r"confound|nuisance|regressor|relmat|correlation|corrmat|connectivity|connectome|covariance|precision_?mat"
     r"|adjacency|coordinates|centroids|framewise_?displacement|motion_?param|movement_?regress|phenotyp|demographic"
-    r"|(?:^|[_.])(?:fc|sc|fd|dvars|conmat|zmat|rmat|outliers|coverage)(?=[_.]|$)|skipped_files",
+    r"|^rp_|(?:^|[_.])(?:fc|sc|fd|netmats?\d*|fisherz|dvars|conmat|zmat|rmat|outliers|coverage)(?=[_.]|$)|skipped_files",
     re.IGNORECASE,
 )
 
@@ -208,7 +209,8 @@ def _walk(root: Path, inside: str, found: FoundScans) -> Iterator[str]:
 def _no_series(name: str, chosen: bool) -> str | None:
     """Why a file is no scan, `""` where that goes without saying, `None` where it may be one."""
     base = name.rsplit("/", 1)[-1]
-    if base.startswith("participants."):
+    # Tables of people, which BIDS keeps in a folder of their own.
+    if base.startswith("participants.") or name.startswith("phenotype/"):
         return ""
     stem = base[: len(base) - len(suffix_of(base))]
     last = _suffix_part(name).lower()
@@ -369,6 +371,18 @@ def _say_who(found: FoundScans) -> None:
             + (f", and so do {len(twins) - 1} other such pairs" if len(twins) > 1 else "")
             + ". If they are one, rename their files."
         )
+    again: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for name in chosen:
+        if found.names[name].known:
+            *run, _, rest = found.names[name].run_key
+            again[(*run, rest)].append(name)
+    copies = [group for group in again.values() if len(group) > 1 and not any(map(says_visit, group))]
+    if copies:
+        found.notes.append(
+            f"{len(copies)} scans have the same name in several folders (first: {some(copies[0])}) and count as other "
+            "scans of the same person. If they are copies or other versions, choose one with pattern (--pattern); if "
+            "they are other people, say so with name_pattern (--name-pattern)."
+        )
     unknown = [name for name in chosen if not found.names[name].known]
     if not unknown:
         return
@@ -378,9 +392,9 @@ def _say_who(found: FoundScans) -> None:
         r"several, say who it is with name_pattern (--name-pattern), such as '^(?P<subject>[^_]+)_'."
     )
     bases = Counter("/".join(name.split("/")[1:]) for name in unknown if name.split("/", 1)[0] in SPLITS)
-    if again := sorted(base for base, count in bases.items() if count > 1):
+    if shared := sorted(base for base, count in bases.items() if count > 1):
         found.notes.append(
-            f"{len(again)} names are in several splits (first: {again[0]}); if they are the same people, what is "
+            f"{len(shared)} names are in several splits (first: {shared[0]}); if they are the same people, what is "
             "trained on one split knows those of another."
         )
 

@@ -21,6 +21,7 @@ _CELL, _STRUCT, _OBJECT, _CHAR, _SPARSE = 1, 2, 3, 4, 5
 # Arrays, of any kind, that a file may hold; a scan has a few, its labels some hundreds.
 _MOST_ARRAYS = 100_000
 _DEEPEST = 20
+_LONGEST_TEXTS = 1 << 20
 
 
 def read_mat(path: Path) -> dict[str, np.ndarray]:
@@ -175,9 +176,12 @@ class _Version73:
                 self._add(f"{name}.{field}", hdf5.member(item, field), depth + 1)
         elif "MATLAB_empty" in item.attrs or not item.size:
             return
+        elif item.dtype.kind == "O" and item.dtype.metadata and "vlen" in item.dtype.metadata:
+            if (texts := _texts(item)) is not None:
+                self.found[name] = texts
         elif item.dtype.kind == "O":
             for number, entry in enumerate(np.asarray(item[()], dtype=object).T.reshape(-1, order="F")):
-                if type(entry).__name__ == "Reference" and entry:  # a cell; else text that MATLAB does not write
+                if type(entry).__name__ == "Reference" and entry:  # a cell
                     target = self.file[entry].name
                     self._add(f"{name}{{{number + 1}}}", hdf5.member(self.file, target), depth + 1)
         else:
@@ -187,3 +191,19 @@ class _Version73:
             if item.attrs.get("MATLAB_class") == b"char" and values.ndim == 2:
                 values = np.array(["".join(map(chr, row)).rstrip() for row in values.tolist()])
             self.found[name] = values
+
+
+def _texts(item: Any) -> np.ndarray | None:
+    """Texts of any length, as h5py writes lists of labels; `None` for other things of any length."""
+    if item.dtype.metadata["vlen"] not in (str, bytes) or item.ndim > 1 or item.size > _MOST_ARRAYS:
+        return None
+    texts: list[str] = []
+    total = 0
+    # One by one, since many entries may point at the same long text.
+    for number in range(item.size):
+        entry = item[number] if item.ndim else item[()]
+        texts.append(entry.decode("utf-8", "replace") if isinstance(entry, bytes) else str(entry))
+        total += len(texts[-1])
+        if total > _LONGEST_TEXTS:
+            raise ValueError(f"its texts have more than {_LONGEST_TEXTS:,} letters")
+    return np.array(texts)

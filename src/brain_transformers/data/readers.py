@@ -216,13 +216,19 @@ def _pick(
                 f"{also}. Name the array with key=."
             )
         name = fitting[0]
-    t_r = None
     # Fields beside a series in a struct belong to it.
     inside = name.rpartition(".")[0]
+    told: dict[str, float] = {}
     for candidate in _T_R_KEYS:
         value = arrays.get(f"{inside}.{candidate}" if inside else candidate, arrays.get(candidate))
         if value is not None and value.size == 1 and value.dtype.kind in "fiu":
-            t_r = float(value.reshape(-1)[0])
+            told[candidate] = float(value.reshape(-1)[0])
+    if told and max(told.values()) - min(told.values()) > 1e-3:
+        raise ROISeriesReadError(
+            f"expected one repetition time, got {', '.join(f'{name} = {value:g}' for name, value in told.items())}. "
+            "Keep the right one."
+        )
+    t_r = next(iter(told.values()), None)
     return arrays[name], t_r, _find_labels(arrays, arrays[name].shape)
 
 
@@ -269,7 +275,8 @@ def _orient(path: Path, array: np.ndarray, n_rois: int | None, time_axis: int | 
         )
     elif array.shape == (n_rois, n_rois):
         raise ROISeriesReadError(
-            f"{path}: both axes have {n_rois} entries, so time cannot be told. Give time_axis=0 or 1."
+            f"{path}: both axes have {n_rois} entries, so time cannot be told. Give time_axis=0 or 1; if it "
+            "is a matrix of ROIs by ROIs, leave it out with pattern (--pattern)."
         )
     elif array.shape[0] == n_rois:
         signals = array
@@ -325,7 +332,7 @@ def _take_by_label(
 
 def _check_labels(path: Path, labels: tuple[str, ...], roi_order: ROIOrder) -> None:
     """Refuse a file whose own labels contradict the order it is declared to have; say what cannot be compared."""
-    if len(set(labels)) != len(labels) or not resolve_roi_order(roi_order).known:
+    if not resolve_roi_order(roi_order).known:
         return
     found = _places(labels, roi_order)
     wrong = [row for row, place in enumerate(found) if place is not None and place != row]

@@ -108,7 +108,7 @@ def scan_name(name: str, expression: re.Pattern[str] | None = None, participants
     if not known:
         # Not a name we know: the path is unique and claims nothing.
         columns["subject"] = name[: len(name) - len(suffix_of(name))]
-        return ScanName(columns, False, (name,), {})
+        return ScanName(columns, False, (columns["subject"],), {})
     same = {key: value for key, value in entities.items() if key not in VARIANTS}
     split = name.split("/", 1)[0] if name.split("/", 1)[0] in SPLITS else ""
     key = (split, *sorted(same.items()), tuple(place), tuple(part for part in bare if part not in _SAME_SERIES))
@@ -200,9 +200,11 @@ _CONSTANT = re.compile(
     r"(a424|(aal|aicha|schaefer|tian|buckner|glasser|gordon|power|brainnetome|desikan|mni|tr|yeo|smri|[rt]?fmri|bold|rest"
     r"|task|roi|rois|ts|net|networks?|parcels?|runs?|ses|sessions?|visit|day|week|month|year|wave|scan|site|cent(er|re)"
     r"|time|timepoint|tp|block|split|fold|batch|cohort|study|dataset|baseline|followup|pre|post)\d*[a-z]*"
+    r"|(re)?test|lr|rl|ap|pa|(19|20)\d\d-?(0[1-9]|1[0-2])-?([0-2]\d|3[01])"
     r"|\d+(p|mm|hz|s|t|net|rois?|parcels)|[37]t|[vt]\d)",
     re.IGNORECASE,
 )
+_VISIT = re.compile(r"ses|sess|session|visit|run|day|week|month|year|wave|tp|time|timepoint|rest|task", re.IGNORECASE)
 _GROUP = re.compile(r"(controls?|patients?|cases?|healthy|hc|nc|td|mdd|sz|scz|ad|mci|asd|adhd|group)", re.IGNORECASE)
 _SEPARATORS = r"[/_. -]+"
 _PART = r"[^/_. -]+"
@@ -212,7 +214,8 @@ def _pieces(name: str) -> list[str]:
     """Parts of a name and what separates them, in turn: `S01R1_rest` -> `S01`, ``, `R1`, `_`, `rest`."""
     folders, stem = name_parts(name)
     # A point is none in 0.72, and an identifier may end where letters follow.
-    pieces = re.split(r"([/_ -]+|(?<!\D\d)\.)", "/".join([*folders, stem]))
+    text = re.sub(r"(?<!\d)((?:19|20)\d\d)[-_](\d\d)[-_](\d\d)(?!\d)", r"\1\2\3", "/".join([*folders, stem]))
+    pieces = re.split(r"([/_ -]+|(?<!\D\d)\.)", text)
     result: list[str] = []
     for number, piece in enumerate(pieces):
         inner = None if number % 2 else re.fullmatch(r"([A-Za-z]*\d{2,})([A-Za-z]{1,5}\d{0,2})", piece)
@@ -231,13 +234,16 @@ def _shared_id(names: Sequence[str]) -> tuple[int, list[str]]:
     for place in range(longest - 1):
         groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for name, parts in tokens.items():
-            if len(parts) > place + 1:
+            if len(parts) > place:
                 groups[tuple(parts[: place + 1])].append(name)
-        shared = {start: group for start, group in groups.items() if len(group) > 1}
+        # One may be the beginning of the others: 100307, 100307_retest.
+        groups = {start: sorted(group, key=lambda name: -len(tokens[name])) for start, group in groups.items()}
+        longer = {start for start, group in groups.items() if len(tokens[group[0]]) > place + 1}
+        shared = {start: group for start, group in groups.items() if len(group) > 1 and start in longer}
         varies = len({tuple(parts[: place + 1]) for parts in tokens.values()}) > 1
         for start, group in shared.items():
             word = start[-1]
-            if any(map(str.isdigit, word)) and (varies or _looks_like_id(word)) and not _CONSTANT.fullmatch(word):
+            if any(map(str.isdigit, word)) and (varies or _looks_like_id(word)) and not _is_constant(start, place):
                 return place, group
         # Words with the same endings: ann_rest1, ann_rest2, bob_rest1, bob_rest2.
         endings = Counter(tuple(parts[place + 1 :]) for parts in tokens.values() if len(parts) > place + 1)
@@ -245,16 +251,36 @@ def _shared_id(names: Sequence[str]) -> tuple[int, list[str]]:
         other = any(_CONSTANT.fullmatch(word) or _GROUP.fullmatch(word) for word in words)
         if varies and len(shared) > 1 and max(endings.values()) > 1 and not other:
             return place, next(iter(shared.values()))
+        # Words before runs, visits and dates alone: ann, ann_retest, bob.
+        for group in shared.values():
+            places = [(tokens[name], at) for name in group for at in range(place + 1, len(tokens[name]))]
+            runs = all(_is_constant(parts, at) for parts, at in places)
+            if varies and runs and not other:
+                return place, group
     # An identifier that comes later: REST1/100307, REST2/100307.
     for place in [*range(1, longest), *range(-1, -longest, -1)]:
         owners: dict[str, list[str]] = defaultdict(list)
         for name, parts in tokens.items():
-            if -len(parts) <= place < len(parts) and _looks_like_id(parts[place]):
+            if not -len(parts) <= place < len(parts) or _is_constant(parts, place):
+                continue
+            if _looks_like_id(parts[place]) or all(_is_constant(parts, at) for at in range(place % len(parts))):
                 owners[parts[place]].append(name)
         several = [group for group in owners.values() if len(group) > 1]
         if several and len(owners) > 1 and sum(map(len, owners.values())) == len(names):
             return place, several[0]
     return 0, []
+
+
+def _is_constant(parts: Sequence[str], place: int) -> bool:
+    """Whether a part is a kind of scan, a visit or a run, also where its number stands apart: `ses-1`."""
+    before = parts[place - 1] if place % len(parts) else ""
+    numbered = _VISIT.fullmatch(before) and re.fullmatch(r"\d{1,2}", parts[place])
+    return bool(numbered or _CONSTANT.fullmatch(parts[place]))
+
+
+def says_visit(name: str) -> bool:
+    """Whether a folder of the path is a visit, a run or a kind of scan."""
+    return any(_is_constant(parts := re.split(_SEPARATORS, folder), len(parts) - 1) for folder in name_parts(name)[0])
 
 
 def _looks_like_id(word: str) -> bool:
@@ -286,6 +312,7 @@ def _fitting(names: Sequence[str], place: int, example: str) -> str:
         ]
         if after is None:
             tried = [rf"{start}(?P<run>{before.removesuffix(_SEPARATORS)}){_SEPARATORS}(?P<subject>{_PART}){end}"]
+        tried.append(rf"{start}{before}(?P<subject>{subject})({_SEPARATORS}(?P<run>.+?))?{end}")
     for pattern in tried:
         if all(re.search(pattern, name) for name in names):
             return f" Fitting here: '{pattern}'."

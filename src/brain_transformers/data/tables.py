@@ -80,11 +80,14 @@ def read_table(path: Path, n_rois: int | None = None) -> Table:
     lines = read_lines(path)
     if not lines:
         raise ROISeriesReadError("the table has no rows.")
-    separator = "," if ".csv" in path.name.lower()[-7:] else "\t" if any("\t" in line for line in lines[:2]) else None
-    if separator and all(line.endswith(separator) for line in lines):
-        lines = [line[: -len(separator)] for line in lines]  # some exports end every line so
+    separator = _separator(path, lines)
     first = _cells(lines[0], separator)
-    if len(lines) > 1 and len(_cells(lines[1], separator)) == len(first) + 1 and any(map(_is_text, first)):
+    second = _cells(lines[1], separator) if len(lines) > 1 else []
+    ends = bool(separator) and all(line.endswith(separator or "") for line in lines[1:])
+    if ends and (lines[0].endswith(separator or "") or (len(second) == len(first) + 1 and not _is_text(second[0]))):
+        lines = [line.removesuffix(separator or "") for line in lines]  # some exports end every line so
+        first = _cells(lines[0], separator)
+    elif len(second) == len(first) + 1 and any(map(_is_text, first)):
         first = ["", *first]  # R's write.table gives the names of rows no heading
     heads = [_cells(line, separator, 1)[0] for line in lines[1:]] if len(first) > 1 else []
     named_rows = bool(heads) and all(map(_is_text, heads))
@@ -96,6 +99,11 @@ def read_table(path: Path, n_rois: int | None = None) -> Table:
     names = heads if text_header or not heads else [first[0], *heads]
     values = _parse(body, separator, 1 if named_rows else 0)
     header = first if text_header else None
+    if text_header and len(values) > 2 and _counts(values[0]) and not _counts(values[1]):
+        raise ROISeriesReadError(
+            f"the row below the header ({', '.join(f'{value:g}' for value in values[0, :3])}, ...) counts the "
+            "columns, which is no timepoint. Leave one row of names."
+        )
     if not text_header:
         at = 1 if named_rows or is_gap(first[0]) else 0
         if _is_numeric_header(first[at:], values[1:, at - named_rows :]):
@@ -106,6 +114,19 @@ def read_table(path: Path, n_rois: int | None = None) -> Table:
     if not named_rows and names and _counts_rows(values, None if header is None else header[0], n_rois):
         named_rows, values, columns = True, values[:, 1:], None if columns is None else columns[1:]
     return Table(values, columns, tuple(names) if named_rows else None)
+
+
+def _separator(path: Path, lines: list[str]) -> str | None:
+    """What separates the cells; `None` for spaces."""
+    tabs = any("\t" in line for line in lines[:2])
+    if ".csv" not in path.name.lower()[-7:]:
+        return "\t" if tabs else None
+    last = lines[-1]
+    if last.count(";") > last.count(",") or (";" in last and re.fullmatch(r"[-+]?\d+(,\d+)?", last.split(";")[0])):
+        raise ROISeriesReadError(
+            "expected cells separated by commas, got semicolons. Save it with commas, and with points in its numbers."
+        )
+    return "\t" if tabs and "," not in last else ","
 
 
 def _cells(line: str, separator: str | None, most: int = -1) -> list[str]:
