@@ -180,10 +180,14 @@ class LongConvolutionBranch(nn.Module):
         self._band.forget()
         return super().train(mode)
 
+    def kernels_of_scales(self) -> list[torch.Tensor]:
+        """The kernel of each scale; torch.compile of torch 2.11 does not unpack a list of parameters."""
+        return [self.kernels[scale] for scale in range(self.num_scales)]
+
     def raw_kernel(self) -> torch.Tensor:
         """The kernel before division, `(n_heads, n_rois, kernel_length)`; first entries act at the shortest lag."""
         segments = []
-        for scale, kernel in enumerate(self.kernels):
+        for scale, kernel in enumerate(self.kernels_of_scales()):
             repeated = kernel.repeat_interleave(2 ** max(0, scale - 1), dim=2)
             segments.append(repeated * self.decay ** (self.num_scales - 1 - scale))
         return torch.cat(segments, dim=2)
@@ -207,7 +211,7 @@ class LongConvolutionBranch(nn.Module):
         """`(rows, n_rois, patch_size)` -> `(rows, patch_size, out_channels)`."""
         rows, n_rois, size = windows.shape
         n_heads = self.skip.shape[0]
-        band = self._band.get([*self.kernels, self.skip, self.decay, self.kernel_norm], self.band)
+        band = self._band.get([*self.kernels_of_scales(), self.skip, self.decay, self.kernel_norm], self.band)
         mixed = torch.bmm(windows.transpose(0, 1), band).view(n_rois, rows, size, n_heads)
         return linear(self.projection, mixed.permute(1, 2, 0, 3).reshape(rows, size, n_rois * n_heads))
 
