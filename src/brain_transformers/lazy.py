@@ -11,7 +11,7 @@ def lazy_attributes(package: str, exports: Mapping[str, str]) -> Callable[[str],
 
     Args:
         package: `__name__` of the package.
-        exports: name -> module that defines it, such as `{"MAETrainer": "mae_trainer"}`.
+        exports: name -> module that defines it, such as `{"MAETrainer": "masked.trainer"}`.
     """
 
     def __getattr__(name: str) -> Any:

@@ -114,7 +114,7 @@ def test_same_seed_same_numbers(finished, tmp_path: Path) -> None:
 
 @needs_scans
 def test_interrupted_training_leaves_curve_and_weights(tmp_path: Path, monkeypatch) -> None:
-    from brain_transformers.training import mae_trainer
+    from brain_transformers.training.masked import trainer as mae_trainer
 
     step = mae_trainer.MAETrainer.training_step
 

@@ -301,8 +301,8 @@ def position_embedding(case: GoldenCase, work: Path) -> None:
 
 
 def downstream(case: GoldenCase, work: Path) -> None:
-    from brain_transformers.training.jepa_schedules import warmup_half_cosine_lr
-    from brain_transformers.training.lars import LARS
+    from brain_transformers.training.finetuning.lars import LARS
+    from brain_transformers.training.latent.schedules import warmup_half_cosine_lr
     from brain_transformers.training.layer_decay import layer_decay_groups
 
     folder = converted_folder(case, work)

@@ -865,7 +865,7 @@ _SCHEDULE_TOLERANCE = {"atol": 1e-15, "rtol": 1e-12}
 
 
 def schedules(case: GoldenCase, work: Path) -> None:
-    from brain_transformers.training import distillation_schedules as ours
+    from brain_transformers.training.distillation import schedules as ours
     from brain_transformers.training.schedules import scaled_learning_rate, warmup_cosine_lr
 
     facts = case.json("schedules.json")
@@ -1174,7 +1174,7 @@ def _check_random_starts(case: GoldenCase, last: int, expected: dict[str, float]
 
 
 def _check_augmentation(case: GoldenCase, number: str, entry: dict[str, Any]) -> None:
-    from brain_transformers.training import distillation_views as views
+    from brain_transformers.training.distillation import views as views
 
     own = f"aug.{number}.input"
     signals = case.take(own if case.has(own) else "aug.input").numpy()

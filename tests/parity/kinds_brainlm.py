@@ -302,7 +302,7 @@ def positional(case: GoldenCase, work: Path) -> None:
 
 
 def metrics(case: GoldenCase, work: Path) -> None:
-    from brain_transformers.training.masked_metrics import masked_reconstruction_metrics
+    from brain_transformers.training.masked.metrics import masked_reconstruction_metrics
 
     predictions, targets, mask = case.take("pred"), case.take("target"), case.take("mask")
     expected = case.json("metrics.json")

@@ -325,9 +325,9 @@ def _pretrain(results: DemoResults, output: Path) -> None:
 
     from transformers import PrinterCallback, ProgressCallback, set_seed
 
-    from ..training.arguments import MAETrainingArguments
-    from ..training.mae_trainer import MAETrainer
-    from ..training.masked_collator import MaskedModelingCollator, TokenCount
+    from ..training.masked.arguments import MAETrainingArguments
+    from ..training.masked.collator import MaskedModelingCollator, TokenCount
+    from ..training.masked.trainer import MAETrainer
     from ..training.seeded_rows import RowRandomness
 
     settings = results.settings

@@ -34,10 +34,10 @@ _REPETITION_OPTIONS = {
 
 def _arguments_class(model: str | None, repetitions: str | None) -> type:
     if repetitions is None:
-        from ..training.arguments import FineTuningArguments
+        from ..training.finetuning.arguments import FineTuningArguments
 
         return FineTuningArguments
-    from ..training.semantoks_finetuning import SemantoksFineTuningArguments
+    from ..training.finetuning.semantoks import SemantoksFineTuningArguments
 
     return SemantoksFineTuningArguments
 
@@ -282,7 +282,7 @@ def run(args: argparse.Namespace) -> int:
         _check_evaluation_labels(labels, truth)
         eval_rows = eval_rows.select(labelled)
 
-    from ..training.arguments import FineTuningArguments
+    from ..training.finetuning.arguments import FineTuningArguments
 
     training = make_training_arguments(FineTuningArguments, args, eval_rows is not None)
     with open_run(args, "finetune", training) as run_folder:
@@ -294,7 +294,7 @@ def _model_for(args: argparse.Namespace, labels: Any, rows: Any) -> tuple[Any, A
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from ..hub.registry import list_models
-    from ..training.labels import load_with_new_head, start_head_at
+    from ..training.finetuning.new_head import load_with_new_head, start_head_at
 
     options = labels.head_options()
     if args.model in list_models():
@@ -323,7 +323,7 @@ def _train(
     from ..evaluation.predictions import predictions_csv
     from ..files import digest
     from ..hub.registry import list_models
-    from ..training.finetuning_trainer import FineTuningTrainer
+    from ..training.finetuning.trainer import FineTuningTrainer
 
     training = run.training
     set_seed(training.seed)

@@ -103,7 +103,7 @@ def _train(args: argparse.Namespace, run: RunFolder, objective: Objective, train
         return 0
     callbacks: list[Any] = []
     if args.plots:
-        from ..training.reconstruction_callback import ReconstructionPlotCallback
+        from ..training.masked.reconstruction_callback import ReconstructionPlotCallback
 
         callbacks.append(ReconstructionPlotCallback())
     print(

@@ -34,11 +34,11 @@ from transformers.utils import logging
 from ..data.labels import Labels, column_values
 from ..data.participants import is_gap, say_files_as_people
 from ..files import bind, digest, locked, to_json, whole_folder, write_file
+from ..training.finetuning.new_head import load_with_new_head, start_head_at
+from ..training.finetuning.semantoks import SemantoksFineTuner, SemantoksFineTuningArguments
 from ..training.finite import NotFiniteError
-from ..training.labels import load_with_new_head, start_head_at
 from ..training.run_settings import processor_settings, rows_digest
 from ..training.scores import protocol_metrics
-from ..training.semantoks_finetuning import SemantoksFineTuner, SemantoksFineTuningArguments
 from .crops import predict_crops
 from .linear_probe import ProtocolResult, scan_splits, warn_of_absent_classes
 from .predictions import predictions_csv

@@ -1,17 +1,11 @@
 """Arguments of training runs."""
 
-import inspect
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any
 
-from torch import nn
 from transformers import TrainingArguments
-from transformers.trainer_utils import SchedulerType
 
-from ..models.validation import TRAIN_MODES
 from ..optional import require
-from .schedules import scaled_learning_rate
 
 _TENTH = 0.1
 
@@ -86,137 +80,3 @@ def _check_numbers(arguments: TrainingArguments) -> None:
         if not math.isfinite(value) or (least is not None and value < least):
             bound = "a finite number" if least is None else f"a finite number of {least} or more"
             raise ValueError(f"Expected {entry.name} (--{entry.name}) to be {bound}, got {value}. Choose another.")
-
-
-@dataclass
-class MAETrainingArguments(ScanTrainingArguments):
-    """`TrainingArguments` with the recipe of BrainLM as defaults, for [`MAETrainer`].
-
-    From the released training code: base learning rate 1e-3 per 256 samples, weight decay 0.05, 100 epochs, warmup
-    over 5 % of the steps, cosine to 0, batches of 128 a device, gradients clipped at norm 1, AdamW with betas 0.9 and
-    0.999, seed 1234, logging every 10 steps. Different from it on purpose: torch's AdamW instead of the old one of
-    transformers (which added eps before bias correction), single learned vectors do not decay, checkpoints are a tenth
-    of the run apart instead of 10 steps, and nothing is evaluated unless asked for.
-
-    Args:
-        base_learning_rate: peak learning rate for 256 samples an update; scaled with the samples of an update over all
-            devices, processes and accumulation steps.
-        learning_rate: peak learning rate as it is; `None` computes it from `base_learning_rate`.
-        mask_ratio: share of tokens to hide in training and evaluation; `None` takes the model's configuration.
-        train_mode: `"auto_encode"` (random tokens), `"predict_last"` or `"predict_last_pixel"` (the last timepoints),
-            for models that offer it (BrainLM-ViT); `None` takes the model's configuration.
-        published_parameter_groups: let CLS and mask tokens decay, as the authors' code does.
-
-    Raises:
-        ImportError: without accelerate (extra `train`).
-        ValueError: for a mask ratio outside (0, 1) or an unknown train mode.
-    """
-
-    base_learning_rate: float = field(
-        default=1e-3, metadata={"help": "Peak learning rate for 256 samples an update; scaled with the batch."}
-    )
-    mask_ratio: float | None = field(
-        default=None, metadata={"help": "Share of tokens to hide; by default that of the model's configuration."}
-    )
-    train_mode: str | None = field(
-        default=None,
-        metadata={
-            "help": "auto_encode, predict_last or predict_last_pixel, for models that offer it; by default that of "
-            "the model."
-        },
-    )
-    published_parameter_groups: bool = field(
-        default=False, metadata={"help": "Let CLS and mask tokens decay, as the authors' training code does."}
-    )
-
-    learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Peak learning rate; by default base_learning_rate scaled with the batch."}
-    )
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
-    num_train_epochs: float = field(default=100.0, metadata={"help": "Passes over the training set."})
-    warmup_steps: float = field(
-        default=0.05, metadata={"help": "Steps of linear warmup, or below 1 their share of all steps."}
-    )
-    lr_scheduler_type: SchedulerType | str = field(
-        default="cosine", metadata={"help": "Learning rate schedule after the warmup."}
-    )
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Samples a device and forward pass."})
-    seed: int = field(default=1234, metadata={"help": "Seed of weights, order, windows, masks and dropout."})
-    label_names: list[str] | None = field(
-        default_factory=list, metadata={"help": "Empty: masked modeling has no labels."}
-    )
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "False: every trainable parameter takes part in every step."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
-            raise ValueError(
-                f"Expected mask_ratio between 0 and 1, both excluded, got {self.mask_ratio}. With nothing hidden "
-                "there is nothing to predict, and with everything hidden nothing to predict from."
-            )
-        if self.train_mode is not None and self.train_mode not in TRAIN_MODES:
-            raise ValueError(f"Expected train_mode to be one of {list(TRAIN_MODES)}, got {self.train_mode!r}.")
-        super().__post_init__()
-        if self.learning_rate is None:
-            self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.samples_per_update)
-
-    @property
-    def samples_per_update(self) -> int:
-        """Samples of one optimizer step, over all devices, processes and accumulation steps."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
-
-    def mask_arguments(self, model: nn.Module) -> dict[str, Any]:
-        """What to pass to `model.forward` beside the batch: the mask options that are set.
-
-        Raises:
-            ValueError: if an option is set that the model does not have.
-        """
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-        known = inspect.signature(inner.forward).parameters
-        options = {"mask_ratio": self.mask_ratio, "train_mode": self.train_mode}
-        chosen = {name: value for name, value in options.items() if value is not None}
-        foreign = [name for name in chosen if name not in known]
-        if foreign:
-            raise ValueError(
-                f"{type(inner).__name__} has no option {foreign[0]}, got {foreign[0]}={chosen[foreign[0]]!r}. Leave "
-                "it out."
-            )
-        return chosen
-
-
-@dataclass
-class FineTuningArguments(ScanTrainingArguments):
-    """`TrainingArguments` with defaults for fine-tuning on scans, for [`FineTuningTrainer`].
-
-    Learning rate 1e-4, weight decay 0.05, 20 epochs, warmup over 10 % of the steps, cosine to 0, batches of 16:
-    choices of this package, since the papers' fine-tuning settings differ by task.
-
-    Args:
-        layer_decay: factor between the learning rates of neighbouring layers, in (0, 1]; 1 for one rate.
-
-    Raises:
-        ImportError: without accelerate (extra `train`).
-        ValueError: for a layer decay outside (0, 1].
-    """
-
-    layer_decay: float = field(
-        default=1.0,
-        metadata={"help": "Factor between the learning rates of neighbouring layers, towards the input; 1 for one."},
-    )
-
-    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
-    num_train_epochs: float = field(default=20.0, metadata={"help": "Passes over the training set."})
-    warmup_steps: float = field(
-        default=0.1, metadata={"help": "Steps of linear warmup, or below 1 their share of all steps."}
-    )
-    lr_scheduler_type: SchedulerType | str = field(
-        default="cosine", metadata={"help": "Learning rate schedule after the warmup."}
-    )
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Samples a device and forward pass."})
-
-    def __post_init__(self) -> None:
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"Expected layer_decay above 0 and at most 1, got {self.layer_decay}.")
-        super().__post_init__()

@@ -23,7 +23,7 @@ from brain_transformers.training import (
     masked_reconstruction_metrics,
 )
 
-SCRIPT = Path(__file__).with_name("tiny_pretraining.py")
+SCRIPT = Path(__file__).parents[1] / "tiny_pretraining.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 TOLERANCE = 5e-6
 # Plain gradient steps: Adam would blow the rounding of gradients that are exactly 0 in theory up to full steps.

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from .layer_decay import encoder_depths
-from .parameter_groups import norm_parameters, own_name
+from ..layer_decay import encoder_depths
+from ..parameter_groups import norm_parameters, own_name
 
 SCHEDULED_DECAY = "scheduled_decay"
 """Key of the groups whose weight decay follows the schedule of pretraining."""

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from .arguments import ScanTrainingArguments
-from .distillation_schedules import NETWORK_LOSS_SCHEDULES
-from .schedules import scaled_learning_rate
+from ..arguments import ScanTrainingArguments
+from ..schedules import scaled_learning_rate
+from .schedules import NETWORK_LOSS_SCHEDULES
 
 
 @dataclass

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.collators import ROISeriesCollator
-from ..models.brain_semantoks.configuration_brain_semantoks import BrainSemantoksConfig
-from ..models.brain_semantoks.masking_brain_semantoks import (
+from ...data.collators import ROISeriesCollator
+from ...models.brain_semantoks.configuration_brain_semantoks import BrainSemantoksConfig
+from ...models.brain_semantoks.masking_brain_semantoks import (
     NumpyDraws,
     draw_mask,
     expand_functional_mask,
     functional_network_mapping,
 )
-from ..models.brain_semantoks.networks_brain_semantoks import networks_of_parcels
-from ..processing.roi_series import ROISeriesFeatureExtractor
-from .seeded_rows import EPOCH, ROW_INDEX, BatchNumbers, Collator, row_generator, without_row_keys
+from ...models.brain_semantoks.networks_brain_semantoks import networks_of_parcels
+from ...processing.roi_series import ROISeriesFeatureExtractor
+from ..seeded_rows import EPOCH, ROW_INDEX, BatchNumbers, Collator, row_generator, without_row_keys
 
 Range = tuple[float, float]
 _NOTHING: Range = (0.0, 0.0)

@@ -11,14 +11,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..processing.roi_series import ROISeriesFeatureExtractor
-from .collapse import CollapseMonitor
-from .distillation_arguments import SelfDistillationTrainingArguments
-from .distillation_groups import SCHEDULED_DECAY, semantoks_parameter_groups
-from .distillation_schedules import cosine_teacher_momentum, cosine_weight_decay, decaying_loss_weight
-from .distillation_views import TwoViewCollator
-from .schedules import warmup_cosine_lr
-from .seeded_trainer import SeededTrainer
+from ...processing.roi_series import ROISeriesFeatureExtractor
+from ..monitors import CollapseMonitor
+from ..schedules import warmup_cosine_lr
+from ..seeded_trainer import SeededTrainer
+from .arguments import SelfDistillationTrainingArguments
+from .parameter_groups import SCHEDULED_DECAY, semantoks_parameter_groups
+from .schedules import cosine_teacher_momentum, cosine_weight_decay, decaying_loss_weight
+from .views import TwoViewCollator
 
 _LOGGED = (
     "cls_loss",

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 import brain_transformers as bt
-from brain_transformers.training.labels import load_with_new_head
+from brain_transformers.training.finetuning.new_head import load_with_new_head
 
 
 def test_coordinates_stored_after_the_head_was_made_are_saved(tmp_path: Path) -> None:

@@ -9,16 +9,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data.collators import ROISeriesCollator
-from ..processing.roi_series import ROISeriesFeatureExtractor
-from .collapse import CollapseMonitor, target_statistics
-from .ema import target_pairs, update_target
-from .jepa_arguments import JEPATrainingArguments
-from .jepa_masks import BlockMaskCollator
-from .jepa_schedules import SCHEDULED_DECAY, LatentPredictionSchedule, target_momentum
-from .parameter_groups import own_name
-from .seeded_rows import RowRandomness
-from .seeded_trainer import SeededTrainer
+from ...data.collators import ROISeriesCollator
+from ...processing.roi_series import ROISeriesFeatureExtractor
+from ..monitors import CollapseMonitor, target_statistics
+from ..parameter_groups import own_name
+from ..seeded_rows import RowRandomness
+from ..seeded_trainer import SeededTrainer
+from .arguments import JEPATrainingArguments
+from .collator import BlockMaskCollator
+from .schedules import SCHEDULED_DECAY, LatentPredictionSchedule, target_momentum
+from .target import target_pairs, update_target
 
 
 class _MoveTarget(TrainerCallback):

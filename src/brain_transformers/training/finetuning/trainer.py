@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from ..distillation.parameter_groups import semantoks_parameter_groups
+from ..layer_decay import layer_decay_groups, scale_learning_rates
+from ..seeded_trainer import SeededTrainer
 from .arguments import FineTuningArguments
-from .distillation_groups import semantoks_parameter_groups
-from .layer_decay import layer_decay_groups, scale_learning_rates
-from .seeded_trainer import SeededTrainer
 
 
 def fine_tuning_groups(

@@ -13,12 +13,12 @@ from transformers import TrainerCallback, set_seed
 
 import brain_transformers as bt
 from brain_transformers.evaluation import predict_crops
-from brain_transformers.training.seeded_rows import SeededRows
-from brain_transformers.training.semantoks_finetuning import (
+from brain_transformers.training.finetuning.semantoks import (
     AugmentedCropCollator,
     SemantoksFineTuner,
     SemantoksFineTuningArguments,
 )
+from brain_transformers.training.seeded_rows import SeededRows
 
 
 def labelled(n_scans: int, seed: int = 0):
@@ -226,7 +226,7 @@ def test_two_processes_evaluate_the_same_model(tmp_path):
     pytest.importorskip("sklearn")
     (tmp_path / "run.py").write_text(ONE_OF_TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [*command, str(tmp_path / "run.py"), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from ..models.brain_jepa.masking_brain_jepa import BlockMasks, MaskScales, balanced_masks, published_masks
-from .masked_collator import stack_windows
-from .seeded_rows import EPOCH, EVALUATION_EPOCH, ROW_INDEX, BatchNumbers, Collator, row_generator, without_row_keys
+from ...models.brain_jepa.masking_brain_jepa import BlockMasks, MaskScales, balanced_masks, published_masks
+from ..masked.collator import stack_windows
+from ..seeded_rows import EPOCH, EVALUATION_EPOCH, ROW_INDEX, BatchNumbers, Collator, row_generator, without_row_keys
 
 
 class BlockMaskCollator:

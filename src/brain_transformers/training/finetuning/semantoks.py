@@ -19,17 +19,17 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
-from ..data.collators import ROISeriesCollator
-from ..optional import require
-from ..processing.roi_series import ROISeriesFeatureExtractor
+from ...data.collators import ROISeriesCollator
+from ...optional import require
+from ...processing.roi_series import ROISeriesFeatureExtractor
+from ..distillation.schedules import FINETUNING_SCHEDULES, finetuning_lr
+from ..distillation.views import FINETUNING_AUGMENTATION, check_levels, draw_augmentation
+from ..schedules import scaled_learning_rate
+from ..scores import protocol_metrics
+from ..seeded_rows import EPOCH, RowRandomness
+from ..seeded_trainer import SeededTrainer
 from .arguments import FineTuningArguments
-from .distillation_schedules import FINETUNING_SCHEDULES, finetuning_lr
-from .distillation_views import FINETUNING_AUGMENTATION, check_levels, draw_augmentation
-from .finetuning_trainer import fine_tuning_groups
-from .schedules import scaled_learning_rate
-from .scores import protocol_metrics
-from .seeded_rows import EPOCH, RowRandomness
-from .seeded_trainer import SeededTrainer
+from .trainer import fine_tuning_groups
 
 logger = logging.get_logger(__name__)
 

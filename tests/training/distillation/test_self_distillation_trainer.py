@@ -13,13 +13,13 @@ from tiny_self_distillation import logged, make_arguments, make_model, make_scan
 
 import brain_transformers as bt
 from brain_transformers.training import MAETrainingArguments, TwoViewCollator, semantoks_parameter_groups
-from brain_transformers.training.distillation_views import (
+from brain_transformers.training.distillation.views import (
     AUGMENTATION_LEVELS,
     draw_augmentation,
 )
 from brain_transformers.training.seeded_rows import EPOCH, ROW_INDEX, SeededRows
 
-SCRIPT = Path(__file__).with_name("tiny_self_distillation.py")
+SCRIPT = Path(__file__).parents[1] / "tiny_self_distillation.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .seeded_rows import EPOCH, ROW_INDEX, Collator, RowRandomness, without_row_keys
+from ..seeded_rows import EPOCH, ROW_INDEX, Collator, RowRandomness, without_row_keys
 
 
 def stack_windows(rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -8,14 +8,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.collators import ROISeriesCollator
-from ..processing.roi_series import ROISeriesFeatureExtractor
+from ...data.collators import ROISeriesCollator
+from ...processing.roi_series import ROISeriesFeatureExtractor
+from ..parameter_groups import decay_parameter_names
+from ..seeded_rows import RowRandomness
+from ..seeded_trainer import SeededTrainer
 from .arguments import MAETrainingArguments
-from .masked_collator import MaskedModelingCollator, TokenCount
-from .masked_metrics import ReconstructionScores, masked_statistics
-from .parameter_groups import decay_parameter_names
-from .seeded_rows import RowRandomness
-from .seeded_trainer import SeededTrainer
+from .collator import MaskedModelingCollator, TokenCount
+from .metrics import ReconstructionScores, masked_statistics
 
 
 class MAETrainer(SeededTrainer):

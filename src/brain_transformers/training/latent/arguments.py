@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from .arguments import ScanTrainingArguments
-from .schedules import scaled_learning_rate
+from ..arguments import ScanTrainingArguments
+from ..schedules import scaled_learning_rate
 
 
 @dataclass

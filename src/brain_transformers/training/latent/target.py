@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .parameter_groups import own_name
+from ..parameter_groups import own_name
 
 
 def target_pairs(model: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

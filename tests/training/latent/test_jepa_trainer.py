@@ -30,7 +30,7 @@ from brain_transformers.training import (
 )
 from brain_transformers.training.seeded_rows import EPOCH, EVALUATION_EPOCH, ROW_INDEX, without_row_keys
 
-SCRIPT = Path(__file__).with_name("tiny_latent_prediction.py")
+SCRIPT = Path(__file__).parents[1] / "tiny_latent_prediction.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 # Plain gradient steps: Adam would blow the rounding of gradients that are exactly 0 in theory up to full steps.
 GRADIENT_DESCENT = {"optim": "sgd", "learning_rate": 0.05}
@@ -283,7 +283,7 @@ def test_statistics_tell_collapse_from_spread(caplog):
     assert on_a_line["target_rank"] == pytest.approx(1.0, abs=0.01)
     monitor = CollapseMonitor()
     with caplog.at_level(logging.WARNING):
-        logging.getLogger("brain_transformers.training.collapse").propagate = True
+        logging.getLogger("brain_transformers.training.monitors").propagate = True
         monitor.update(full, 1)
         assert not caplog.records
         monitor.update(on_a_line, 2)

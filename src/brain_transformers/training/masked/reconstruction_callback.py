@@ -9,8 +9,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from ..files import whole_file
-from ..optional import require
+from ...files import whole_file
+from ...optional import require
 from .arguments import MAETrainingArguments
 
 logger = logging.get_logger(__name__)

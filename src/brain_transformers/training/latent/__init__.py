@@ -1,0 +1,1 @@
+"""Latent prediction against a target network that follows as a moving average."""

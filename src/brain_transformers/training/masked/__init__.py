@@ -1,0 +1,1 @@
+"""Masked reconstruction: the objective of the masked autoencoders."""
