@@ -262,3 +262,16 @@ def test_real_hcp_scans():
     connectivity = np.corrcoef(scan)
     twins = np.mean([connectivity[row, row + 1] for row in range(0, 94, 2)])
     assert twins > connectivity[np.triu_indices(94, 1)].mean() + 0.1
+
+
+def test_a_table_of_people_under_its_own_name_is_no_scan(folder):
+    (folder / "participants.tsv").rename(folder / "people.tsv")
+    dataset = load_dataset(folder, roi_order=LABELS, t_r=0.8, participants=folder / "people.tsv")
+    assert len(dataset) == 6
+    assert set(dataset["site"]) == {"01", "02"}
+
+
+def test_ids_that_lost_their_zeros_are_recognised_with_sessions_too(folder):
+    (folder / "participants.tsv").write_text("participant_id\tage\n1\t31\n2\t40\n")
+    with pytest.raises(ValueError, match=r"1 of the table may be 01 .*drops zeros"):
+        load_dataset(folder, roi_order=LABELS, t_r=0.8)

@@ -157,6 +157,40 @@ def test_voxels_without_data_do_not_count(brain):
         parcellate(nib.Nifti1Image(holed, AFFINE), atlas)
 
 
+@pytest.mark.parametrize("outside", [np.nan, 0.0])
+def test_frames_that_were_scrubbed_to_nan_cost_no_voxel(brain, outside):
+    labels, bold, series, _ = brain
+    scrubbed = bold.copy()
+    scrubbed[..., 4:6] = outside
+    scrubbed[labels > 0, 4:6] = np.nan
+    scrubbed[2, 2, 3, 4:6] = outside  # a voxel of the parcel that the mask leaves out
+    result = parcellate(nib.Nifti1Image(scrubbed, AFFINE), nib.Nifti1Image(labels, AFFINE)).signals
+    assert np.isnan(result[:, 4:6]).all()
+    kept = [0, 1, 2, 3, *range(6, 12)]
+    np.testing.assert_allclose(result[:, kept], series[:, kept], rtol=1e-5)
+
+
+def test_a_packed_image_with_a_changed_byte_is_refused(brain, tmp_path):
+    labels, bold, _, _ = brain
+    path = tmp_path / "sub-01_bold.nii.gz"
+    noise = bold + np.random.default_rng(1).normal(size=bold.shape).astype(np.float32)
+    nib.save(nib.Nifti1Image(noise, AFFINE), path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1  # of the checksum: what lies before it is whatever it is
+    path.write_bytes(content)
+    with pytest.raises(ROISeriesReadError, match=r"sub-01_bold\.nii\.gz: .*CRC"):
+        parcellate(path, nib.Nifti1Image(labels, AFFINE))
+
+
+@pytest.mark.parametrize("change", [lambda x: np.stack([x, x], -1), lambda x: x * 1.3, lambda x: -x, lambda x: x * 0])
+def test_an_atlas_that_is_none_is_refused_in_memory_too(brain, change):
+    labels, _, _, image = brain
+    with pytest.raises(
+        ROISeriesReadError, match=r"the atlas: expected a 3-D label image|expected whole-number labels"
+    ):
+        parcellate(image, nib.Nifti1Image(change(labels.astype(np.float32)), AFFINE))
+
+
 def test_large_images_are_read_in_blocks_with_the_same_result(brain, tmp_path, monkeypatch):
     labels, bold, series, image = brain
     nib.save(image, tmp_path / "bold.nii.gz")

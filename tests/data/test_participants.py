@@ -158,3 +158,13 @@ def test_who_groups_by_subject_can_say_that_files_count_as_people():
 )
 def test_cells_are_one_line_and_no_formula(text, cell):
     assert table_cell(text) == cell
+
+
+def test_codes_for_missing_values_and_decimal_commas_are_said(tmp_path):
+    rows = ["a\t-9999\t-1\t20,5", "b\t100\t-99\t3", "c\t110\t5\t4,5"]
+    (tmp_path / "people.tsv").write_text("\n".join(["participant_id\tiq\tchange\tage", *rows]) + "\n")
+    people = read_participants(tmp_path / "people.tsv")
+    assert people.kinds == {"iq": "int64", "change": "int64", "age": "string"}
+    assert len(people.notes) == 2
+    assert "iq has -9999" in people.notes[0]
+    assert "age is text: its numbers have decimal commas" in people.notes[1]

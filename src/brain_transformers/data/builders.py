@@ -181,6 +181,7 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
             pattern=pattern,
             name_pattern=name_pattern,
             participants=set(people.sessions),
+            other_files=[Path(file) for file in (table, atlas) if file is not None],
             skip_unusable=on_error == "skip",
         )
         self._participants = read_participants(table, taken, found.sessions) if found.sessions else people
@@ -267,7 +268,7 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
     def _hint_on_ids(self, missing: list[str]) -> str:
         """What may be wrong with identifiers that nearly match."""
         near = {name.lstrip("0").lower(): name for name in self._participants.sessions}
-        for name in missing:
+        for name in (person.split(" (session", 1)[0] for person in missing):
             if (other := near.get(name.lstrip("0").lower())) not in (None, name):
                 return f"{other} of the table may be {name} (a spreadsheet drops zeros in front). "
         return ""

@@ -80,6 +80,7 @@ def find_scans(
     pattern: str | None = None,
     name_pattern: str | None = None,
     participants: Collection[str] = (),
+    other_files: Collection[Path] = (),
     skip_unusable: bool = False,
 ) -> FoundScans:
     """Find the scans of a folder by their names.
@@ -90,6 +91,7 @@ def find_scans(
         pattern: glob of the files; by default every `*bold.nii[.gz]`, or every file of a known format.
         name_pattern: regular expression with named groups, see [`ROISeriesFolderBuilder`].
         participants: identifiers without `sub-`; a file that begins with one is that person's.
+        other_files: files that are known to be something else, such as the participants table.
         skip_unusable: list files without a subject in `unusable` where name_pattern says nothing about them, else
             refuse them.
 
@@ -102,7 +104,12 @@ def find_scans(
     """
     expression = None if name_pattern is None else compile_name_pattern(name_pattern)
     found = FoundScans({}, {})
-    candidates = _candidates(root, pattern, images, found)
+    elsewhere = {path.resolve() for path in other_files}
+    candidates = [
+        name
+        for name in _candidates(root, pattern, images, found)
+        if not elsewhere or (root / name).resolve() not in elsewhere
+    ]
     missing = sorted(name for name in candidates if not (root / name).exists())
     for name in missing:
         found.unusable[name] = f"{root / name}: a link to a file that is not there; fetch it (datalad get, git annex)."

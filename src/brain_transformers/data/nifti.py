@@ -33,3 +33,17 @@ def load_image(path: str | Path, **options: Any) -> Any:
     if claimed > most or min(image.shape, default=1) < 1:
         raise ValueError(f"its header claims shape {image.shape}, {claimed:,} bytes; the file has {size:,}")
     return image
+
+
+def read_to_end(image: Any) -> None:
+    """Read a packed file to its end, where its checksum is compared; nibabel stops where the data end.
+
+    Args:
+        image: loaded with `keep_file_open=True`, and read.
+
+    Raises:
+        OSError, EOFError: if the data are not those that were packed.
+    """
+    opened = getattr(image.dataobj, "_opener", None)
+    while opened is not None and opened.read(1 << 20):
+        pass

@@ -15,7 +15,7 @@ from ..processing.missing import missing_frames
 from ..processing.roi_orders import ROI_ORDERS, ROIOrder, label_centres
 from .cifti import is_cifti, refusal
 from .errors import ROISeriesReadError
-from .nifti import load_image
+from .nifti import load_image, read_to_end
 from .participants import is_gap
 from .readers import ROISeries
 from .sidecars import scan_t_r
@@ -43,7 +43,6 @@ def load_atlas(atlas: str | Path) -> Any:
     Raises:
         ROISeriesReadError: if the file is missing, damaged, not 3-D, or its labels are not whole numbers from 1 up.
     """
-    nib = require("nibabel", extra="data", purpose="reading NIfTI images")
     if str(atlas) in _FETCHABLE and not Path(atlas).exists():
         nilearn_datasets = require("nilearn.datasets", extra="data", purpose="fetching an atlas")
         try:
@@ -64,8 +63,16 @@ def load_atlas(atlas: str | Path) -> Any:
             f"{path}: there is no such label image. Give the path of a NIfTI file, or one of {sorted(_FETCHABLE)}."
         )
     with reading(path, "a label image", error=ROISeriesReadError):
-        image = load_image(path)
-        labels = np.asarray(image.dataobj)
+        image = load_image(path, keep_file_open=True)
+        checked = _checked_labels(image, path)
+        read_to_end(image)
+    return checked
+
+
+def _checked_labels(image: Any, path: Any) -> Any:
+    """The label image as whole numbers; refuses what is none."""
+    nib = require("nibabel", extra="data", purpose="reading NIfTI images")
+    labels = np.asarray(image.dataobj)
     labels = labels[..., 0] if labels.ndim == 4 and labels.shape[3] == 1 else labels
     if labels.ndim != 3:
         raise ROISeriesReadError(f"{path}: expected a 3-D label image, got shape {labels.shape}.")
@@ -204,8 +211,10 @@ def parcellate(
         header_t_r = _header_t_r(image)
     if len(shape) != 4 or shape[3] < 2:
         raise ROISeriesReadError(f"{name}: expected a 4-D BOLD image (x, y, z, n_timepoints), got shape {shape}.")
+    if image.get_data_dtype().kind not in "fiu":
+        raise ROISeriesReadError(f"{name}: expected an image of real numbers, got {image.get_data_dtype()}.")
     _check_space(image, name)
-    atlas = load_atlas(labels_img) if isinstance(labels_img, (str, Path)) else labels_img
+    atlas = load_atlas(labels_img) if isinstance(labels_img, (str, Path)) else _checked_labels(labels_img, "the atlas")
     if roi_order is not None:
         check_atlas_order(atlas, roi_order)
     counts = np.bincount(np.asarray(atlas.dataobj).astype(np.int64).ravel())
@@ -280,6 +289,8 @@ def _labelled_frames(image: Any, where: np.ndarray, name: str) -> Iterator[tuple
             block = np.asarray(image.dataobj[..., first : first + step], dtype=np.float32)
         # Files hold x fastest, and reading them in their own order takes a fraction of the time.
         yield first, block.reshape(-1, block.shape[3], order="F")[where]
+    with reading(name, "a NIfTI image", error=ROISeriesReadError):
+        read_to_end(image)
 
 
 def _means_over_parcels(
@@ -294,17 +305,25 @@ def _means_over_parcels(
     high = np.full(len(owner), -np.inf, dtype=np.float32)
     finite = np.ones(len(owner), dtype=bool)
     weight = np.ones(len(owner))
+    blank = np.zeros(n_frames, dtype=bool)
 
     def sums(first_pass: bool) -> np.ndarray:
         total = np.empty((n_frames, n_rois))
         for first, block in _labelled_frames(image, where, name):
             if first_pass:
                 good = np.isfinite(block)
-                np.logical_and(finite, good.all(axis=1), out=finite)
-                np.minimum(low, block.min(axis=1), out=low)
-                np.maximum(high, block.max(axis=1), out=high)
                 if not good.all():
+                    # Frames of NaN (and 0 outside of a mask) were scrubbed, and say nothing of the voxels.
+                    empty = ~(good & (block != 0)).any(axis=0) & ~good.all(axis=0)
+                    blank[first : first + block.shape[1]] = empty
+                    np.logical_and(finite, (good | empty).all(axis=1), out=finite)
                     block[~good] = 0.0
+                    block_low = np.where(good & ~empty, block, np.inf).min(axis=1)
+                    block_high = np.where(good & ~empty, block, -np.inf).max(axis=1)
+                else:
+                    block_low, block_high = block.min(axis=1), block.max(axis=1)
+                np.minimum(low, block_low, out=low)
+                np.maximum(high, block_high, out=high)
             elif not finite.all():
                 block[~finite] = 0.0
             for frame in range(block.shape[1]):
@@ -323,6 +342,7 @@ def _means_over_parcels(
         signals = (total / n_good).T.astype(np.float32)
     signals[n_good * 2 < n_voxels] = np.nan
     signals[n_good == 0] = np.nan
+    signals[:, blank] = np.nan
     return signals, n_voxels, n_good
 
 

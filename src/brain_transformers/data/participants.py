@@ -215,19 +215,30 @@ def _typed(name: str, cells: list[str]) -> tuple[str, list[Any], str]:
         whole = all(re.fullmatch(r"[-+]?\d+", cell) for cell in numbers)
         convert, gap = (int, None) if whole else (float, float("nan"))
         values = {cell: convert(cell) if cell in numbers else gap for cell in distinct}
-        return "int64" if whole else "float64", [values[cell] for cell in cells], ""
+        return "int64" if whole else "float64", [values[cell] for cell in cells], _codes(name, numbers)
     note = ""
+    decimal = [cell for cell in odd if re.fullmatch(r"[-+]?\d+,\d+", cell)]
     known, strange = set(given), set(odd)
     n_given, n_odd = sum(cell in known for cell in cells), sum(cell in strange for cell in cells)
-    if numbers and n_odd <= max(1, n_given // 5):
+    if decimal and len(decimal) == len(odd):
+        note = f"column {name} is text: its numbers have decimal commas (first: {decimal[0]!r}); write points."
+    elif numbers and n_odd <= max(1, n_given // 5):
         note = f"column {name} is text, since {n_odd} of {n_given} cells are no numbers (first: {odd[0]!r})."
-    elif odd and not numbers and all(re.fullmatch(r"[-+]?\d+,\d+", cell) for cell in odd):
-        note = f"column {name} is text: its numbers have decimal commas (first: {odd[0]!r}); write points."
     elif words := [cell for cell in odd if is_gap(cell, among_numbers=True)]:
         note = (
             f"column {name} has {words[0]!r} beside words and keeps it as a word; write n/a where a value is missing."
         )
     return "string", [cell if cell in known else None for cell in cells], note
+
+
+def _codes(name: str, numbers: set[str]) -> str:
+    """A word on numbers that often stand for a missing value, where all others are of another kind."""
+    codes = {cell for cell in numbers if re.fullmatch(r"-9{2,5}(\.0*)?|9{3,5}(\.0*)?", cell)}
+    others = [float(cell) for cell in numbers - codes]
+    odd = sorted(cell for cell in codes if others and min(others) >= 0 and not 0 <= float(cell) <= 3 * max(others))
+    if not odd:
+        return ""
+    return f"column {name} has {odd[0]}, which is taken as a number; write n/a if it stands for a missing value."
 
 
 def _is_number(cell: str) -> bool:
