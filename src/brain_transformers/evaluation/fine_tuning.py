@@ -264,9 +264,7 @@ def _starting_model(model: Any, extractor: Any, labels: Labels, seed: int) -> tu
     """The classifier that every run starts from, and its extractor."""
     if isinstance(model, (str, Path)):
         extractor = AutoFeatureExtractor.from_pretrained(model) if extractor is None else extractor
-        options = labels.head_options()
-        if AutoConfig.from_pretrained(model).model_type == "brain_semantoks":
-            options.update({"classifier_head": "batch_norm_linear", "classifier_loss": "mae"})
+        options = {**labels.head_options(), **AutoConfig.from_pretrained(model).family.fine_tuning_head}
         set_seed(seed)  # the new head is the same when the call is repeated
         model = load_with_new_head(model, options)
     if extractor is None:

@@ -55,6 +55,7 @@ class Family:
         processor_defaults: arguments of the feature extractor that differ from its own defaults: the scale that the
             weights know, and how scans come to it.
         models: named configurations.
+        fine_tuning_head: fields of the configuration for the head that its authors fine-tune.
     """
 
     folder: str
@@ -63,6 +64,7 @@ class Family:
     objective: str
     processor_defaults: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, NamedModel] = field(default_factory=dict)
+    fine_tuning_head: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def classes(self) -> dict[str, str]:

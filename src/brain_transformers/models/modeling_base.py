@@ -245,6 +245,8 @@ class BrainPreTrainedModel(PreTrainedModel):
     input_modalities = ["time"]
     # Whether a CLS token stands in front of `last_hidden_state`.
     has_cls_token = True
+    # Whether the authors fine-tune with optimizer groups of their own, see `training.parameter_groups`.
+    has_published_groups = False
     # Losses here do not use `num_items_in_batch`; without this flag the Trainer would scale them wrongly.
     accepts_loss_kwargs = False
     # What `get_input_embeddings` answers: LoRA with reentrant checkpointing needs gradients from there on.
@@ -321,8 +323,8 @@ class BrainPreTrainedModel(PreTrainedModel):
     def layer_groups(self) -> list[list[torch.nn.Parameter]]:
         """Parameters of the encoder by depth, for learning rates that fall towards the input: embeddings, then layers.
 
-        What stands above the layers, heads, decoders and predictors are in none. Where a model has two encoders, the
-        released network and its trained twin, those of both are together.
+        What learns at the full rate, such as heads, decoders and predictors, is in none. Where a model has two
+        encoders, the released network and its trained twin, those of both are together.
         """
         kind = type(self.base_model)
         bodies: list[Any] = [module for module in self.modules() if type(module) is kind]

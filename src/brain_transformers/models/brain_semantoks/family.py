@@ -12,6 +12,7 @@ FAMILY = Family(
         "normalization": "zscore",
         "missing_rois": "mask",
     },
+    fine_tuning_head={"classifier_head": "batch_norm_linear", "classifier_loss": "mae"},
     models={
         "brain-semantoks-base": NamedModel(
             parameters=58_720_931,

@@ -468,6 +468,7 @@ class BrainSemantoksPreTrainedModel(BrainPreTrainedModel):
 
     config: BrainSemantoksConfig
     base_model_prefix = "brain_semantoks"
+    has_published_groups = True
     _no_split_modules = ["BrainSemantoksLayer", "BrainSemantoksEmbeddings"]
     _can_record_outputs = {"hidden_states": BrainSemantoksLayer, "attentions": SelfAttention}
     _can_compile_fullgraph = True
@@ -478,6 +479,19 @@ class BrainSemantoksPreTrainedModel(BrainPreTrainedModel):
         r"^(student|teacher)_mask_head\.",
         r"^classifier\.",
     ]
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """Learned vectors, tokenizers, layers; the last layer is in none: the authors train it at the full rate."""
+        embeddings, *layers = super().layer_groups()
+        vectors = [
+            vector
+            for module in self.modules()
+            if isinstance(module, BrainSemantoksEmbeddings)
+            for vector in (module.mask_embedding, module.cls_token, module.network_positions)
+            if vector is not None
+        ]
+        known = {id(vector) for vector in vectors}
+        return [vectors, [parameter for parameter in embeddings if id(parameter) not in known], *layers[:-1]]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -13,10 +13,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ...processing.roi_series import ROISeriesFeatureExtractor
 from ..monitors import CollapseMonitor
+from ..parameter_groups import SCHEDULED_DECAY, semantoks_parameter_groups
 from ..schedules import warmup_cosine_lr
 from ..seeded_trainer import SeededTrainer
 from .arguments import SelfDistillationTrainingArguments
-from .parameter_groups import SCHEDULED_DECAY, semantoks_parameter_groups
 from .schedules import cosine_teacher_momentum, cosine_weight_decay, decaying_loss_weight
 from .views import TwoViewCollator
 

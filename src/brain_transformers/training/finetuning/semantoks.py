@@ -24,12 +24,12 @@ from ...optional import require
 from ...processing.roi_series import ROISeriesFeatureExtractor
 from ..distillation.schedules import FINETUNING_SCHEDULES, finetuning_lr
 from ..distillation.views import FINETUNING_AUGMENTATION, check_levels, draw_augmentation
+from ..parameter_groups import fine_tuning_groups, head_parameters
 from ..schedules import scaled_learning_rate
 from ..scores import protocol_metrics
 from ..seeded_rows import EPOCH, RowRandomness
 from ..seeded_trainer import SeededTrainer
 from .arguments import FineTuningArguments
-from .trainer import fine_tuning_groups
 
 logger = logging.get_logger(__name__)
 
@@ -275,7 +275,7 @@ class SemantoksFineTuner(SeededTrainer):
         if train_dataset is not None and len(train_dataset) % args.train_batch_size == 1:
             # A batch norm has no spread over one row; another row is left out in the next epoch.
             args.dataloader_drop_last |= any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
-        in_head = {id(parameter) for parameter in self._head_parameters(model)}
+        in_head = {id(parameter) for parameter in head_parameters(model)}
         encoder = [parameter for parameter in model.parameters() if id(parameter) not in in_head]
         self._freezing = _FreezeEncoder(encoder, args.freeze_encoder_epochs)
         super().__init__(
@@ -290,11 +290,6 @@ class SemantoksFineTuner(SeededTrainer):
             **kwargs,
         )
         self._batches_per_epoch = 1
-
-    @staticmethod
-    def _head_parameters(model: Any) -> list[nn.Parameter]:
-        head: Any = getattr(model, "classifier", None)
-        return [] if head is None else list(head.parameters())
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; see [`SeededTrainer.train`]. However it ends, the encoder is not left frozen."""
@@ -333,7 +328,7 @@ class SemantoksFineTuner(SeededTrainer):
         return super().evaluation_loop(*args, **kwargs)
 
     def create_optimizer(self, model: Any = None) -> Optimizer:
-        """AdamW (or what `args.optim` names) over the groups of [`semantoks_parameter_groups`]."""
+        """AdamW (or what `args.optim` names) over the groups of [`fine_tuning_groups`]."""
         if self.optimizer is None:
             args, network = self.args, self.model
             assert network is not None
@@ -346,7 +341,7 @@ class SemantoksFineTuner(SeededTrainer):
                 layer_decay=args.layer_decay,
                 published=args.published_parameter_groups,
             )
-            in_head = {id(parameter) for parameter in self._head_parameters(network)}
+            in_head = {id(parameter) for parameter in head_parameters(network)}
             if args.encoder_learning_rate_factor != 1:
                 groups = _slower_encoder(groups, in_head, args.encoder_learning_rate_factor)
             self.optimizer = kind(groups, **options)

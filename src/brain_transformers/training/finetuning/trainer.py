@@ -5,47 +5,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from ..distillation.parameter_groups import semantoks_parameter_groups
-from ..layer_decay import layer_decay_groups, scale_learning_rates
+from ..parameter_groups import fine_tuning_groups
 from ..seeded_trainer import SeededTrainer
 from .arguments import FineTuningArguments
-
-
-def fine_tuning_groups(
-    model: Any, *, learning_rate: float, weight_decay: float, layer_decay: float, published: bool = False
-) -> list[dict[str, Any]]:
-    """Groups of a classifier's parameters for AdamW, with a learning rate that falls towards the input.
-
-    They are those of [`semantoks_parameter_groups`] for Brain-Semantoks (the rule of its authors) and of
-    [`layer_decay_groups`] for every other family (the rule of BEiT, which the fine-tuning scripts of Brain-JEPA name).
-
-    Args:
-        model: a `...ForSequenceClassification` model or a body.
-        learning_rate: of the head.
-        weight_decay: of the parameters that decay.
-        layer_decay: in (0, 1]; 1 for one learning rate.
-        published: for Brain-Semantoks, the groups of the authors' code.
-
-    Raises:
-        ValueError: for a layer decay outside (0, 1], or `published` with another family.
-    """
-    if getattr(model.config, "model_type", None) == "brain_semantoks":
-        head = getattr(model, "classifier", None)
-        return semantoks_parameter_groups(
-            model,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            layer_decay=layer_decay,
-            published=published,
-            head=None if head is None else head.parameters(),
-        )
-    if published:
-        raise ValueError(
-            f"Expected published groups for Brain-Semantoks, got {type(model).__name__}. Leave "
-            "published_parameter_groups out."
-        )
-    groups = layer_decay_groups(model, weight_decay=weight_decay, layer_decay=layer_decay)
-    return scale_learning_rates(groups, learning_rate)
 
 
 class FineTuningTrainer(SeededTrainer):

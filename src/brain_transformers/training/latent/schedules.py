@@ -6,8 +6,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-SCHEDULED_DECAY = "scheduled_decay"
-"""Key of the optimizer groups whose weight decay follows the schedule."""
+from ..parameter_groups import SCHEDULED_DECAY
 
 
 def warmup_cosine(step: int, *, start: float, peak: float, final: float, warmup_steps: int, total_steps: int) -> float:

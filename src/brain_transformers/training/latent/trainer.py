@@ -12,12 +12,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ...data.collators import ROISeriesCollator
 from ...processing.roi_series import ROISeriesFeatureExtractor
 from ..monitors import CollapseMonitor, target_statistics
-from ..parameter_groups import own_name
+from ..parameter_groups import SCHEDULED_DECAY, own_name
 from ..seeded_rows import RowRandomness
 from ..seeded_trainer import SeededTrainer
 from .arguments import JEPATrainingArguments
 from .collator import BlockMaskCollator
-from .schedules import SCHEDULED_DECAY, LatentPredictionSchedule, target_momentum
+from .schedules import LatentPredictionSchedule, target_momentum
 from .target import target_pairs, update_target
 
 

@@ -9,6 +9,7 @@ from transformers.trainer_utils import SchedulerType
 
 from ...models.validation import TRAIN_MODES
 from ..arguments import ScanTrainingArguments
+from ..parameter_groups import without_adapters
 from ..schedules import scaled_learning_rate
 
 
@@ -96,7 +97,7 @@ class MAETrainingArguments(ScanTrainingArguments):
         Raises:
             ValueError: if an option is set that the model does not have.
         """
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+        inner = without_adapters(model)
         known = inspect.signature(inner.forward).parameters
         options = {"mask_ratio": self.mask_ratio, "train_mode": self.train_mode}
         chosen = {name: value for name, value in options.items() if value is not None}

@@ -7,7 +7,7 @@ from transformers import AutoModelForPreTraining, AutoModelForSequenceClassifica
 
 import brain_transformers as bt
 from brain_transformers.training import decay_parameter_names
-from brain_transformers.training.finetuning.trainer import fine_tuning_groups
+from brain_transformers.training.parameter_groups import fine_tuning_groups
 
 FAMILIES = {
     "brainlm-tiny": {"n_rois": 12},
