@@ -240,7 +240,8 @@ def test_tables_for_parcels_that_are_not_known(unknown_parcels, tmp_path, capsys
     with pytest.raises(ValueError, match="--config mask_rule=nominal"):
         _small_run("brain-semantoks-base", unknown_parcels, tmp_path, *flags)
     nominal = ["mask_rule=nominal"]
-    assert _small_run("brain-semantoks-base", unknown_parcels, tmp_path / "a", *flags, config=nominal, steps=1) == 0
+    same = ["--table", f"networks={table}"]
+    assert _small_run("brain-semantoks-base", unknown_parcels, tmp_path / "a", *same, config=nominal, steps=1) == 0
     config = AutoModel.from_pretrained(tmp_path / "a").config
     assert config.networks == [0, 1, 0] * 4
     assert config.network_names == ["visual", "motor"]

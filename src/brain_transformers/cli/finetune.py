@@ -3,13 +3,13 @@
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .new_models import check_rows, load_extractor, make_config, make_extractor, refuse_foreign_tables, store_tables
+from .new_models import load_extractor, make_new_model
 from .objectives import check_model_exists, load_pretrained
 from .run_folder import RunFolder, check_output, open_run
 from .training_inputs import (
@@ -209,19 +209,6 @@ def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
     return 0
 
 
-def _new_model(
-    args: argparse.Namespace, rows: Any, auto_class: Any, options: Mapping[str, Any] | None = None, **extractor: Any
-) -> tuple[Any, Any]:
-    """A model with random weights that fits these rows, and its extractor; `options` are fields of the head."""
-    config = make_config(args.model, args.config, rows, args.networks)
-    for name, value in (options or {}).items():
-        setattr(config, name, value)
-    processor = make_extractor(config, rows, args.coordinates, args.normalization, **extractor)
-    refuse_foreign_tables(args.model, processor, config, args, new=True)
-    print("the model starts from random weights: it was not pretrained")
-    return auto_class.from_config(config), processor
-
-
 def _starting_model(args: argparse.Namespace, rows: Any, folder: Path) -> str:
     """What every repetition starts from: the given model, or one that is made for these rows and put into a folder.
 
@@ -229,20 +216,22 @@ def _starting_model(args: argparse.Namespace, rows: Any, folder: Path) -> str:
     """
     from transformers import AutoConfig, AutoModel, set_seed
 
+    from ..hub.new_models import complete_tables
     from ..hub.registry import list_models
     from ..hub.sharing import save_model_folder
 
     if args.model in list_models():
         set_seed(args.training_flags.get("seed", 0))  # the same weights when the command is repeated
-        model, extractor = _new_model(args, rows, AutoModel, name="labelled", fit=False)
+        model, extractor = make_new_model(args, rows, AutoModel, what="labelled", fit=False)
+        print("the model starts from random weights: it was not pretrained")
     else:
         config = load_pretrained(AutoConfig, args.model)
         extractor = load_extractor(args, config, rows, "labelled", fit=False)
-        sources = [getattr(config, name, "") for name in ("coordinates_source", "gradient_source")]
-        if None not in sources and args.coordinates is None:
+        lacks_some = any(getattr(config, source) is None for source in config.table_sources.values())
+        if not lacks_some and not args.tables:
             return str(args.model)
         model = load_pretrained(AutoModel, args.model)
-    store_tables(model, extractor, rows, args, "labelled")
+        complete_tables(model, extractor, rows, args.tables, "labelled")
     save_model_folder(model, folder, extractor=extractor)
     return str(folder)
 
@@ -293,12 +282,14 @@ def _model_for(args: argparse.Namespace, labels: Any, rows: Any) -> tuple[Any, A
     """The model that training starts from, with a head for these labels, and its extractor."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    from ..hub.new_models import complete_tables
     from ..hub.registry import list_models
     from ..training.finetuning.new_head import load_with_new_head, start_head_at
 
     options = labels.head_options()
     if args.model in list_models():
-        model, extractor = _new_model(args, rows, AutoModelForSequenceClassification, options)
+        model, extractor = make_new_model(args, rows, AutoModelForSequenceClassification, options)
+        print("the model starts from random weights: it was not pretrained")
     else:
         saved = load_pretrained(AutoConfig, args.model)
         has_head = "ForSequenceClassification" in str(saved.architectures)
@@ -308,7 +299,7 @@ def _model_for(args: argparse.Namespace, labels: Any, rows: Any) -> tuple[Any, A
         else:
             model = load_with_new_head(args.model, options)
         extractor = load_extractor(args, model.config, rows)
-    store_tables(model, extractor, rows, args)
+        complete_tables(model, extractor, rows, args.tables, "training")
     if labels.label2id is None:
         start_head_at(model, float(np.mean(labels.targets)))  # learns by its squared error
     return model, extractor
@@ -322,6 +313,7 @@ def _train(
     from ..data.collators import ROISeriesCollator
     from ..evaluation.predictions import predictions_csv
     from ..files import digest
+    from ..hub.new_models import check_rows
     from ..hub.registry import list_models
     from ..training.finetuning.trainer import FineTuningTrainer
 

@@ -3,15 +3,7 @@
 import argparse
 from typing import Any
 
-from .new_models import (
-    check_masks,
-    check_rows,
-    load_extractor,
-    make_config,
-    make_extractor,
-    refuse_foreign_tables,
-    store_tables,
-)
+from .new_models import load_extractor, make_new_model
 from .objectives import Objective, load_pretrained, objective_of, objectives_with_flag
 from .run_folder import RunFolder, check_output, open_run
 from .training_inputs import EVAL_SPLIT, add_training_parser, load_splits, make_training_arguments
@@ -83,22 +75,21 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, run: RunFolder, objective: Objective, train_rows: Any, eval_rows: Any) -> int:
     from transformers import AutoModelForPreTraining, set_seed
 
+    from ..hub.new_models import check_masks, check_rows, complete_tables
     from ..hub.registry import list_models
 
     training = run.training
     set_seed(training.seed)
     new = args.model in list_models()
     if new:
-        config = make_config(args.model, args.config, train_rows, args.networks)
-        extractor = make_extractor(config, train_rows, args.coordinates, args.normalization)
-        refuse_foreign_tables(args.model, extractor, config, args, new=True)
-        model = AutoModelForPreTraining.from_config(config)
+        model, extractor = make_new_model(args, train_rows, AutoModelForPreTraining)
     else:
         model = load_pretrained(AutoModelForPreTraining, args.model)
         extractor = load_extractor(args, model.config, train_rows)
     check_rows(extractor, eval_rows, "evaluation")
-    check_masks(model.config, training.train_batch_size)
-    store_tables(model, extractor, train_rows, args)
+    check_masks(model, training.train_batch_size)
+    if not new:
+        complete_tables(model, extractor, train_rows, args.tables, "training")
     if not run.settle(model, extractor, {}, new=new, rows=train_rows, evaluation_rows=eval_rows):
         return 0
     callbacks: list[Any] = []

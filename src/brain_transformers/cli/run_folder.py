@@ -15,7 +15,6 @@ from ..files import OtherSettingsError, difference, digest, locked, to_json, who
 
 _SETTINGS, _SCORES = "run_settings.json", "metrics.json"
 _MODEL = ("config.json", "*.safetensors", "*.bin")
-_TABLES = ("coordinates", "gradients")
 _DATASET = ("dataset_dict.json", "state.json")
 # What a run that ends writes anew; what else lies in the folder is kept.
 _OURS = re.compile(r"(model.*|adapter_model)\.safetensors(\.index\.json)?|predictions\.csv|metrics\.json")
@@ -74,10 +73,10 @@ class RunFolder:
             settings = {"command": self.command, **what}
             settings.update(run_settings(training, model=model, processor=processor, **rows))
             state = model.state_dict()
-            for table in _TABLES:
+            for table in model.config.table_sources:
                 names = [name for name in state if name.rpartition(".")[2] == table]
                 values = {name: state.pop(name) for name in names}
-                if values and getattr(self.args, table) is not None:
+                if values and table in self.args.tables:
                     settings[table] = digest(values)
             if new:  # fitted to the rows, with the last digits of this machine
                 settings["processor"].pop("statistics", None)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .new_models import TableFile
+
 TRAIN_SPLIT, EVAL_SPLIT = "train", "validation"
 
 
@@ -161,23 +163,34 @@ def add_training_parser(
         "zscore-scan, Brain-Semantoks zscore). Brain-JEPA's authors pretrained with robust-means, for scans whose "
         "parcels keep their own level",
     )
+    tables: dict[str, Any] = {"action": TableFile, "dest": "tables", "default": {}}
+    parser.add_argument(
+        "--table",
+        metavar="NAME=FILE",
+        help="what a model must be told of parcels that are not known: coordinates, gradients or networks; the same "
+        "as the flag of that name. May be given several times",
+        **tables,
+    )
     parser.add_argument(
         "--coordinates",
-        type=Path,
+        metavar="FILE",
         help="BrainLM: table of parcel centres (index, X, Y, Z in mm MNI); an existing model gets them in place of "
         "its own",
+        **tables,
     )
     parser.add_argument(
         "--gradients",
-        type=Path,
+        metavar="FILE",
         help="a new Brain-JEPA: table of functional gradients (.npy or text, a row a parcel); by default ours for "
         "Schaefer-400 and Tian S3 parcels, and computed from the training scans for others",
+        **tables,
     )
     parser.add_argument(
         "--networks",
-        type=Path,
+        metavar="FILE",
         help="a new Brain-Semantoks: text file with the network of each parcel, a name or number a line, where the "
         "names of the parcels do not tell",
+        **tables,
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint, if any")
     parser.add_argument(
@@ -255,11 +268,6 @@ def load_joined(folder: Path) -> Any:
     if not len(loaded):
         raise ValueError(f"{folder} has no rows to train on.")
     return loaded
-
-
-def column(rows: Any, name: str) -> list[Any]:
-    """A column as Python values, of exactly these rows."""
-    return list(rows.with_format(None).select_columns([name])[name])
 
 
 def make_training_arguments(kind: Any, args: argparse.Namespace, evaluates: bool) -> Any:

@@ -1,6 +1,7 @@
 """What the configurations of all families share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,46 @@ from .validation import PROBLEM_TYPES, check_choice, check_range
 
 # What a caller may say and a file may not: code to run, and where to take it from.
 _NOT_FROM_FILES = ("auto_map", "trust_remote_code", "attn_implementation", "experts_implementation")
+
+
+@dataclass(frozen=True)
+class ScanFacts:
+    """What the scans of a dataset have in common, for a model that fits them.
+
+    Attributes:
+        n_rois: parcels of a scan.
+        roi_order: name of their order, or the list of labels, or `None` if unknown.
+        known_order: whether `roi_order` is a name that this package knows labels and centres of.
+        t_r: repetition time of most scans in seconds, or `None` if unknown.
+    """
+
+    n_rois: int
+    roi_order: str | list[str] | None = None
+    known_order: bool = False
+    t_r: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a model must be told of its parcels.
+
+    Attributes:
+        what: what a row says.
+        shape: rows and columns.
+        source: where the one that the model has came from; `None` if it has none.
+        kept_in: `"weights"`: a buffer that is saved with them; `"configuration"`: it decides on the shapes of the
+            weights, so that it is given when a model is made; `"processor"`: only the way of a scan into the model
+            needs it.
+        columns: field of the configuration with the number of columns, where that can be chosen.
+        exchangeable: whether trained weights go with another table than they were trained with.
+    """
+
+    what: str
+    shape: tuple[int | None, ...]
+    source: str | None = None
+    kept_in: str = "weights"
+    columns: str | None = None
+    exchangeable: bool = False
 
 
 @strict
@@ -30,8 +71,8 @@ class BrainConfig(PreTrainedConfig):
 
     # What the configurations of one family share: the names of its classes, its objective, how scans come to it.
     family: ClassVar[Family]
-    # Fields that say where a table that is saved with the weights came from; `None` means that there is none.
-    table_sources: ClassVar[tuple[str, ...]] = ()
+    # Table that is saved with the weights -> field that says where it came from; `None` there means that it is none.
+    table_sources: ClassVar[Mapping[str, str]] = {}
     # Run once, before the first configuration is made: the package registers its model classes here, so that importing
     # it does not have to load them.
     before_first_instance: ClassVar[Callable[[], None] | None] = None
@@ -93,6 +134,42 @@ class BrainConfig(PreTrainedConfig):
                 f"The configuration in {source} cannot be used: {reason[:500]}. Expected the config.json of a "
                 f"{cls.model_type} model as save_pretrained writes it. Mend it, or save or download the model again."
             ) from error
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Name -> what a model of this configuration must be told of its parcels."""
+        return {}
+
+    def t_r_for(self, t_r: float) -> float:
+        """Repetition time of a new model like this one for scans with `t_r`: theirs."""
+        return t_r
+
+    def fitted_to(self, facts: ScanFacts, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of a configuration like this one, but for what fits the scans of a dataset and what was chosen.
+
+        Parcels and repetition time are those of the scans. A configuration without an order takes theirs if it is one
+        that is known, with the rule of its family (sorted by the centres or not).
+
+        Args:
+            facts: of the scans.
+            chosen: fields that the caller decides on.
+
+        Returns:
+            Fields that differ, or may, from this configuration; those of `chosen` among them.
+
+        Raises:
+            ValueError: if the family cannot be made to fit them, saying what is needed.
+        """
+        found: dict[str, Any] = {"n_rois": facts.n_rois}
+        fallback = type(self)().roi_order if facts.known_order else None
+        wanted = chosen.get("roi_order", self.roi_order or fallback)
+        if facts.roi_order is not None and wanted is not None:
+            order = facts.roi_order
+            by_centres = all(isinstance(name, str) for name in (wanted, order)) and str(wanted).endswith("@y")
+            found["roi_order"] = f"{order}@y" if by_centres and not str(order).endswith("@y") else order
+        if "t_r" not in chosen:
+            found["t_r"] = None if facts.t_r is None else facts.t_r if self.t_r is None else self.t_r_for(facts.t_r)
+        return {**found, **chosen}
 
     @classmethod
     def auto_class_names(cls) -> dict[str, str]:

@@ -50,6 +50,7 @@ class Family:
     Attributes:
         folder: its folder under `models`; its modules are `configuration_<folder>` and `modeling_<folder>`.
         stem: what the names of its classes begin with.
+        title: what its authors call it.
         model_type: the name in `config.json`.
         objective: how it is pretrained; see `cli.objectives`.
         processor_defaults: arguments of the feature extractor that differ from its own defaults: the scale that the
@@ -60,6 +61,7 @@ class Family:
 
     folder: str
     stem: str
+    title: str
     model_type: str
     objective: str
     processor_defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from ..layers.bfloat16 import warn_where_bfloat16_is_slow
 from ..layers.masking import TokenSelection, check_tensor, unpack_tokens
 from ..layers.pooling import pool_tokens
-from .configuration_base import BrainConfig
+from .configuration_base import BrainConfig, Table
 from .validation import check_choice
 
 # Weights that may start anew beside those of a file (a decoder, a head) whatever the size of the file.
@@ -276,7 +276,7 @@ class BrainPreTrainedModel(PreTrainedModel):
 
         Called when a model is made; needed again after a part was replaced by that of another model.
         """
-        for name in self.config.table_sources:
+        for name in self.config.table_sources.values():
             setattr(self.config, name, getattr(self.base_model.config, name))
         part: Any
         for part in self.modules():
@@ -326,10 +326,59 @@ class BrainPreTrainedModel(PreTrainedModel):
         What learns at the full rate, such as heads, decoders and predictors, is in none. Where a model has two
         encoders, the released network and its trained twin, those of both are together.
         """
-        kind = type(self.base_model)
-        bodies: list[Any] = [module for module in self.modules() if type(module) is kind]
-        levels = zip(*([body.embeddings, *body.layers] for body in bodies), strict=True)
+        levels = zip(*([body.embeddings, *body.layers] for body in self._bodies()), strict=True)
         return [[parameter for part in level for parameter in part.parameters()] for level in levels]
+
+    def _bodies(self) -> list[Any]:
+        """The released network, and its trained twin where there is one."""
+        kind = type(self.base_model)
+        return [module for module in self.modules() if type(module) is kind]
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Name -> what the model must be told of its parcels, and where the table that it has came from."""
+        return self.config.tables
+
+    def set_table(self, name: str, array: Any, source: str) -> None:
+        """Store a table of parcels in the model, in all networks that use it; it is saved with the weights.
+
+        Args:
+            name: one of [`tables`].
+            array: of its shape, rows in the order of `config.roi_order`.
+            source: where it comes from, kept in the configuration.
+
+        Raises:
+            ValueError: if the model stores no such table, or the shape is wrong or values are not finite.
+        """
+        table = self.tables.get(name)
+        if table is None or table.kept_in != "weights":
+            where = f": it belongs to the {table.kept_in}" if table is not None else ""
+            stored = [key for key, own in self.tables.items() if own.kept_in == "weights"]
+            raise ValueError(
+                f"{type(self).__name__} as it is configured stores no table {name!r}{where}. It stores "
+                f"{', '.join(stored) or 'none'}."
+            )
+        values = torch.as_tensor(array, dtype=torch.float32)
+        if tuple(values.shape) != table.shape or not bool(torch.isfinite(values).all()):
+            raise ValueError(
+                f"{name} must be a finite {table.shape} table ({table.what} of each parcel), got shape "
+                f"{tuple(values.shape)}{'' if tuple(values.shape) != table.shape else ' with NaN or infinity'}."
+            )
+        for body in self._bodies():
+            getattr(body, name).copy_(values)
+        setattr(self.config, self.config.table_sources[name], source)
+
+    def draw_masks(self, batch_size: int, seed: int | None = None) -> dict[str, torch.Tensor]:
+        """Masks of a batch in pretraining, as arguments of `forward`; empty where `forward` draws them itself.
+
+        Args:
+            batch_size: samples.
+            seed: makes the masks a function of it; `None` draws from the global generators.
+
+        Raises:
+            ValueError: if the grid of tokens is too small for masks by the rule of the configuration.
+        """
+        return {}
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:

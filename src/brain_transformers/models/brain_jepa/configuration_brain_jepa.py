@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..configuration_base import BrainConfig
+from ..configuration_base import BrainConfig, Table
 from ..family import Family
 from ..validation import check_choice, check_heads
 from .family import FAMILY
@@ -60,7 +60,7 @@ class BrainJEPAConfig(BrainConfig):
 
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
-    table_sources = ("gradient_source",)
+    table_sources = {"gradients": "gradient_source"}
     keys_to_ignore_at_inference = [
         "predictions",
         "targets",
@@ -120,6 +120,18 @@ class BrainJEPAConfig(BrainConfig):
     def n_windows(self) -> int:
         """Tokens of an ROI in a window of `n_timepoints`."""
         return self.n_timepoints // self.patch_size
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """See [`BrainConfig.tables`]; positions by index need none."""
+        if self.position_type != "gradient":
+            return {}
+        shape = (self.n_rois, self.gradient_size)
+        return {"gradients": Table("functional gradients", shape, self.gradient_source, columns="gradient_size")}
+
+    def t_r_for(self, t_r: float) -> float:
+        """Ours for scans that are at least twice as fast, of which every n-th frame is taken; else theirs."""
+        return t_r if self.t_r is None or round(self.t_r / t_r) <= 1 else self.t_r
 
     def validate_architecture(self) -> None:
         """Check that the sizes fit each other."""

@@ -20,6 +20,7 @@ _LIMITS = (
 FAMILY = Family(
     folder="brain_jepa",
     stem="BrainJEPA",
+    title="Brain-JEPA",
     model_type="brain_jepa",
     objective="latent prediction",
     processor_defaults={

@@ -274,6 +274,21 @@ class BrainJEPAPreTrainedModel(BrainPreTrainedModel):
             config.gradient_source = GRADIENT_SOURCE
             init.copy_(module.gradients, torch.from_numpy(known))
 
+    def set_gradients(self, gradients: torch.Tensor, source: str) -> None:
+        """Store a gradient table, in both encoders where there are two; it is saved with the weights.
+
+        Args:
+            gradients: `(n_rois, gradient_size)`, rows in the order of `config.roi_order`, such as from
+                `brain_transformers.processing.parcel_gradients.compute_gradients`.
+            source: where it comes from, kept in the config.
+
+        Raises:
+            ValueError: if the shape is wrong, values are not finite, or the model has positions by index.
+        """
+        if self.config.position_type != "gradient":
+            raise ValueError('This model has position_type="index" and takes no gradients.')
+        self.set_table("gradients", gradients, source)
+
     def _check_length(self, n_timepoints: int) -> None:
         if n_timepoints < self.config.patch_size:
             raise ValueError(
@@ -305,26 +320,6 @@ class BrainJEPAModel(BrainJEPAPreTrainedModel):
         n_rows = config.n_rois if config.position_type == "gradient" else 0
         self.register_buffer("gradients", torch.zeros(n_rows, config.gradient_size))
         self.post_init()
-
-    def set_gradients(self, gradients: torch.Tensor, source: str) -> None:
-        """Store a gradient table; it is saved with the weights.
-
-        Args:
-            gradients: `(n_rois, gradient_size)`, rows in the order of `config.roi_order`, such as from
-                `brain_transformers.processing.parcel_gradients.compute_gradients`.
-            source: where it comes from, kept in the config.
-
-        Raises:
-            ValueError: if the shape is wrong, values are not finite, or the model has positions by index.
-        """
-        table = torch.as_tensor(gradients, dtype=torch.float32)
-        expected = tuple(self.gradients.shape)
-        if self.config.position_type != "gradient":
-            raise ValueError('This model has position_type="index" and takes no gradients.')
-        if tuple(table.shape) != expected or not bool(torch.isfinite(table).all()):
-            raise ValueError(f"gradients must be a finite {expected} table, got shape {tuple(table.shape)}.")
-        self.gradients.copy_(table)
-        self.config.gradient_source = source
 
     def known_gradients(self) -> torch.Tensor | None:
         """The stored gradient table, `None` for positions by index.
@@ -468,10 +463,10 @@ class BrainJEPAForMaskedModeling(BrainJEPAPreTrainedModel):
         """Take the target encoder out of training; loading calls it, since `requires_grad` is not saved."""
         self.brain_jepa.requires_grad_(False)
 
-    def set_gradients(self, gradients: torch.Tensor, source: str) -> None:
-        """Store a gradient table in both encoders; see [`BrainJEPAModel.set_gradients`]."""
-        self.brain_jepa.set_gradients(gradients, source)
-        self.context_encoder.set_gradients(gradients, source)
+    def draw_masks(self, batch_size: int, seed: int | None = None) -> dict[str, torch.Tensor]:
+        """See [`BrainPreTrainedModel.draw_masks`]: `context_indices` and `target_indices` for whole windows."""
+        masks = draw_masks(self.config, batch_size, self.config.n_windows, call_index=seed, seed=seed)
+        return {"context_indices": masks.context_indices, "target_indices": masks.target_indices}
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:

@@ -1,14 +1,16 @@
 """Configuration of Brain-Semantoks."""
 
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..configuration_base import BrainConfig
+from ..configuration_base import BrainConfig, ScanFacts, Table
 from ..family import Family
 from ..validation import POOLINGS, check_choice, check_heads, check_range
 from .family import FAMILY
+from .networks_brain_semantoks import networks_of_parcels
 
 SPATIAL_MODES = ("networks", "rois", "whole_brain")
 TOKENIZER_POOLINGS = ("mean", "max", "attention")
@@ -137,8 +139,6 @@ class BrainSemantoksConfig(BrainConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.networks is None and self.spatial_mode == "networks":
-            from .networks_brain_semantoks import networks_of_parcels
-
             known = networks_of_parcels(self.roi_order, self.n_cortical_networks)
             if known is not None and len(known[0]) == self.n_rois:
                 self.networks, self.network_names = known
@@ -182,6 +182,44 @@ class BrainSemantoksConfig(BrainConfig):
         ratio = self.mask_ratio
         low, high = ratio if isinstance(ratio, (list, tuple)) else (ratio, ratio)
         return float(low), float(high)
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """See [`BrainConfig.tables`]."""
+        if self.spatial_mode != "networks":
+            return {}
+        known = networks_of_parcels(self.roi_order, self.n_cortical_networks)
+        source = "the names of the parcels" if known is not None and known[0] == self.networks else "the configuration"
+        return {"networks": Table("functional network", (self.n_rois,), source, kept_in="configuration")}
+
+    def t_r_for(self, t_r: float) -> float:
+        """Ours for faster scans, which are resampled to it; else theirs."""
+        return t_r if self.t_r is None or t_r >= self.t_r else self.t_r
+
+    def fitted_to(self, facts: ScanFacts, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """See [`BrainConfig.fitted_to`]; networks are those of the names of the parcels, where they tell.
+
+        `networks` in `chosen` may be names, which are numbered in the order in which they first appear.
+        """
+        values, given = super().fitted_to(facts, chosen), chosen.get("networks")
+        if given and all(isinstance(network, str) for network in given):
+            names = list(dict.fromkeys(given))
+            return {**values, "networks": [names.index(network) for network in given], "network_names": names}
+        # What the configuration says of its own parcels holds for as many others, unless it only followed from names.
+        own = self.networks if networks_of_parcels(self.roi_order, self.n_cortical_networks) is None else None
+        if given or len(own or ()) == values["n_rois"]:
+            return values
+        if values.get("spatial_mode", self.spatial_mode) == "networks":
+            n_cortical = values.get("n_cortical_networks", self.n_cortical_networks)
+            known = networks_of_parcels(values.get("roi_order", self.roi_order), n_cortical)
+            if known is None or len(known[0]) != values["n_rois"]:
+                raise ValueError(
+                    f"Brain-Semantoks needs the network of each of the {values['n_rois']} parcels, and their names do "
+                    "not tell (they do for Schaefer-400, Tian S3 and Buckner-7). Pass --networks FILE with a name or "
+                    'number a line (tables={"networks": ...} of new_model), --config networks=[0,0,1,...], or '
+                    "--config spatial_mode=rois to have every parcel on its own."
+                )
+        return {**values, "networks": None, "network_names": None}
 
     def rois_of_networks(self) -> list[list[int]]:
         """Parcels of each network, ascending."""

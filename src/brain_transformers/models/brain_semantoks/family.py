@@ -5,6 +5,7 @@ from ..family import Family, NamedModel
 FAMILY = Family(
     folder="brain_semantoks",
     stem="BrainSemantoks",
+    title="Brain-Semantoks",
     model_type="brain_semantoks",
     objective="self-distillation",
     processor_defaults={

@@ -8,6 +8,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -25,6 +26,7 @@ from ...layers.pooling import pool_tokens
 from ...layers.transformer import FeedForward
 from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel, classifier_output
 from .configuration_brain_semantoks import BrainSemantoksConfig
+from .masking_brain_semantoks import NumpyDraws, draw_mask
 
 logger = logging.get_logger(__name__)
 
@@ -768,6 +770,19 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
             teacher += list(mine.parameters())
             student += list(theirs.parameters())
         torch._foreach_lerp_(teacher, student, 1.0 - momentum)
+
+    def draw_masks(self, batch_size: int, seed: int | None = None) -> dict[str, torch.Tensor]:
+        """See [`BrainPreTrainedModel.draw_masks`]: `bool_masked_pos` `(batch, 2, n_networks, n_windows)`."""
+        config = self.config
+        if not config.use_mask_embedding or config.masking_frequency <= 0:
+            return {}
+        draws = NumpyDraws(np.random.default_rng(seed))
+        sizes = config.mask_kind, config.n_networks, config.n_windows
+        try:
+            masks = [draw_mask(*sizes, draws, config.mask_range, config.mask_rule) for _ in range(2 * batch_size)]
+        except ValueError as error:
+            raise ValueError(f"{error} For a new model: mask_rule=nominal (--config mask_rule=nominal).") from error
+        return {"bool_masked_pos": torch.from_numpy(np.stack(masks)).unflatten(0, (batch_size, 2))}
 
     def train(self, mode: bool = True) -> "BrainSemantoksForMaskedModeling":
         """Set the mode of the student; the teacher is always in evaluation mode."""

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..configuration_base import BrainConfig
+from ..configuration_base import BrainConfig, Table
 from ..family import Family
 from ..validation import CLASSIFIER_HEADS, POOLINGS, check_choice, check_heads
 from .family import FAMILY
@@ -53,7 +53,7 @@ class BrainLMConfig(BrainConfig):
 
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
-    table_sources = ("coordinates_source",)
+    table_sources = {"coordinates": "coordinates_source"}
     attribute_map = {"loss_fn": "reconstruction_loss"}
     keys_to_ignore_at_inference = [
         "mask",
@@ -102,6 +102,11 @@ class BrainLMConfig(BrainConfig):
     def uses_landmarks(self) -> bool:
         """Whether attention goes through landmarks; equal numbers mean full attention, as in the released files."""
         return self.num_landmarks is not None and self.num_landmarks != self.segment_means_seq_len
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """See [`BrainConfig.tables`]."""
+        return {"coordinates": Table("centre in mm MNI", (self.n_rois, 3), self.coordinates_source, exchangeable=True)}
 
     def validate_architecture(self) -> None:
         """Check that the sizes fit each other."""

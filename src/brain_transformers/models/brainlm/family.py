@@ -29,6 +29,7 @@ TINY = {
 FAMILY = Family(
     folder="brainlm",
     stem="BrainLM",
+    title="BrainLM",
     model_type="brainlm_mae",
     objective="masked reconstruction",
     # The released 13M weights were trained on robust-scaled signals of variance 0.69 (evaluation log, MSE / (1 - R2)).

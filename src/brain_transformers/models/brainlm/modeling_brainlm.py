@@ -410,14 +410,11 @@ class BrainLMModel(BrainLMPreTrainedModel):
         Args:
             coordinates: `(n_rois, 3)` in mm (MNI), rows in the order of `config.roi_order`.
             source: where they come from, kept in the config.
+
+        Raises:
+            ValueError: if the shape is wrong or values are not finite.
         """
-        table = torch.as_tensor(coordinates, dtype=torch.float32)
-        if tuple(table.shape) != (self.config.n_rois, 3) or not bool(torch.isfinite(table).all()):
-            raise ValueError(
-                f"coordinates must be a finite ({self.config.n_rois}, 3) table in mm, got shape {tuple(table.shape)}."
-            )
-        self.coordinates.copy_(table)
-        self.config.coordinates_source = source
+        self.set_table("coordinates", coordinates, source)
 
     def resolve_coordinates(self, signals: torch.Tensor, coordinates: torch.Tensor | None) -> torch.Tensor:
         """The given parcel centres, or the stored ones, as float32 `(batch, n_rois, 3)`."""

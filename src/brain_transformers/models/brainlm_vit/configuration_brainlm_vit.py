@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..configuration_base import BrainConfig
+from ..configuration_base import BrainConfig, Table
 from ..family import Family
 from ..validation import CLASSIFIER_HEADS, CLASSIFIER_LOSSES, POOLINGS, TRAIN_MODES, check_choice, check_heads
 from .family import FAMILY
@@ -132,6 +132,11 @@ class BrainLMViTConfig(BrainConfig):
     @use_mean_pooling.setter
     def use_mean_pooling(self, value: bool) -> None:
         self.pooling = "mean_with_cls" if value else "cls"
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """See [`BrainConfig.tables`]."""
+        return {"coordinates": Table("centre in mm MNI", (self.n_rois, 3), kept_in="processor", exchangeable=True)}
 
     def validate_architecture(self) -> None:
         """Check that the sizes fit each other."""

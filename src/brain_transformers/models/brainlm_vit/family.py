@@ -10,6 +10,7 @@ DIVISOR = 5.6430855
 FAMILY = Family(
     folder="brainlm_vit",
     stem="BrainLMViT",
+    title="BrainLM",
     model_type="brainlm_vit_mae",
     objective="masked reconstruction",
     processor_defaults={
