@@ -94,18 +94,18 @@ def register_auto_classes() -> None:
 
     from .hub.registry import check_is_no_bare_name
     from .models.configuration_base import BrainConfig
-    from .processing.roi_series import ROISeriesFeatureExtractor
+    from .processing.base import ScanProcessor
 
     for family in FAMILIES:
         config_class = family.load_class("Config")
         AutoConfig.register(family.model_type, config_class, exist_ok=True)
-        AutoFeatureExtractor.register(config_class, ROISeriesFeatureExtractor, exist_ok=True)
+        AutoFeatureExtractor.register(config_class, family.load_processor(), exist_ok=True)
     config, processor = ("config.json",), ("preprocessor_config.json",)
     for cls, method, files in (
         (AutoConfig, "from_pretrained", config),
         (AutoFeatureExtractor, "from_pretrained", processor + config),
         (BrainConfig, "get_config_dict", config),
-        (ROISeriesFeatureExtractor, "get_feature_extractor_dict", processor),
+        (ScanProcessor, "get_feature_extractor_dict", processor),
     ):
         _check_first(cls, method, check_is_no_bare_name, files)
     if _MODELING_AUTO in sys.modules:

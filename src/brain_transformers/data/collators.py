@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..processing.roi_series import WINDOWS, ROISeriesFeatureExtractor
+from ..processing.base import ScanProcessor, join
+from ..processing.time import WINDOWS
 from .labels import class_name
 from .row_randomness import EPOCH, EVALUATION_EPOCH, RowRandomness
+
+# What an extractor says of its windows beside the inputs of the model.
+_WINDOW_NAMES = ("scan_index", "window_start")
 
 
 class ROISeriesCollator:
@@ -36,7 +40,7 @@ class ROISeriesCollator:
 
     def __init__(
         self,
-        extractor: ROISeriesFeatureExtractor,
+        extractor: ScanProcessor,
         label_column: str | None = None,
         *,
         label2id: Mapping[str, int] | None = None,
@@ -75,8 +79,8 @@ class ROISeriesCollator:
         """Collate rows as a numpy-format dataset gives them.
 
         Returns:
-            `signals` (batch, n_rois, n_timepoints) float32, and where they apply `coordinates` (batch, n_rois, 3),
-            `attention_mask` (batch, n_tokens) int64, `labels` (batch,).
+            What the extractor gives: `signals` (batch, n_rois, n_timepoints) float32, and where they apply
+            `coordinates` (batch, n_rois, 3) and `attention_mask` (batch, n_tokens) int64; and `labels` (batch,).
         """
         rows = list(rows)
         evaluation = self.train_window is not None and self._is_evaluation(rows)
@@ -87,25 +91,16 @@ class ROISeriesCollator:
         for row in rows:
             rng = self.rng_for_row(row) if window == "random" and self.rng_for_row is not None else None
             parts.append(self.extractor(row, window=window, rng=rng, return_windows=True, n_windows=self.n_windows))
-        counts = [len(part["signals"]) for part in parts]
-        batch = {"signals": _join([part["signals"] for part in parts])}
-        if all("coordinates" in part for part in parts):
-            batch["coordinates"] = _join([part["coordinates"] for part in parts])
-        if any("attention_mask" in part for part in parts):
-            n_tokens = next(part["attention_mask"].shape[1] for part in parts if "attention_mask" in part)
-            batch["attention_mask"] = _join(
-                [
-                    part["attention_mask"] if "attention_mask" in part else np.ones((count, n_tokens), dtype=np.int64)
-                    for part, count in zip(parts, counts)
-                ]
-            )
+        counts = [len(part["window_start"]) for part in parts]
+        windows = [{name: value for name, value in part.items() if name not in _WINDOW_NAMES} for part in parts]
+        batch = {name: torch.from_numpy(value) for name, value in join(windows).items()}
         if self.label_column is not None:
             labels = self._labels([row[self.label_column] for row in rows])
             batch["labels"] = torch.repeat_interleave(labels, torch.tensor(counts))
         if self.return_windows or (evaluation and window in ("all", "cover")):
             batch["scan_index"] = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(counts))
         if self.return_windows:
-            batch["window_start"] = _join([part["window_start"] for part in parts])
+            batch["window_start"] = torch.from_numpy(np.concatenate([part["window_start"] for part in parts]))
         return batch
 
     @staticmethod
@@ -137,7 +132,3 @@ class ROISeriesCollator:
         if np.isnan(array).any():
             raise ValueError(f"A label in {self.label_column!r} is missing. Filter such rows out first.")
         return torch.from_numpy(array.astype(np.float32))
-
-
-def _join(arrays: list[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))

@@ -14,8 +14,7 @@ from tqdm.auto import tqdm
 from ..data.collators import ROISeriesCollator
 from ..layers.bfloat16 import warn_where_bfloat16_is_slow
 from ..optional import require
-from ..processing.roi_orders import roi_order_text
-from ..processing.roi_series import scan_name
+from ..processing.base import ScanProcessor, scan_name
 
 if TYPE_CHECKING:
     import pandas
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 POOLINGS = ("model", "cls", "mean", "max", "roi")
 LEVELS = ("scan", "window")
 SCAN_WINDOWS = ("all", "cover", "first", "center")
-_BIG_COLUMNS = ("signals",)
 # Columns that a table of embeddings has of its own; a column of the dataset with such a name gets a prefix.
 _OWN_COLUMNS = ("split", "n_windows", "window_start")
 _FEATURE = re.compile(r"e\d{3,}")
@@ -88,14 +86,14 @@ def pool_output(
 # --- rows ---
 
 
-def _numpy_rows(dataset: Any) -> Any:
+def _numpy_rows(dataset: Any, extractor: ScanProcessor) -> Any:
     """Rows of a `datasets` dataset would come as Python lists, which takes ten to forty times longer.
 
     Raises:
         ValueError: for what holds no rows of one split.
     """
     if isinstance(dataset, Mapping):
-        if "signals" in dataset:
+        if extractor.reads[0] in dataset:
             raise ValueError("Expected a list of scans, got a single one. Pass [scan].")
         raise ValueError(
             f"Expected the scans of one split, got a dataset with the splits {', '.join(map(str, dataset))}. Choose "
@@ -112,37 +110,11 @@ def _numpy_rows(dataset: Any) -> Any:
     return dataset
 
 
-def _checked_row(row: Any, index: int) -> Mapping[str, Any]:
-    """A row with all that a scan needs.
-
-    Raises:
-        ValueError: if it has not.
-    """
-    make = "Make rows with brain_transformers.data.dataset_from_arrays(arrays, roi_order=..., t_r=...)."
-    if not isinstance(row, Mapping):
-        what = f"an array of shape {tuple(np.shape(row))}" if hasattr(row, "shape") else type(row).__name__
-        raise ValueError(
-            f"Expected scan {index} as a row with signals, roi_order and t_r, got {what}, which says neither its "
-            f"parcels nor its repetition time. {make}"
-        )
-    if row.get("signals") is None:
-        raise ValueError(f"Expected signals in scan {index}, got a row with {', '.join(map(str, row))}. {make}")
-    if row.get("n_rois") is not None and row.get("n_timepoints") is not None:
-        return row
-    shape = np.shape(row["signals"])
-    if len(shape) != 2:
-        raise ValueError(
-            f"Expected signals (n_rois, n_timepoints) in scan {index}, or flat ones beside n_rois and n_timepoints, "
-            f"got shape {shape} and {', '.join(map(str, row))}. {make}"
-        )
-    return {**row, "n_rois": shape[0], "n_timepoints": shape[1]}
-
-
-def _provenance(row: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(row: Mapping[str, Any], scan_column: str) -> dict[str, Any]:
     """The scalar columns of a row as plain Python values, by names that are no columns of the table's own."""
     values = {}
     for name, value in row.items():
-        if name in _BIG_COLUMNS or np.ndim(value) > 0 or isinstance(value, (Mapping, set)):
+        if name == scan_column or np.ndim(value) > 0 or isinstance(value, (Mapping, set)):
             continue
         taken = name in _OWN_COLUMNS or _FEATURE.fullmatch(name)
         values[f"participant_{name}" if taken else name] = value.item() if hasattr(value, "item") else value
@@ -181,8 +153,8 @@ class _Scans:
     def windows(self) -> Iterator[tuple[int, dict[str, Any], int]]:
         """(number of the scan, model inputs of one window, its first timepoint), scan by scan."""
         for index, item in enumerate(self.dataset):
-            row = _checked_row(item, index)
-            self.provenance.append(_provenance(row))
+            row = self.collator.extractor.as_row(item, index)
+            self.provenance.append(_provenance(row, self.collator.extractor.reads[0]))
             self.names.append(scan_name(row, index))
             try:
                 batch = dict(self.collator([row]))
@@ -229,36 +201,9 @@ def _stack(inputs: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tens
     return joined
 
 
-def check_extractor(model: Any, extractor: Any) -> None:
-    """Refuse the extractor of another model, whose shapes may fit while parcels and scale do not.
-
-    Raises:
-        ValueError: if it puts parcels in another order than the model's configuration names.
-    """
-    config = model.config
-    given, expected = getattr(extractor, "output_roi_order", None), getattr(config, "roi_order", None)
-    if given is not None and expected is not None and roi_order_text(given) != roi_order_text(expected):
-
-        def short(order: Any) -> str:
-            return repr(order) if isinstance(order, str) else f"a list of {len(order)} labels"
-
-        raise ValueError(
-            f"{type(model).__name__} expects parcels in the order {short(expected)}, but this extractor gives "
-            f"{short(given)}: it belongs to another model. Load the one in the model's folder with "
-            "AutoFeatureExtractor."
-        )
-    given_t_r, t_r = getattr(extractor, "t_r", None), getattr(config, "t_r", None)
-    if given_t_r is not None and t_r is not None and abs(given_t_r - t_r) > 0.025 * t_r:
-        warnings.warn(
-            f"This extractor resamples to {given_t_r:g} s, but the model was made for {t_r:g} s. Use the extractor in "
-            "the model's folder, unless you mean it.",
-            stacklevel=3,
-        )
-
-
-def _why_not_finite(inputs: Mapping[str, torch.Tensor], window: int, values: np.ndarray) -> str:
-    """What to say of a window whose values are not finite."""
-    signals, mask = inputs["signals"][window].float(), inputs.get("attention_mask")
+def _why_not_finite(main: torch.Tensor, mask: torch.Tensor | None, window: int, values: np.ndarray) -> str:
+    """What to say of a window of the main input whose values are not finite."""
+    signals = main[window].float()
     if mask is not None and not bool(mask[window].any()):
         return "no token of a window was measured, so there is nothing to pool."
     bad = f"{int((~np.isfinite(values)).sum())} of {len(values)} values are not finite"
@@ -329,9 +274,10 @@ def run_windows(
             raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
     if batch_size < 1:
         raise ValueError(f"Expected batch_size to be at least 1, got {batch_size}.")
-    rows = _numpy_rows(dataset)
+    rows = _numpy_rows(dataset, collator.extractor)
     total = len(rows) if hasattr(rows, "__len__") else None
-    check_extractor(model, collator.extractor)
+    collator.extractor.refuse(model.config)
+    main = collator.extractor.model_input_names[0]
     device = torch.device(device) if device is not None else next(model.parameters()).device
     model.to(device)
     was_training = model.training
@@ -351,7 +297,10 @@ def run_windows(
                 inputs = {name: value.to(device) for name, value in _stack([item[1] for item in batch]).items()}
                 found = pick(model(**inputs), inputs).float().cpu().numpy()
                 for window in np.flatnonzero(~np.isfinite(found).all(1)):
-                    scans.refuse(batch[window][0], _why_not_finite(inputs, int(window), found[window]))
+                    scans.refuse(
+                        batch[window][0],
+                        _why_not_finite(inputs[main], inputs.get("attention_mask"), int(window), found[window]),
+                    )
                 values.append(found)
                 owners += [item[0] for item in batch]
                 starts += [item[2] for item in batch]
@@ -392,9 +341,9 @@ def embed_dataset(
 
     Args:
         model: a body such as [`BrainLMModel`], or a head that holds one (its body is used).
-        dataset: rows with `signals`, `n_rois`, `n_timepoints`, `t_r`, `roi_order` and any other columns, as
-            [`brain_transformers.data.load_dataset`] gives them; a list of such dictionaries and a dataset that streams
-            work too.
+        dataset: rows with what the extractor reads (series: `signals`, `n_rois`, `n_timepoints`, `t_r`, `roi_order`)
+            and any other columns, as [`brain_transformers.data.load_dataset`] gives them; a list of such dictionaries
+            and a dataset that streams work too.
         extractor: the model's feature extractor, or a [`ROISeriesCollator`] that holds one.
         pooling: `"model"`: `pooler_output`, as the configuration says; `"cls"`; `"mean"` or `"max"` over all tokens;
             `"roi"`: mean over time of each ROI's tokens, all ROIs side by side (n_rois * hidden_size columns; 0,
@@ -434,7 +383,7 @@ def embed_dataset(
         dataset,
         ROISeriesCollator(inner, window=window, return_windows=True),
         lambda output, inputs: pool_output(
-            body, output, inputs.get("attention_mask"), pooling, inputs["signals"].shape[2]
+            body, output, inputs.get("attention_mask"), pooling, inputs[inner.model_input_names[0]].shape[-1]
         ),
         batch_size=batch_size,
         device=device,

@@ -53,7 +53,8 @@ class Family:
         title: what its authors call it.
         model_type: the name in `config.json`.
         objective: how it is pretrained; see `cli.objectives`.
-        processor_defaults: arguments of the feature extractor that differ from its own defaults: the scale that the
+        processor: the class that makes its inputs of scans, and its module, relative to the package.
+        processor_defaults: arguments of that class that differ from its own defaults: the scale that the
             weights know, and how scans come to it.
         models: named configurations.
         fine_tuning_head: fields of the configuration for the head that its authors fine-tune.
@@ -64,6 +65,7 @@ class Family:
     title: str
     model_type: str
     objective: str
+    processor: tuple[str, str] = ("processing.roi_series", "ROISeriesFeatureExtractor")
     processor_defaults: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, NamedModel] = field(default_factory=dict)
     fine_tuning_head: Mapping[str, Any] = field(default_factory=dict)
@@ -86,3 +88,8 @@ class Family:
         """The class `<stem><kind>`, such as `"Config"` or `"ForMaskedModeling"`; imports its module."""
         name = f"{self.stem}{kind}"
         return getattr(importlib.import_module(f"brain_transformers.{self.classes[name]}"), name)
+
+    def load_processor(self) -> Any:
+        """The class that makes its inputs of scans; imports its module."""
+        module, name = self.processor
+        return getattr(importlib.import_module(f"brain_transformers.{module}"), name)

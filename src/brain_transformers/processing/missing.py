@@ -4,6 +4,9 @@ A frame that was scrubbed or padded is NaN in one pipeline and 0 in the next, an
 A number that no scanner gives (1e10 among values around 1) is a fault of a file and not a measurement.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 # With fewer parcels than this, two frames may be equal by chance (whole numbers, two regions).
@@ -117,6 +120,56 @@ def _quartiles(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for share in (0.25, 0.5, 0.75)
     )
     return low, middle, high - low
+
+
+def measured_part(
+    signals: np.ndarray, name: str, warn: Callable[[Any, str], None]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A scan without the padding at its end, NaN where nothing was measured, and in which frames that was so.
+
+    Args:
+        signals: (n_rois, n_timepoints) float32.
+        name: what messages call the scan.
+        warn: is told what is cut off and what is taken out.
+
+    Returns:
+        The scan, and (n_timepoints,) bool, or `None` if every frame was measured.
+
+    Raises:
+        ValueError: if nothing was measured.
+    """
+    n_given = signals.shape[1]
+    missing = missing_frames(signals)
+    if missing is not None:
+        measured = np.flatnonzero(~missing)
+        if not measured.size:
+            raise ValueError(
+                f"Expected numbers in {name}, got only NaN or 0 in every frame. Check the parcellation, or leave "
+                "this scan out."
+            )
+        # Some files pad short scans at the end; those timepoints were never measured.
+        signals, missing = signals[:, : measured[-1] + 1], missing[: measured[-1] + 1]
+        if len(missing) < n_given:
+            warn(
+                "padding",
+                f"The last {n_given - len(missing)} of the {n_given} frames of {name} are NaN, 0 or copies of "
+                "each other in every parcel: padding, which is cut off. So it is for other scans.",
+            )
+        signals = np.where(missing, np.float32(np.nan), signals) if missing.any() else signals
+    with np.errstate(invalid="ignore", over="ignore"):
+        far = outliers(signals, signals.max(axis=1) - signals.min(axis=1))
+    if far is not None:
+        row, frame = np.unravel_index(int(np.where(far, np.abs(signals), 0).argmax()), far.shape)
+        warn(
+            ("outliers", name),
+            f"{int(far.sum())} values in {int(far.any(axis=1).sum())} parcels of {name} lie more than "
+            f"{OUTLIER_IQRS:,.0f} interquartile ranges away from the parcel's median (such as "
+            f"{signals[row, frame]:.3g} in row {row}, frame {frame}), which no scanner gives; they are treated as "
+            "not measured. Check that file.",
+        )
+        signals = np.where(far, np.float32(np.nan), signals)
+        missing = ~np.isfinite(signals).any(axis=0)
+    return signals, missing if missing is not None and missing.any() else None
 
 
 def bridged(values: np.ndarray, measured: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...data.collators import ROISeriesCollator
-from ...processing.roi_series import ROISeriesFeatureExtractor
+from ...processing.base import ScanProcessor
 from ..monitors import CollapseMonitor, target_statistics
 from ..parameter_groups import SCHEDULED_DECAY, own_name
 from ..seeded_rows import RowRandomness
@@ -52,7 +52,7 @@ class JEPATrainer(SeededTrainer):
         args: training arguments.
         data_collator: makes a batch with one window a row; masks are added by [`BlockMaskCollator`] unless it has a
             true attribute `makes_masks`. By default scans are windowed by `processing_class` if that is a
-            [`ROISeriesFeatureExtractor`] (random windows), and otherwise rows must hold windows as arrays.
+            [`ScanProcessor`] (random windows), and otherwise rows must hold windows as arrays.
         train_dataset, eval_dataset: map-style datasets of rows.
         processing_class: the model's feature extractor, saved with it.
         kwargs: everything else that `transformers.Trainer` takes.
@@ -100,7 +100,7 @@ class JEPATrainer(SeededTrainer):
         self.add_callback(_MoveTarget(self))
 
     def _window_collator(self, data_collator: Callable[..., Any] | None) -> Callable[..., Any] | None:
-        if data_collator is None and isinstance(self.processing_class, ROISeriesFeatureExtractor):
+        if data_collator is None and isinstance(self.processing_class, ScanProcessor):
             return ROISeriesCollator(
                 self.processing_class, window="random", rng_for_row=RowRandomness(self.row_seed, "window")
             )

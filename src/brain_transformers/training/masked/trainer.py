@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...data.collators import ROISeriesCollator
-from ...processing.roi_series import ROISeriesFeatureExtractor
+from ...processing.base import ScanProcessor
 from ..parameter_groups import decay_parameter_names
 from ..seeded_rows import RowRandomness
 from ..seeded_trainer import SeededTrainer
@@ -39,7 +39,7 @@ class MAETrainer(SeededTrainer):
         args: training arguments.
         data_collator: makes a batch with one window a row; the masking noise is added by [`MaskedModelingCollator`]
             unless it is one already. By default scans are windowed by `processing_class` if that is a
-            [`ROISeriesFeatureExtractor`] (random windows), and otherwise rows must hold windows as arrays.
+            [`ScanProcessor`] (random windows), and otherwise rows must hold windows as arrays.
         train_dataset, eval_dataset: map-style datasets of rows.
         processing_class: the model's feature extractor, saved with it.
         kwargs: everything else that `transformers.Trainer` takes.
@@ -85,7 +85,7 @@ class MAETrainer(SeededTrainer):
         self._weighted_loss = 0.0
 
     def _window_collator(self, data_collator: Callable[..., Any] | None) -> Callable[..., Any] | None:
-        if data_collator is None and isinstance(self.processing_class, ROISeriesFeatureExtractor):
+        if data_collator is None and isinstance(self.processing_class, ScanProcessor):
             return ROISeriesCollator(
                 self.processing_class, window="random", rng_for_row=RowRandomness(self.row_seed, "window")
             )

@@ -1,0 +1,328 @@
+"""Scaling of series: statistics of a scan or of a training set, and how they are taken out of its values."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+NORMALIZATIONS = (
+    "none",
+    "center",
+    "zscore",
+    "zscore-scan",
+    "zscore-window",
+    "robust",
+    "robust-scan",
+    "robust-means",
+)
+FITTED = ("robust", "robust-means")
+"""Those that need statistics of training scans."""
+
+_ZSCORE_EPS = 1e-8
+# A spread below a few float32 steps of the level is rounding, not signal.
+_CONSTANT_RTOL = 1e-6
+SCALE_FACTOR = 3.0
+"""How far the spread of inputs may be from what a model was trained on, as a factor."""
+
+
+@dataclass
+class RowStatistics:
+    """What is known of the rows of a scan before they are scaled.
+
+    Attributes:
+        mean: (n_rows,) float32, of the finite values.
+        constant: (n_rows,) bool: without usable signal.
+        non_finite: (n_rows, n_timepoints) bool, or `None` if all values are finite.
+    """
+
+    mean: np.ndarray
+    constant: np.ndarray
+    non_finite: np.ndarray | None
+
+
+def row_statistics(signals: np.ndarray) -> RowStatistics:
+    """The [`RowStatistics`] of (n_rows, n_timepoints) float32 series."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = signals.mean(axis=1, dtype=np.float32)
+        high, low = signals.max(axis=1), signals.min(axis=1)
+    non_finite = None
+    if not np.isfinite(mean).all():
+        non_finite = ~np.isfinite(signals)
+        good = np.where(non_finite, 0.0, signals.astype(np.float64))
+        count = (~non_finite).sum(axis=1)
+        # Rows without gaps keep the mean they have anyway, so that a gap elsewhere changes nothing for them.
+        of_measured = (good.sum(axis=1) / np.maximum(count, 1)).astype(np.float32)
+        mean = np.where(non_finite.any(axis=1), of_measured, mean)
+        high = np.where(non_finite, -np.inf, signals).max(axis=1)
+        low = np.where(non_finite, np.inf, signals).min(axis=1)
+        # A row that is mostly gaps, compared with the others, says too little about its own level and spread.
+        usable = count * 2 > (~non_finite).any(axis=0).sum()
+        high, low, mean = (np.where(usable, values, np.float32(0)) for values in (high, low, mean))
+    constant = (high - low) <= _CONSTANT_RTOL * np.maximum(np.abs(high), np.abs(low))
+    return RowStatistics(mean, constant, non_finite)
+
+
+@dataclass
+class Scaling:
+    """What is taken out of the emitted rows of a scan.
+
+    Attributes:
+        index: (n_rois,) row of the scan for each emitted one.
+        shifts: what is subtracted, in turn.
+        scale: what is divided by then, or `None`.
+        zero_rows: (n_rois,) bool: emitted rows that are 0, whatever the scan holds.
+        non_finite: (n_rows, n_timepoints) of the scan's own rows, or `None`.
+        divisor: divides last.
+        dtype: of the arithmetic.
+    """
+
+    index: np.ndarray
+    shifts: list[np.ndarray]
+    scale: np.ndarray | None
+    zero_rows: np.ndarray
+    non_finite: np.ndarray | None
+    divisor: float
+    dtype: type[np.floating] = np.float32
+
+    @property
+    def is_finite(self) -> bool:
+        return all(
+            np.isfinite(values).all() for values in [*self.shifts, *([] if self.scale is None else [self.scale])]
+        )
+
+    def write(self, signals: np.ndarray, identity: bool, columns: slice | np.ndarray, target: np.ndarray) -> None:
+        """Scale these frames of a scan into `target` (n_rois, n_frames) float32; `identity`: rows come as they are."""
+        part = signals[:, columns] if isinstance(columns, slice) else signals.take(columns, axis=1)
+        rows = part if identity else part[self.index]
+        if self.dtype is not np.float32:
+            rows = rows.astype(self.dtype)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for shift in self.shifts:
+                rows = np.subtract(rows, shift, out=target if rows.dtype == np.float32 else rows)
+            if self.scale is not None:
+                rows = np.divide(rows, self.scale, out=target if rows.dtype == np.float32 else rows)
+            if rows is not target:
+                target[:] = rows
+            if self.divisor != 1.0:
+                np.divide(target, np.float32(self.divisor), out=target)
+        if self.non_finite is not None:
+            target[self.non_finite[self.index][:, columns]] = 0.0
+        if self.zero_rows.any():
+            target[self.zero_rows] = 0.0
+
+
+def scaling_of(
+    mode: str,
+    signals: np.ndarray,
+    of_rows: RowStatistics,
+    index: np.ndarray,
+    *,
+    statistics: Mapping[str, Any] | None = None,
+    order: np.ndarray | None = None,
+    divisor: float = 1.0,
+) -> Scaling:
+    """The scaling of a scan.
+
+    Args:
+        mode: one of `NORMALIZATIONS`.
+        signals: (n_rows, n_timepoints) float32.
+        of_rows: of its rows.
+        index: (n_rois,) row of the scan for each emitted one, -1 where it has none.
+        statistics: fitted values, for the modes in `FITTED`.
+        order: (n_rois,) how those are sorted.
+        divisor: divides last (`"zscore-window"`, which scales a window at a time, does that itself).
+    """
+    mean, non_finite = of_rows.mean[index][:, None], of_rows.non_finite
+    zero = of_rows.constant[index]
+    zero[index < 0] = True
+    shifts: list[np.ndarray] = []
+    scale: np.ndarray | None = None
+    dtype: type[np.floating] = np.float32
+    if mode == "center":
+        shifts = [mean]
+    elif mode in FITTED:
+        if statistics is None:
+            raise ValueError(
+                f"normalization={mode!r} needs statistics of training scans, and none are stored. Run "
+                'extractor.fit(training_scans, roi_order=...) and save it, or choose normalization="robust-scan" to '
+                "scale every scan by its own median and IQR."
+            )
+        # Statistics of means are float64, as in Brain-JEPA's data code; others float32, as in BrainLM's.
+        dtype = np.float64 if mode == "robust-means" else np.float32
+        median: np.ndarray = np.asarray(statistics["median"], dtype=dtype)
+        iqr: np.ndarray = np.asarray(statistics["iqr"], dtype=dtype)
+        if order is not None:
+            median, iqr = median[order], iqr[order]
+        zero |= iqr <= 0
+        scale = np.where(iqr > 0, iqr, 1)[:, None]
+        shifts = ([mean] if mode == "robust" else []) + [median[:, None]]
+    elif mode == "zscore-scan":
+        good = index[~zero]
+        if good.size:
+            values = signals[good] if non_finite is None else np.where(non_finite[good], np.nan, signals[good])
+            overall, spread = np.nanmean(values, dtype=np.float64), np.nanstd(values, ddof=1, dtype=np.float64)
+            shifts, scale = [np.asarray(overall, np.float32)], np.asarray(spread, np.float32)
+    elif mode in ("zscore", "robust-scan"):
+        values = signals[index] - mean
+        if non_finite is not None:
+            values[non_finite[index]] = np.nan
+        values[zero] = 0.0
+        if mode == "zscore":
+            shifts = [mean]
+            scale = np.nanstd(values, axis=1, keepdims=True) + np.float32(_ZSCORE_EPS)
+        else:
+            percentile = np.nanpercentile if non_finite is not None else np.percentile
+            quartiles = percentile(values, [25, 50, 75], axis=1, keepdims=True).astype(np.float32)
+            iqr = quartiles[2] - quartiles[0]
+            zero |= iqr[:, 0] <= 0
+            shifts, scale = [mean, quartiles[1]], np.where(iqr > 0, iqr, np.float32(1))
+    return Scaling(index, shifts, scale, zero, non_finite, 1.0 if mode == "zscore-window" else divisor, dtype)
+
+
+def zscore_window(window: np.ndarray, zero_rows: np.ndarray, gaps: np.ndarray | None, divisor: float) -> None:
+    """Scale one window in place by its own mean and unbiased std; `gaps` (bool, its shape) and `zero_rows` are 0."""
+    good = window[~zero_rows]
+    if gaps is not None:
+        good = good[~gaps[~zero_rows, :]]
+    window -= np.float32(good.mean(dtype=np.float64))
+    window /= np.float32(good.std(ddof=1, dtype=np.float64)) * np.float32(divisor)
+    window[zero_rows] = 0.0
+    if gaps is not None:
+        window[gaps] = 0.0
+
+
+# --- statistics of a training set ---
+
+
+def training_values(
+    mode: str, signals: np.ndarray, exact: np.ndarray, index: np.ndarray, max_timepoints: int | None
+) -> np.ndarray:
+    """What one scan gives to the statistics of `mode`: `(n_rois, n)`, NaN for what does not count.
+
+    Args:
+        mode: one of `FITTED`.
+        signals: (n_rows, n_timepoints) float32.
+        exact: the same as the scan came, for statistics that are float64.
+        index: (n_rois,) row of the scan for each row of the model, -1 where it has none.
+        max_timepoints: use only that many first ones.
+    """
+    of_rows = row_statistics(signals)
+    mean, non_finite = of_rows.mean, of_rows.non_finite
+    if mode == "robust":
+        values = (signals - mean[:, None])[:, :max_timepoints]
+        if non_finite is not None:
+            values[non_finite[:, :max_timepoints]] = np.nan
+    elif non_finite is None:
+        values = np.asarray(exact, dtype=np.float64).mean(axis=1, keepdims=True)
+    else:
+        counted = np.where(non_finite, 0.0, np.asarray(exact, dtype=np.float64)).sum(axis=1, keepdims=True)
+        values = counted / np.maximum((~non_finite).sum(axis=1, keepdims=True), 1)
+    values[of_rows.constant | ~np.isfinite(mean)] = np.nan
+    values = values[index]
+    values[index < 0] = np.nan
+    return values
+
+
+def fitted_statistics(
+    mode: str, parts: Sequence[np.ndarray], n_rois: int, warn: Callable[[Any, str], None]
+) -> dict[str, Any]:
+    """Median and IQR of each row over the [`training_values`] of all scans; 0 for rows without spread.
+
+    Raises:
+        ValueError: if most rows have none.
+    """
+    median, iqr = np.empty(n_rois), np.empty(n_rois)
+    for low in range(0, n_rois, 32):
+        block = np.concatenate([part[low : low + 32] for part in parts], axis=1)
+        percentile = np.nanpercentile if np.isnan(block).any() else np.percentile
+        with warnings.catch_warnings():
+            # An ROI without a single good scan gives NaN here and is named below.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            quartiles = percentile(block, [25, 50, 75], axis=1)
+        median[low : low + 32], iqr[low : low + 32] = quartiles[1], quartiles[2] - quartiles[0]
+    unfitted = ~(np.isfinite(median) & np.isfinite(iqr) & (iqr > 0))
+    first = np.flatnonzero(unfitted)[:5].tolist()
+    if unfitted.sum() * 2 > n_rois:
+        raise ValueError(
+            f"{int(unfitted.sum())} of {n_rois} ROIs have no spread in the {len(parts)} scans given "
+            f"(first: {first}). Fit on more scans with real signals."
+        )
+    median[unfitted], iqr[unfitted] = 0.0, 0.0
+    if mode == "robust":
+        median, iqr = median.astype(np.float32), iqr.astype(np.float32)
+    if unfitted.any():
+        warn(
+            ("unfitted", tuple(np.flatnonzero(unfitted))),
+            f"{int(unfitted.sum())} ROIs have no spread in the training scans and will be set to 0 (first: {first}).",
+        )
+    return {"median": median.tolist(), "iqr": iqr.tolist(), "n_scans": len(parts)}
+
+
+def check_statistics(statistics: Any, n_rois: int) -> None:
+    """Refuse fitted values that cannot be: another number, not finite, or a spread that would blow signals up."""
+    if not isinstance(statistics, Mapping):
+        raise ValueError(f"Expected statistics to be a mapping with median and iqr, got {statistics!r:.80}.")
+    tables = {}
+    for key in ("median", "iqr"):
+        try:
+            tables[key] = np.asarray(statistics[key], dtype=np.float64)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"Expected {n_rois} numbers in statistics[{key!r}], got none ({error!r:.80}).") from error
+        if tables[key].shape != (n_rois,):
+            raise ValueError(f"Expected {n_rois} values in statistics[{key!r}], got {tables[key].shape}.")
+    median, iqr = tables["median"], tables["iqr"]
+    # 0 marks ROIs without spread in the training scans. A spread far below a float32 step of the level is rounding.
+    wrong = (
+        ~(np.isfinite(median) & np.isfinite(iqr)) | (iqr < 0) | ((iqr > 0) & (iqr < 1e-30)) | (np.abs(median) > 1e30)
+    )
+    wrong |= iqr > 1e30
+    if wrong.any() or not iqr.any():
+        row = int(np.flatnonzero(wrong)[0]) if wrong.any() else 0
+        raise ValueError(
+            f"Expected statistics with finite medians and IQRs above 0, got median {median[row]:g} and IQR "
+            f"{iqr[row]:g} in row {row}. Fit the extractor again: extractor.fit(training_scans)."
+        )
+
+
+# --- is it the scale that the model knows? ---
+
+
+def raw_units(window: np.ndarray) -> str | None:
+    """What to say if (n_rois, n_timepoints) values that nothing scaled look like raw scanner units."""
+    window = window.T
+    level, spread = np.median(np.abs(window.mean(axis=1))), np.median(window.std(axis=1))
+    if not level > SCALE_FACTOR * spread > 0:
+        return None
+    return (
+        f"The input looks like raw scanner units (ROI means around {level:.3g}, std {spread:.3g}) and "
+        'normalization is "none". Choose the normalization that the model was trained with.'
+    )
+
+
+def far_from(expected_std: float, output: np.ndarray, count: float, name: str, signals: np.ndarray) -> str | None:
+    """What to say if model inputs are more than three times away from the spread that the model was trained on.
+
+    Args:
+        expected_std: that spread.
+        output: the inputs, 0 where nothing was measured.
+        count: how many of them were measured.
+        name: of the first scan.
+        signals: (n_rows, n_timepoints) as it came, for a guess at the reason.
+    """
+    flat = output.reshape(-1)
+    std = float(np.sqrt(max(float(np.dot(flat, flat)) / count - (float(flat.sum()) / count) ** 2, 0.0)))
+    if expected_std / SCALE_FACTOR <= std <= expected_std * SCALE_FACTOR:
+        return None
+    level, spread = float(np.nanmedian(np.abs(signals.mean(axis=1)))), float(np.nanmedian(signals.std(axis=1)))
+    guess = ""
+    if level < 0.1 * spread and 0.2 < spread < 5:
+        guess = " The scan as given looks already normalised: do not scale it twice."
+    elif level > SCALE_FACTOR * spread:
+        guess = " The scan as given looks like raw scanner units, other than those the statistics were fitted on."
+    return (
+        f"The model input has std {std:.3g} (first scan: {name}); the model was trained on std "
+        f"{expected_std:.3g}, and results are not to be trusted this far from it.{guess} Fit the "
+        "extractor on your own training scans (extractor.fit), or check units and normalization."
+    )
