@@ -259,6 +259,7 @@ def test_a_full_disk_is_known_by_every_librarys_words() -> None:
     assert no_space(OSError(errno.ENOSPC, "x"))
     assert no_space(OSError(errno.EDQUOT, "x"))
     assert no_space(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert no_space(RuntimeError("basic_ios::clear: iostream error"))  # torch, at the end of a file
     assert not no_space(OSError(errno.EACCES, "x"))
     assert not no_space(ValueError("anything"))
     wrapped = RuntimeError("while saving")

@@ -233,7 +233,8 @@ _NO_SPACE = (
     "Disk quota exceeded",
     "File too large",
     "PytorchStreamWriter failed writing",
-    "unexpected pos",  # torch again, whose reader fails with other words
+    "unexpected pos",  # torch again, in other words, at another place of a file
+    "iostream error",  # and where the end of a file did not fit
 )
 
 
