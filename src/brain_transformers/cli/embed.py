@@ -208,7 +208,7 @@ def _load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     elif not extractor.is_fitted:
         raise ValueError(
             f"--model {args.model}: its feature extractor scales by statistics of training scans "
-            f"(normalization {extractor.normalization!r}), and none are stored. Pass --fit-on DATASET:train to fit "
+            f"(scale: {extractor.describe()['scale']}), and none are stored. Pass --fit-on DATASET:train to fit "
             "them, with --save-processor to keep them."
         )
     return model, extractor
@@ -228,7 +228,7 @@ def _fit(extractor: Any, source: str) -> None:
     rows = splits[0][1]
     extractor.fit(rows)
     print(
-        f"scale fitted on {len(rows)} scans of {source} (normalization {extractor.normalization!r})"
+        f"scale fitted on {len(rows)} scans of {source} (scale: {extractor.describe()['scale']})"
         + (", in place of the one in the model's folder" if was_fitted else "")
     )
 

@@ -124,8 +124,12 @@ class ScanProcessor(FeatureExtractionMixin):
         return True
 
     def describe(self) -> dict[str, str]:
-        """What it does to a scan, in words: what -> how."""
-        return {"scans": f"rows with {', '.join(self.reads)}", "inputs": ", ".join(self.model_input_names)}
+        """What it does to a scan, in words: `scans`, `scale` and whatever else the modality has -> how."""
+        return {
+            "scans": f"rows with {', '.join(self.reads)}",
+            "inputs": ", ".join(self.model_input_names),
+            "scale": "fitted" if self.is_fitted else "not fitted",
+        }
 
     def refuse(self, config: Any) -> None:
         """Refuse a model that this processor does not belong to, whose shapes may fit all the same.
@@ -262,9 +266,8 @@ class ScanProcessor(FeatureExtractionMixin):
             ValueError: if there are none, or they are no arrays.
         """
         if isinstance(scans, Mapping):
-            if (
-                len(self.reads) > 1 and np.ndim(scans.get(self.reads[1], 0)) == 1
-            ):  # a slice of a dataset: a column each
+            # A slice of a dataset holds a column each: the last one of numbers, or of scans if there is no other.
+            if np.ndim(scans.get(self.reads[-1])) == (1 if len(self.reads) > 1 else self.scan_ndim + 1):
                 return [dict(zip(scans, values)) for values in zip(*scans.values(), strict=True)]
             return [scans]
         if not isinstance(scans, (list, tuple)) and not hasattr(scans, "__array__") and isinstance(scans, Iterable):

@@ -1,0 +1,209 @@
+"""A modality that this package has never heard of: nothing outside its own file is needed for it."""
+
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoFeatureExtractor,
+    PretrainedConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.utils import ModelOutput
+
+import brain_transformers as bt
+from brain_transformers.hub.sharing import save_model_folder
+from brain_transformers.processing.base import CheckedScan, ScanProcessor, as_array
+from brain_transformers.processing.time import window_starts
+
+SHAPE, N_FRAMES = (3, 4, 2), 6
+
+
+class VolumeProcessor(ScanProcessor):
+    """Rows with a 4-D `volume` (x, y, z, t) become `volumes` (n_windows, n_frames, 1, z, y, x) less a level."""
+
+    model_input_names = ["volumes", "attention_mask"]
+    reads = ("volume",)
+    scan_ndim = 4
+    takes_from_config = ("shape", "n_frames")
+
+    def __init__(
+        self,
+        shape: Any = SHAPE,
+        n_frames: int = N_FRAMES,
+        window: str = "all",
+        level: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.shape, self.n_frames, self.window, self.level = list(shape), n_frames, window, level
+
+    def check(self, scan: Any, name: str, **known: Any) -> CheckedScan:
+        values = as_array(scan).astype(np.float32)
+        if values.ndim != 4 or list(values.shape[:3]) != self.shape:
+            raise ValueError(f"Expected {name} of {self.shape} voxels and frames, got {values.shape}.")
+        if self.level is None:
+            raise ValueError("The level is not fitted.")
+        return CheckedScan(name, values - np.float32(self.level))
+
+    def starts(self, scan: CheckedScan, **how: Any) -> list[float]:
+        return window_starts(scan.values.shape[3], self.n_frames, name=scan.name, warn=self.warn_once, **how)
+
+    def cut(self, scan: CheckedScan, starts: Any) -> dict[str, np.ndarray]:
+        frames = scan.values.transpose(3, 2, 1, 0)[:, None]
+        output = np.zeros((len(starts), self.n_frames, 1, *self.shape[::-1]), np.float32)
+        for start, window in zip(starts, output):
+            part = frames[int(start) : int(start) + self.n_frames]
+            window[: len(part)] = part
+        return {"volumes": output}
+
+    def mask(self, scan: CheckedScan, starts: Any) -> np.ndarray | None:
+        times = np.asarray(starts)[:, None] + np.arange(self.n_frames)
+        return (times < scan.values.shape[3]).astype(np.int64)
+
+    def measure(self, scan: Any, name: str, **known: Any) -> float:
+        return float(as_array(scan).mean())
+
+    def settle(self, measures: list[float]) -> None:
+        self.level = float(np.mean(measures))
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.level is not None
+
+    def refuse(self, config: Any) -> None:
+        if list(config.shape) != self.shape:
+            raise ValueError(f"Expected volumes of {list(config.shape)}, this extractor gives {self.shape}.")
+
+
+class TinyVolumeConfig(PretrainedConfig):
+    model_type = "made_up_volumes"
+
+    def __init__(self, shape: Any = SHAPE, n_frames: int = N_FRAMES, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shape, self.n_frames = list(shape), n_frames
+
+
+class TinyVolumeModel(PreTrainedModel):
+    config_class = TinyVolumeConfig
+    base_model_prefix = "made_up"
+    main_input_name = "volumes"
+
+    def __init__(self, config: TinyVolumeConfig) -> None:
+        super().__init__(config)
+        self.project = torch.nn.Linear(int(np.prod(config.shape)), 5)
+        self.post_init()
+
+    def forward(self, volumes: Any, attention_mask: Any = None, labels: Any = None) -> ModelOutput:
+        states = self.project(volumes.flatten(2))
+        mask = torch.ones(states.shape[:2]) if attention_mask is None else attention_mask
+        pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        loss = None if labels is None else ((pooled.mean(1) - labels) ** 2).mean()
+        return ModelOutput(**({} if loss is None else {"loss": loss}), last_hidden_state=states, pooler_output=pooled)
+
+
+AutoFeatureExtractor.register(TinyVolumeConfig, VolumeProcessor, exist_ok=True)
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    draw = np.random.default_rng(0)
+    return [
+        {"volume": draw.normal(50, 1, (*SHAPE, n)).astype(np.float32), "subject": f"{n:02d}", "age": float(n)}
+        for n in (12, 6, 4, 18)
+    ]
+
+
+@pytest.fixture
+def processor(rows: list[dict[str, Any]]) -> VolumeProcessor:
+    return VolumeProcessor().fit(rows)
+
+
+def test_what_it_says_is_enough_for_scans_rows_and_batches(processor, rows) -> None:
+    assert processor.level == pytest.approx(50, abs=0.2)
+    batch = processor(rows, return_windows=True, return_tensors="pt")
+    assert batch["volumes"].shape == (7, N_FRAMES, 1, *SHAPE[::-1])
+    assert batch["scan_index"].tolist() == [0, 0, 1, 2, 3, 3, 3]
+    assert batch["window_start"].tolist() == [0, 6, 0, 0, 0, 6, 12]
+    # Where one scan is padded, the others get a mask of ones.
+    assert batch["attention_mask"].sum(1).tolist() == [6, 6, 6, 4, 6, 6, 6]
+    one = processor(rows[0]["volume"])
+    assert "attention_mask" not in one
+    np.testing.assert_array_equal(one["volumes"], batch["volumes"][:2])
+    columns = {"volume": [rows[0]["volume"]] * 2, "age": [1.0, 2.0]}
+    assert len(processor(columns)["volumes"]) == len(processor(np.stack(columns["volume"]))["volumes"]) == 4
+    assert processor.describe()["scans"] == "rows with volume"
+
+
+def test_errors_name_the_scan(processor, rows) -> None:
+    with pytest.raises(ValueError, match=r"Expected scan 06 of .* voxels"):
+        processor([rows[0], {**rows[1], "volume": rows[1]["volume"][:2]}])
+    with pytest.raises(ValueError, match="for scan 12, got one without volume"):
+        processor({"subject": "12", "age": 1.0})
+    broken = rows[0]["volume"].copy()
+    broken[0, 0, 0, 3] = np.inf
+    with pytest.raises(ValueError, match="finite numbers after scaling scan 1"):
+        processor([rows[0]["volume"], broken])
+    with pytest.raises(TypeError, match=r"no argument 'n_frame'.*Did you mean n_frames"):
+        VolumeProcessor(n_frame=3)
+    with pytest.raises(ValueError, match="at least one scan"):
+        VolumeProcessor().fit([])
+
+
+def test_it_is_saved_and_loaded_by_the_auto_class(processor, rows, tmp_path) -> None:
+    model = TinyVolumeModel(TinyVolumeConfig())
+    save_model_folder(model, tmp_path / "model", extractor=processor)
+    # Remote code imports from this package, which knows no such class.
+    assert not (tmp_path / "model" / "modeling_shim.py").exists()
+    loaded = AutoFeatureExtractor.from_pretrained(tmp_path / "model")
+    assert type(loaded) is VolumeProcessor
+    assert loaded.to_dict() == processor.to_dict()
+    np.testing.assert_array_equal(loaded(rows)["volumes"], processor(rows)["volumes"])
+    made = VolumeProcessor.from_model_config(SimpleNamespace(shape=[1, 1, 1], n_frames=3), window="first")
+    assert (made.shape, made.n_frames, made.window) == ([1, 1, 1], 3, "first")
+
+
+def test_it_goes_through_embed(processor, rows) -> None:
+    pytest.importorskip("pandas")
+    model = TinyVolumeModel(TinyVolumeConfig()).eval()
+    table = bt.embed_dataset(model, rows, processor, batch_size=3, progress=False)
+    assert table["subject"].tolist() == ["12", "06", "04", "18"]
+    assert table["n_windows"].tolist() == [2, 1, 1, 3]
+    assert "volume" not in table
+    with torch.no_grad():
+        expected = model(**processor(rows[2], return_tensors="pt")).pooler_output[0]
+    values = table[[name for name in table if name.startswith("e0")]].to_numpy()
+    np.testing.assert_allclose(values[2], expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="Expected scan 1 as a row with volume, got a row with age"):
+        bt.embed_dataset(model, [rows[0], {"age": 3}], processor, progress=False)
+    with pytest.raises(ValueError, match="this extractor gives"):
+        bt.embed_dataset(TinyVolumeModel(TinyVolumeConfig((3, 4, 3))), rows, processor, progress=False)
+    with pytest.raises(ValueError, match=r"Pass \[scan\]"):
+        bt.embed_dataset(model, rows[0], processor, progress=False)
+
+
+@pytest.mark.parametrize("whose", ["plain", "package"])
+def test_it_goes_through_the_trainer(whose, processor, rows, tmp_path) -> None:
+    model = TinyVolumeModel(TinyVolumeConfig())
+
+    def plain(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        labels = torch.tensor([row["age"] for row in rows])
+        return {**processor(rows, window="first", return_tensors="pt"), "labels": labels}
+
+    collator = plain if whose == "plain" else bt.ROISeriesCollator(processor, "age", window="all")
+    before = model.project.weight.clone()
+    arguments = TrainingArguments(
+        tmp_path, max_steps=2, per_device_train_batch_size=2, remove_unused_columns=False, report_to=[], use_cpu=True
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(model, arguments, train_dataset=rows, data_collator=collator, processing_class=processor)
+        trainer.train()
+    assert not torch.equal(model.project.weight, before)
+    trainer.save_model(str(tmp_path / "model"))
+    assert type(AutoFeatureExtractor.from_pretrained(tmp_path / "model")) is VolumeProcessor
