@@ -267,7 +267,7 @@ class ScanProcessor(FeatureExtractionMixin):
         """
         if isinstance(scans, Mapping):
             # A slice of a dataset holds a column each: the last one of numbers, or of scans if there is no other.
-            if np.ndim(scans.get(self.reads[-1])) == (1 if len(self.reads) > 1 else self.scan_ndim + 1):
+            if np.ndim(scans.get(self.reads[-1], 0)) == (1 if len(self.reads) > 1 else self.scan_ndim + 1):
                 return [dict(zip(scans, values)) for values in zip(*scans.values(), strict=True)]
             return [scans]
         if not isinstance(scans, (list, tuple)) and not hasattr(scans, "__array__") and isinstance(scans, Iterable):
