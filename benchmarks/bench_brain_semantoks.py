@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "conversion"))
 
 import numpy as np
 import torch
-from convert_brain_semantoks import convert_state_dict
 from harness import Result, compare, main
 from plain_brain_semantoks import PlainPretraining
 from torch import nn
 
 import brain_transformers as bt
+from brain_transformers.models.brain_semantoks.conversion_brain_semantoks import convert_state_dict
 
 _BRANCHES = [
     {"type": "dense", "kernel_size": 3, "depthwise": False, "out_channels": 384},

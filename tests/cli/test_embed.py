@@ -255,7 +255,7 @@ def test_embeddings_that_are_not_finite_are_not_written(folder: Path, tmp_path: 
 def test_a_name_without_weights_says_where_they_are(folder: Path, tmp_path: Path, capsys) -> None:
     command = ["embed", str(folder / "dataset"), "--output", str(tmp_path / "t.csv"), "--model"]
     assert main([*command, "brainlm-13m"]) == 2
-    assert "convert_brainlm.py" in capsys.readouterr().err
+    assert "brain-transformers convert brainlm" in capsys.readouterr().err
     broken = shutil.copytree(folder / "model", tmp_path / "broken")
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": 1.5}}))

@@ -1,5 +1,6 @@
 """What all converters share: one source a target, one boundary for damaged files, no way to unsafe loading."""
 
+import hashlib
 import io
 import json
 import os
@@ -22,11 +23,16 @@ import brain_transformers as bt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conversion"))
 
-import checkpoints
 import convert_brain_jepa
 import convert_brain_semantoks
 import convert_brainlm
-from checkpoints import ConversionError, KeyMap, read_json, read_torch_checkpoint
+
+from brain_transformers.cli.main import main
+from brain_transformers.conversion.containers import read_model_folder, read_number_table, read_torch_checkpoint
+from brain_transformers.conversion.convert import fingerprint
+from brain_transformers.hub import model_card
+from brain_transformers.hub.registry import name_by_size
+from brain_transformers.models.conversion_base import ConversionError, KeyMap
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 # Words that make a user switch the protection off.
@@ -246,7 +252,7 @@ def test_configurations_of_any_kind_are_one_line_that_names_the_file(
 def test_gradient_tables_of_any_kind_are_one_error_that_names_the_file(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ConversionError, match=name):
-        convert_brain_jepa.read_gradient_table(tmp_path / name)
+        read_number_table(tmp_path / name, "a gradient table")
 
 
 @pytest.mark.parametrize("option", ["--network-map", "--config"])
@@ -306,7 +312,7 @@ def test_there_is_no_second_try_without_protection(monkeypatch, tmp_path: Path) 
 def test_a_folder_in_place_of_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(ConversionError, match=r"config\.json"):
-        read_json(tmp_path / "config.json")
+        read_model_folder(tmp_path, "a folder")
     with pytest.raises(ConversionError, match=r"config\.json"):
         read_torch_checkpoint(tmp_path / "config.json")
 
@@ -330,9 +336,41 @@ def test_a_full_disk_and_a_signal_are_one_line(authors: Path, tmp_path: Path, mo
     def interrupted(*args: Any, **options: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(convert_brainlm, "convert", interrupted)
+    monkeypatch.setattr("brain_transformers.conversion.convert.convert", interrupted)
     assert convert(authors, tmp_path / "converted") == 143
     assert "terminated" in capsys.readouterr().err
+
+
+# --- one command for all, and the same model for all ---
+
+
+def test_the_command_writes_what_the_script_writes(authors: Path, tmp_path: Path, capsys) -> None:
+    assert convert(authors, tmp_path / "script" / "model") == 0
+    printed = capsys.readouterr().out
+    words = ["--checkpoint", str(authors), "--output", str(tmp_path / "command" / "model")]
+    assert main(["convert", "brainlm", *words]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == printed.splitlines()[:-1]
+    assert contents(tmp_path / "command") == contents(tmp_path / "script")
+    assert main(["convert", "brainlm", "--checkpoint", str(tmp_path), *words[2:]]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("brain-transformers convert: error: ")
+    with pytest.raises(SystemExit):
+        main(["convert", "brain_jepa", "--help"])
+    assert "--gradient" in capsys.readouterr().out
+
+
+def test_the_fingerprint_is_printed_and_written_and_that_of_the_weights(authors: Path, tmp_path: Path, capsys) -> None:
+    found = []
+    for name in ("first", "second", "changed"):
+        if name == "changed":
+            weights = torch.load(authors / "pytorch_model.bin", weights_only=True)
+            weights["vit.layernorm.bias"][0] += 1e-6
+            torch.save(weights, authors / "pytorch_model.bin")
+        assert convert(authors, tmp_path / name) == 0
+        found.append(fingerprint(load_file(tmp_path / name / "model.safetensors")))
+        assert f"fingerprint {found[-1]}" in capsys.readouterr().out
+        assert f"`{found[-1]}`" in (tmp_path / name / "README.md").read_text()
+    assert found[0] == found[1] != found[2]
 
 
 # --- what the card says ---
@@ -340,7 +378,7 @@ def test_a_full_disk_and_a_signal_are_one_line(authors: Path, tmp_path: Path, mo
 
 def test_a_card_says_no_source_that_nobody_stated(authors: Path, tmp_path: Path, monkeypatch) -> None:
     # A stand-in with the sizes of a published model, which is all that its card could go by.
-    monkeypatch.setattr(checkpoints, "name_by_size", lambda config: "brainlm-13m")
+    monkeypatch.setattr(model_card, "name_by_size", lambda config: "brainlm-13m")
     assert convert(authors, tmp_path / "converted") == 0
     card = RepoCard.load(tmp_path / "converted" / "README.md")
     assert card.data.license == "unknown"
@@ -350,7 +388,7 @@ def test_a_card_says_no_source_that_nobody_stated(authors: Path, tmp_path: Path,
     assert "ask the source" in rows["licence of the weights"]
     # If it is the published file, its licence must be known to whoever reads the card.
     assert "cc-by-nc-nd-4.0" in rows["licence of the weights"]
-    assert checkpoints.sha256_of(authors / "pytorch_model.bin") in card.content
+    assert hashlib.sha256((authors / "pytorch_model.bin").read_bytes()).hexdigest() in card.content
 
     assert convert(authors, tmp_path / "stated", "--source", "https://huggingface.co/vandijklab/brainlm") == 0
     card = RepoCard.load(tmp_path / "stated" / "README.md")
@@ -365,5 +403,5 @@ def test_a_card_says_no_source_that_nobody_stated(authors: Path, tmp_path: Path,
 
 
 def test_published_sizes_are_told_from_others() -> None:
-    assert checkpoints.name_by_size(bt.load_config("brainlm-650m")) == "brainlm-650m"
-    assert checkpoints.name_by_size(bt.load_config("brainlm-650m", hidden_size=1296)) is None
+    assert name_by_size(bt.load_config("brainlm-650m")) == "brainlm-650m"
+    assert name_by_size(bt.load_config("brainlm-650m", hidden_size=1296)) is None

@@ -19,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conversion"))
 
 import convert_brain_jepa
 
+from brain_transformers.models.brain_jepa.conversion_brain_jepa import convert_checkpoint
+
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "brain_jepa"
 
 
@@ -133,7 +135,7 @@ def test_the_released_layout_is_recognised_from_names_and_shapes() -> None:
     numbers = sum(tensor.numel() for part in (encoder, encoder, predictor) for tensor in part.values())
     assert numbers == 185_726_784
     content = {"encoder": encoder, "target_encoder": encoder, "predictor": predictor, "epoch": 299}
-    converted = convert_brain_jepa.convert_checkpoint(content, np.zeros((450, 30), dtype=np.float32))
+    converted = convert_checkpoint(content, np.zeros((450, 30), dtype=np.float32))
     expected = {**published.to_dict(), "gradient_source": None, "mask_rule": "published"}
     assert converted.config.to_dict() == expected
 

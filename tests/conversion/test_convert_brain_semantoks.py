@@ -1,5 +1,6 @@
 """The converter on every variant of the authors' model, against their formulation written out; and what it refuses."""
 
+import hashlib
 import json
 import pickle
 import sys
@@ -14,11 +15,12 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTrainin
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conversion"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-import checkpoints
 import convert_brain_semantoks
 from plain_brain_semantoks import PlainEncoder, PlainPretraining
 
 import brain_transformers as bt
+from brain_transformers.hub.registry import name_by_size
+from brain_transformers.models.brain_semantoks.conversion_brain_semantoks import convert_state_dict, key_map
 
 _MAPS = {
     "network_map_schaefer400_3n": np.array([0, 0, 1, 1, 2, 2, 2, 0, 0, 0, 1, 0, 2, 2]),
@@ -133,7 +135,7 @@ def test_every_variant_gives_the_authors_numbers(variant: str, tmp_path: Path) -
     torch.testing.assert_close(output.loss, expected, rtol=1e-5, atol=1e-5)
     expected.backward()
     output.loss.backward()
-    mapping = convert_brain_semantoks.key_map(
+    mapping = key_map(
         values["atlas_names"][0],
         model.config.tokenizer_pooling,
         not model.config.separate_mask_head,
@@ -280,7 +282,7 @@ def test_a_container_of_the_training_program_needs_nothing_else(tmp_path: Path, 
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "converted")
     assert extractor.normalization == "zscore"
     card = (tmp_path / "converted" / "README.md").read_text()
-    assert convert_brain_semantoks.sha256_of(tmp_path / "checkpoint.pth") in card
+    assert hashlib.sha256((tmp_path / "checkpoint.pth").read_bytes()).hexdigest() in card
     assert str(tmp_path) not in card
 
 
@@ -304,7 +306,7 @@ def test_the_published_model_converts_and_is_recognised() -> None:
     with torch.device("meta"):
         weights = PlainPretraining(values, published.networks).state_dict()
     assert len(weights) == 942
-    converted = convert_brain_semantoks.convert_state_dict(weights, values, pretraining=True)
+    converted = convert_state_dict(weights, values, pretraining=True)
     actual, expected = converted.config.to_dict(), published.to_dict()
     assert actual == expected, {key: (actual[key], expected[key]) for key in expected if actual[key] != expected[key]}
     parameters = [value for name, value in converted.state_dict.items() if name.startswith("brain_semantoks.")]
@@ -317,7 +319,7 @@ def test_the_published_model_converts_and_is_recognised() -> None:
         )
         == 58_720_931
     )
-    assert checkpoints.name_by_size(converted.config) == "brain-semantoks-base"
+    assert name_by_size(converted.config) == "brain-semantoks-base"
 
 
 @pytest.fixture

@@ -39,8 +39,8 @@ def test_metadata_of_a_card_can_be_read(name: str, repository: Path) -> None:
     entry = MODELS[name]
     assert card.data.license == entry.license
     assert card.data.library_name == "brain-transformers"
-    for script in re.findall(r"python (conversion/\S+)", card.content):
-        assert (repository / script).is_file(), script
+    (converter,) = re.findall(r"^brain-transformers convert (\S+) --", card.content, re.MULTILINE)
+    assert (repository / "conversion" / f"convert_{converter}.py").is_file()
     for text in (
         f"{entry.parameters:,}",
         f"{entry.trained_parameters:,}",

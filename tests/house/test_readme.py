@@ -102,15 +102,13 @@ def test_table_of_models_says_what_the_registry_says() -> None:
 
 
 def test_conversion_command_of_recipe_1(folder: Path) -> None:
-    words = next(words for words in commands(section("Recipe 1")) if words[0] == "python")
+    words = next(words for words in commands(section("Recipe 1")) if "convert" in words)
     checkpoint = REPOSITORY / "tests" / "golden" / "brainlm" / "a_pretrain" / "checkpoint"
     shutil.copytree(checkpoint, folder / "old_13M")
     n_rois = json.loads((checkpoint / "config.json").read_text())["num_brain_voxels"]
     table = "".join(f"{row + 1}\t{row - 60}\t{row % 90 - 45}\t{row % 70 - 30}\n" for row in range(n_rois))
     (folder / "A424_Coordinates.dat").write_text(table, encoding="utf-8")
-    words[:2] = [sys.executable, str(REPOSITORY / words[1])]
-    result = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_command(words)
     assert bt.BrainLMModel.from_pretrained("brainlm-13m").config.coordinates_source == "A424_Coordinates.dat"
 
 

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 
 import brain_transformers as bt
 from brain_transformers.layers.positions import TimeROIPositions
+from brain_transformers.models.brain_jepa.conversion_brain_jepa import KEY_MAP
 from brain_transformers.models.brain_jepa.masking_brain_jepa import MaskScales, _block_sizes, published_masks
 
 # Rows of the large position tables that their case keeps, unless its README lists others.
@@ -47,7 +48,7 @@ def our_name(authors_name: str, downstream: bool) -> str:
     """Name of the parameter that holds the authors' `encoder.x`, `predictor.x` or `head.x`."""
     net = "brain_jepa" if downstream else "context_encoder"
     flat = authors_name.replace("encoder.", f"{net}.", 1) if authors_name.startswith("encoder.") else authors_name
-    target = convert_brain_jepa.KEY_MAP.target_of(flat)
+    target = KEY_MAP.target_of(flat)
     assert target is not None, f"no rule for {authors_name}"
     return target[0]
 

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 
 import brain_transformers as bt
 from brain_transformers.models.brain_semantoks import masking_brain_semantoks as masking_functions
+from brain_transformers.models.brain_semantoks.conversion_brain_semantoks import clean_keys, first_atlas, key_map
 from brain_transformers.models.brain_semantoks.modeling_brain_semantoks import (
     LongConvolutionBranch,
     coding_rate_loss,
@@ -33,7 +34,7 @@ def _checkpoint_path(case: GoldenCase) -> Path:
 def _authors_weights(case: GoldenCase) -> dict[str, torch.Tensor]:
     """The checkpoint under the authors' names, without wrappers; an encoder alone is the teacher."""
     stored = torch.load(_checkpoint_path(case), weights_only=True)
-    return convert_brain_semantoks.clean_keys(stored.get("model_state_dict", stored))
+    return clean_keys(stored.get("model_state_dict", stored))
 
 
 def _network_map(case: GoldenCase, name: str | None = None) -> Path | None:
@@ -104,8 +105,8 @@ class _Encoders:
 
 def _authors_mapping(case: GoldenCase) -> Any:
     constructor = case.json("config.json")["constructor"]
-    return convert_brain_semantoks.key_map(
-        convert_brain_semantoks.first_atlas(constructor, _authors_weights(case)),
+    return key_map(
+        first_atlas(constructor, _authors_weights(case)),
         shared_mask_head=not constructor.get("use_separate_mask_predictor", False),
         tokenizers=not constructor.get("max_spatial", False),
     )

@@ -19,6 +19,8 @@ import brain_transformers as bt
 from brain_transformers.data import brainlm_recordings as recordings
 from brain_transformers.layers.masking import num_kept_tokens, select_tokens
 from brain_transformers.layers.positions import sincos_1d_table, sincos_2d_table
+from brain_transformers.models.brainlm.conversion_brainlm import TOKENS_KEY_MAP, convert_state_dict
+from brain_transformers.models.brainlm_vit.conversion_brainlm_vit import IMAGE_KEY_MAP
 from brain_transformers.models.brainlm_vit.masking_brainlm_vit import last_timepoints_mask, last_timepoints_noise
 from brain_transformers.processing.roi_orders import stable_y_order
 
@@ -37,9 +39,7 @@ def converted_folder(case: GoldenCase, work: Path, *arguments: str) -> Path:
 
 def authors_gradient(model: Any, key: str) -> torch.Tensor | None:
     """Gradient of the parameter that holds the authors' `key`, in the authors' shape."""
-    key_map = (
-        convert_brainlm.TOKENS_KEY_MAP if isinstance(model.config, bt.BrainLMConfig) else convert_brainlm.IMAGE_KEY_MAP
-    )
+    key_map = TOKENS_KEY_MAP if isinstance(model.config, bt.BrainLMConfig) else IMAGE_KEY_MAP
     target = key_map.target_of(key)
     assert target is not None, f"no rule for {key}"
     name, part = target[0].replace("BODY", model.base_model_prefix), target[1]
@@ -431,7 +431,7 @@ def state_dict_keys(case: GoldenCase, work: Path) -> None:
         shapes = json.loads(path.read_text(encoding="utf-8"))
         with torch.device("meta"):
             weights = {key: torch.empty(shape) for key, shape in shapes.items()}
-        converted = convert_brainlm.convert_state_dict(weights, authors_config_of(shapes))
+        converted = convert_state_dict(weights, authors_config_of(shapes))
         reported = {*converted.report.renamed, *converted.report.dropped}
         assert reported == set(shapes), f"{path.stem}: {sorted(set(shapes) - reported)[:3]} not accounted for"
         case.check(f"{path.stem}: keys", len(reported), len(shapes))

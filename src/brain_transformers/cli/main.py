@@ -10,7 +10,7 @@ from ..version import __version__
 from .failures import answer
 
 # In the order of a first session; a command whose file is not part of this version is left out.
-COMMANDS = ("demo", "prepare", "pretrain", "finetune", "embed", "probe")
+COMMANDS = ("demo", "convert", "prepare", "pretrain", "finetune", "embed", "probe")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCardData, RepoCard, hf_hub_download
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -13,7 +13,10 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from ..models.family import NamedModel
 from ..processing.roi_series import ROISeriesFeatureExtractor
 from ..version import __version__
-from .registry import MODELS
+from .registry import MODELS, name_by_size
+
+if TYPE_CHECKING:
+    from ..conversion.convert import Conversion
 
 _LOG = logging.getLogger(__name__)
 _UNKNOWN = "unknown"
@@ -31,6 +34,7 @@ class Provenance:
         source: where it comes from, as whoever converted it says; `None` if they did not.
         same_sizes: name of the published model with the same sizes, which says nothing about the weights.
         needs: what the extractor must be given at every call because nothing saved holds it: argument and meaning.
+        fingerprint: of the converted model; see [`Conversion`].
     """
 
     file: str
@@ -40,6 +44,7 @@ class Provenance:
     source: str | None = None
     same_sizes: str | None = None
     needs: tuple[str, str] | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ def build_model_card(
             f"| converted with | brain-transformers {__version__} |",
             f"| converted file | {_code(provenance.file)}, SHA-256 `{provenance.sha256}` |",
         ]
+        if provenance.fingerprint is not None:
+            lines.append(f"| fingerprint of the model | `{provenance.fingerprint}`, of all weights and tables |")
     if obtain is not None:
         lines += ["", "## Get it", "", obtain]
     lines += ["", "## Use", "", "```python", *_example(config, model, extractor, provenance), "```"]
@@ -127,6 +134,30 @@ def build_model_card(
     if entry.citation:
         lines += ["", "## Citation", "", entry.citation + "."]
     return "\n".join(lines) + "\n"
+
+
+def converted_model_card(title: str, conversion: "Conversion", source: str | None = None) -> str:
+    """Card of a model that was converted from its authors' files.
+
+    Args:
+        title: name of the model.
+        conversion: what became of the files.
+        source: where they come from, as their user says.
+    """
+    converted, config = conversion.converted, conversion.model.config
+    published = name_by_size(config)
+    provenance = Provenance(
+        conversion.checkpoint.path.name,
+        conversion.checkpoint.sha256,
+        converted.report.dropped,
+        tuple(converted.notes),
+        source,
+        published,
+        converted.needs,
+        conversion.fingerprint,
+    )
+    entry = MODELS[published] if published else NamedModel()
+    return build_model_card(title, entry, config, provenance, conversion.model, conversion.extractor)
 
 
 def trained_model_card(title: str, model: Any, extractor: Any, parent: str | Path | None) -> str:

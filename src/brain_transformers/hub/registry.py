@@ -57,11 +57,24 @@ def load_config(name: str, **overrides: Any) -> BrainConfig:
         raise ValueError(f"{reason} (in the configuration of {name}).") from error
 
 
+def name_by_size(config: Any) -> str | None:
+    """Name of the published model that has the same sizes, if there is one. It says nothing about the weights."""
+    geometry = ("n_rois", "n_timepoints", "patch_size")
+    fields = ("model_type", *geometry, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    for name in list_models(published=True):
+        published = load_config(name)
+        if all(getattr(published, field, None) == getattr(config, field, None) for field in fields):
+            return name
+    return None
+
+
 def conversion_command(name: str) -> str:
     """The command that makes a model folder of the authors' files, for a published model."""
     entry = MODELS[name]
     source = (entry.source or "").partition(",")[0]
-    return f"python conversion/{entry.conversion} --output {name}/ --source {source}"
+    return (
+        f"brain-transformers convert {family_of(name).converter} {entry.conversion} --output {name}/ --source {source}"
+    )
 
 
 def check_is_no_bare_name(source: Any) -> None:
@@ -85,10 +98,7 @@ def check_is_no_bare_name(source: Any) -> None:
     if entry.source is None:
         published = "None were published. "
     else:
-        published = (
-            f"Get those of the authors ({entry.source}) and convert them once, from a checkout of brain-transformers: "
-            f"{conversion_command(source)}. "
-        )
+        published = f"Get those of the authors ({entry.source}) and convert them once: {conversion_command(source)}. "
     raise FileNotFoundError(
         f"{start}{published}Random weights: AutoModel.from_config(brain_transformers.load_config({source!r}))."
     )

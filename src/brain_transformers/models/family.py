@@ -27,7 +27,8 @@ class NamedModel:
         trained_parameters: what pretraining trains: that network, or its trained twin, and the parts that only
             training needs.
         source: where the authors published the weights, or `None` for configurations of our own.
-        conversion: command that makes a model folder of the authors' files, without its `--output`.
+        conversion: what the family's converter is given to make a model folder of the authors' files, without its
+            `--output`.
         license: licence of those weights, `"unknown"` if their authors state none, or `None` if there are no weights.
         citation: the paper.
         limits: what is known not to work.
@@ -58,6 +59,8 @@ class Family:
             weights know, and how scans come to it.
         models: named configurations.
         fine_tuning_head: fields of the configuration for the head that its authors fine-tune.
+        converter: folder of the family whose `conversion_<folder>` reads the authors' files of this one; `None` if
+            nothing was published.
     """
 
     folder: str
@@ -69,6 +72,7 @@ class Family:
     processor_defaults: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, NamedModel] = field(default_factory=dict)
     fine_tuning_head: Mapping[str, Any] = field(default_factory=dict)
+    converter: str | None = None
 
     @property
     def classes(self) -> dict[str, str]:
@@ -93,3 +97,7 @@ class Family:
         """The class that makes its inputs of scans; imports its module."""
         module, name = self.processor
         return getattr(importlib.import_module(f"brain_transformers.{module}"), name)
+
+    def load_converter(self) -> Any:
+        """The [`Converter`] of the authors' files; imports its module."""
+        return importlib.import_module(f"{__package__}.{self.converter}.conversion_{self.converter}").CONVERTER

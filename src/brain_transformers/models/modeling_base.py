@@ -460,7 +460,7 @@ class BrainPreTrainedModel(PreTrainedModel):
         if authors_keys and found in (expected, "vit_mae"):
             raise ValueError(
                 f"{source!s} looks like a checkpoint in the authors' own format (model_type {found!r}), not a "
-                "converted one. Convert it once with conversion/convert_brainlm.py and load the folder that it writes."
+                "converted one. Convert it once with `brain-transformers convert` and load the folder that it writes."
             )
         raise ValueError(
             f"{cls.__name__} expects a folder with model_type {expected!r}, but {source!s} holds {found!r}. "

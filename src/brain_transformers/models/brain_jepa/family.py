@@ -23,6 +23,7 @@ FAMILY = Family(
     title="Brain-JEPA",
     model_type="brain_jepa",
     objective="latent prediction",
+    converter="brain_jepa",
     processor_defaults={
         # As the authors' downstream code scales for the released weights; pretraining used "robust-means".
         "normalization": "zscore-scan",
@@ -46,7 +47,7 @@ FAMILY = Family(
             parameters=85_080_960,
             trained_parameters=96_325_824,
             source="github.com/Eric-LRL/Brain-JEPA, jepa-ep300.pth.tar",
-            conversion="convert_brain_jepa.py --checkpoint jepa-ep300.pth.tar --gradient gradient_mapping_450.csv",
+            conversion="--checkpoint jepa-ep300.pth.tar --gradient gradient_mapping_450.csv",
             license="unknown",
             citation=_PAPER,
             limits=(

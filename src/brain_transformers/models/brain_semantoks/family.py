@@ -8,6 +8,7 @@ FAMILY = Family(
     title="Brain-Semantoks",
     model_type="brain_semantoks",
     objective="self-distillation",
+    converter="brain_semantoks",
     processor_defaults={
         # Networks without data become masked tokens.
         "normalization": "zscore",
@@ -19,8 +20,7 @@ FAMILY = Family(
             parameters=58_720_931,
             trained_parameters=58_720_931 + 918_656,
             source="SamGijsen/Brain-Semantoks, file brainsemantoks_ckpt_epoch_100.pth",
-            conversion="convert_brain_semantoks.py --checkpoint brainsemantoks_ckpt_epoch_100.pth "
-            "--network-map network_mapping.npz",
+            conversion="--checkpoint brainsemantoks_ckpt_epoch_100.pth --network-map network_mapping.npz",
             license="unknown",
             citation=(
                 "Gijsen, Schulz, Ritter, Brain-Semantoks: Learning Semantic Tokens of Brain Dynamics with a "

@@ -32,6 +32,7 @@ FAMILY = Family(
     title="BrainLM",
     model_type="brainlm_mae",
     objective="masked reconstruction",
+    converter="brainlm",
     # The released 13M weights were trained on robust-scaled signals of variance 0.69 (evaluation log, MSE / (1 - R2)).
     processor_defaults={"normalization": "robust", "expected_std": 0.83, "return_coordinates": True},
     models={
@@ -39,7 +40,7 @@ FAMILY = Family(
             parameters=8_426_512,
             trained_parameters=13_035_308,
             source="vandijklab/brainlm, folder old_13M",
-            conversion="convert_brainlm.py --checkpoint old_13M/ --coordinates A424_Coordinates.dat",
+            conversion="--checkpoint old_13M/ --coordinates A424_Coordinates.dat",
             license=LICENSE,
             citation=PAPER,
             limits=(

@@ -13,6 +13,7 @@ FAMILY = Family(
     title="BrainLM",
     model_type="brainlm_vit_mae",
     objective="masked reconstruction",
+    converter="brainlm",
     processor_defaults={
         "normalization": "robust",
         "divisor": DIVISOR,
@@ -26,7 +27,7 @@ FAMILY = Family(
             parameters=85_647_360,
             trained_parameters=111_655_680,
             source="vandijklab/brainlm, folder vitmae_111M",
-            conversion="convert_brainlm.py --checkpoint vitmae_111M/ --coordinates A424_Coordinates.dat",
+            conversion="--checkpoint vitmae_111M/ --coordinates A424_Coordinates.dat",
             license=LICENSE,
             citation=PAPER,
             limits=(
@@ -45,7 +46,7 @@ FAMILY = Family(
             parameters=630_435_840,
             trained_parameters=656_613_964,
             source="vandijklab/brainlm, folder vitmae_650M",
-            conversion="convert_brainlm.py --checkpoint vitmae_650M/ --coordinates A424_Coordinates.dat",
+            conversion="--checkpoint vitmae_650M/ --coordinates A424_Coordinates.dat",
             license=LICENSE,
             citation=PAPER,
             limits=(

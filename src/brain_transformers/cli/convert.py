@@ -1,0 +1,88 @@
+"""`brain-transformers convert`: from the authors' files to a folder that `from_pretrained` loads."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..families import FAMILIES
+from .failures import answer
+
+# One for each set of authors; some serve two families.
+_FAMILY_OF = {family.converter: family for family in FAMILIES if family.converter is not None}
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="make a model folder of the authors' files",
+        usage=f"brain-transformers convert [-h] {{{','.join(_FAMILY_OF)}}} --checkpoint ... --output ...",
+        description="Convert published weights, as their authors share them, to a folder that from_pretrained loads.",
+        epilog="What is taken differs: see `brain-transformers convert brainlm --help` and the like.",
+    )
+    parser.add_argument("family", choices=tuple(_FAMILY_OF), help="whose files they are")
+    # Read when the family is known: its flags stand with its converter, which imports torch.
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    parser = _parser(args.family, f"brain-transformers convert {args.family}")
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.parse_args(args.words, args)
+    return _convert(args.family, args)
+
+
+def main(family: str, arguments: list[str] | None = None) -> int:
+    """A converter as a script of its own; returns the exit code: 0, 2 with the reason in one line, 130, 143."""
+    args = _parser(family).parse_args(arguments)
+    words = [Path(sys.argv[0]).name, *(sys.argv[1:] if arguments is None else arguments)]
+    return answer(lambda: _convert(family, args), args, words)
+
+
+def _parser(family: str, prog: str | None = None) -> argparse.ArgumentParser:
+    converter = _FAMILY_OF[family].load_converter()
+    parser = argparse.ArgumentParser(
+        prog=prog, description=converter.description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for number, file in enumerate(converter.files):
+        parser.add_argument(_flag(file.name), type=Path, required=number == 0, help=file.help)
+    for name, settings in converter.flags.items():
+        parser.add_argument(_flag(name), **settings)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; appears complete or not at all")
+    parser.add_argument(
+        "--source",
+        help="where you got the file, such as vandijklab/brainlm; the card says it, and otherwise calls it unknown",
+    )
+    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="upload the result to a private repository")
+    return parser
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _convert(family: str, args: argparse.Namespace) -> int:
+    from ..conversion.convert import check_output, convert
+    from ..hub.model_card import converted_model_card
+    from ..hub.sharing import check_repo_id, push_folder, save_model_folder
+
+    converter = _FAMILY_OF[family].load_converter()
+    if args.push_to_hub is not None:
+        check_repo_id(args.push_to_hub)  # now, and not after the work
+    given = {name: getattr(args, name) for name in (*(file.name for file in converter.files), *converter.flags)}
+    check_output(args.output, *(given[file.name] for file in converter.files))
+    done = convert(converter, **given)
+    card = converted_model_card(args.output.resolve().name, done, args.source)
+    save_model_folder(done.model, args.output, extractor=done.extractor, card=card)
+    print(done.converted.report.summary())
+    for warning in done.converted.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"fingerprint {done.fingerprint}, the same wherever all weights and tables are the same")
+    print(f"{type(done.model).__name__} written to {args.output}")
+    if args.push_to_hub:
+        print("The repository is private: ask the authors before you share their weights in this form.")
+        print(f"uploaded to {push_folder(args.output, args.push_to_hub)}")
+    return 0

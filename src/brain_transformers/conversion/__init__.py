@@ -1,0 +1,1 @@
+"""From the authors' files to models of this package: safe reading, converters of the families, fingerprints."""

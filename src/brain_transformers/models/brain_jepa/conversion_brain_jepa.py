@@ -1,0 +1,281 @@
+"""Convert the Brain-JEPA authors' checkpoints to folders that `from_pretrained` loads.
+
+    brain-transformers convert brain_jepa --checkpoint jepa-ep300.pth.tar --gradient gradient_mapping_450.csv
+    --output brain-jepa-base/
+
+`--checkpoint` is the pretraining file (target encoder, context encoder and predictor all come along) or a fine-tuned
+or linear-probed `checkpoint-*.pth`. Depths, widths and patch size are read from the weights. The gradient table is not
+in any checkpoint: it is read from the authors' CSV and stored in the converted model. The number of attention heads is
+known for the published widths and must be given for others. The authors state no licence for their weights: ask them
+before you publish converted ones.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..conversion_base import (
+    ConversionError,
+    ConvertedCheckpoint,
+    Converter,
+    GivenFile,
+    InputFile,
+    KeyMap,
+    check_against_model,
+    check_layers,
+)
+from .configuration_brain_jepa import BrainJEPAConfig
+from .modeling_brain_jepa import BrainJEPAForMaskedModeling, BrainJEPAForSequenceClassification
+
+# Heads of the published widths (paper and released training scripts).
+PUBLISHED_HEADS = {384: 6, 768: 12, 1024: 16}
+PUBLISHED_N_ROIS = 450
+AUTHORS_GRADIENT_SHA256 = "c9bc667e49aae442e12607bee8be86c31c330f2844cf72e7c84b16de312ed007"
+
+_WB = r"(?P<wb>weight|bias)"
+_NET = r"(?P<net>brain_jepa|context_encoder)\.(?:module\.)?"
+_PREDICTOR = r"predictor\.(?:module\.)?"
+
+
+def _block_rules(source: str, target: str) -> list[tuple[str, str]]:
+    blocks = rf"{source}(?P<layer>\d+)\."
+    return [
+        (rf"{blocks}norm1\.{_WB}", rf"{target}.layers.\g<layer>.layernorm_before.\g<wb>"),
+        (rf"{blocks}norm2\.{_WB}", rf"{target}.layers.\g<layer>.layernorm_after.\g<wb>"),
+        (rf"{blocks}attn\.qkv\.{_WB}", rf"{target}.layers.\g<layer>.attention.qkv.\g<wb>"),
+        (rf"{blocks}attn\.proj\.{_WB}", rf"{target}.layers.\g<layer>.attention.out_proj.\g<wb>"),
+        (rf"{blocks}mlp\.(?P<fc>fc[12])\.{_WB}", rf"{target}.layers.\g<layer>.mlp.\g<fc>.\g<wb>"),
+    ]
+
+
+def _position_rules(source: str, target: str) -> list[tuple[str, str]]:
+    return [
+        (rf"{source}emb_h", rf"{target}.time_positions"),
+        (rf"{source}emb_w", rf"{target}.roi_positions"),
+        (rf"{source}predictor_pos_embed_proj\.{_WB}", rf"{target}.gradient_projection.\g<wb>"),
+    ]
+
+
+KEY_MAP = KeyMap(
+    rules=[
+        (rf"{_NET}patch_embed\.proj\.{_WB}", r"\g<net>.embeddings.patch_projection.\g<wb>"),
+        *_position_rules(rf"{_NET}pos_embed_proj\.", r"\g<net>.embeddings.positions"),
+        *_block_rules(rf"{_NET}blocks\.", r"\g<net>"),
+        (rf"{_NET}norm\.{_WB}", r"\g<net>.layernorm.\g<wb>"),
+        (rf"{_PREDICTOR}mask_token", "predictor.mask_token"),
+        (rf"{_PREDICTOR}predictor_embed\.{_WB}", r"predictor.embed.\g<wb>"),
+        *_position_rules(rf"{_PREDICTOR}predictor_2dpe_proj\.", "predictor.positions"),
+        *_block_rules(rf"{_PREDICTOR}predictor_blocks\.", "predictor"),
+        (rf"{_PREDICTOR}predictor_norm\.{_WB}", r"predictor.layernorm.\g<wb>"),
+        (rf"{_PREDICTOR}predictor_proj\.{_WB}", r"predictor.projection.\g<wb>"),
+        (rf"fc_norm\.{_WB}", r"classifier.norm.\g<wb>"),
+        (r"head\.0\.(?P<stat>running_mean|running_var|num_batches_tracked)", r"classifier.batch_norm.\g<stat>"),
+        (rf"head\.(?:1\.)?{_WB}", r"classifier.linear.\g<wb>"),
+    ],
+)
+
+
+def flatten_checkpoint(content: dict[str, Any]) -> tuple[dict[str, torch.Tensor], bool]:
+    """All weights of a file under one name each, and whether it is a downstream (fine-tuned or probed) file.
+
+    Raises:
+        ConversionError: if it is neither a pretraining nor a downstream file.
+    """
+    if all(isinstance(content.get(part), dict) for part in ("encoder", "predictor", "target_encoder")):
+        parts = {"encoder": "context_encoder", "predictor": "predictor", "target_encoder": "brain_jepa"}
+        return {
+            f"{ours}.{key}": value for theirs, ours in parts.items() for key, value in content[theirs].items()
+        }, False
+    model = content.get("model")
+    if isinstance(model, dict) and any(key.startswith("encoder.") for key in model):
+        return {re.sub(r"^encoder\.", "brain_jepa.", key): value for key, value in model.items()}, True
+    raise ConversionError(
+        "This is no Brain-JEPA checkpoint: expected a pretraining file with encoder, predictor and target_encoder, "
+        f"or a fine-tuned one with model, got the keys {list(content)[:6]}."
+    )
+
+
+def _depth(weights: dict[str, torch.Tensor], prefix: str) -> int:
+    pattern = re.compile(rf"{re.escape(prefix)}(?:module\.)?(?:predictor_)?blocks\.(\d+)\.")
+    return max((int(match[1]) + 1 for key in weights if (match := pattern.match(key))), default=0)
+
+
+def _tensor(weights: dict[str, torch.Tensor], net: str, name: str) -> torch.Tensor:
+    for prefix in (f"{net}.module.", f"{net}."):
+        if prefix + name in weights:
+            return weights[prefix + name]
+    raise ConversionError(
+        f"The checkpoint lacks {name} of the {net.replace('_', ' ')}. It is incomplete, or of another model or "
+        "version."
+    )
+
+
+def _has(weights: dict[str, torch.Tensor], net: str, name: str) -> bool:
+    return any(prefix + name in weights for prefix in (f"{net}.module.", f"{net}."))
+
+
+def infer_config(
+    weights: dict[str, torch.Tensor],
+    downstream: bool,
+    gradients: np.ndarray | None,
+    num_attention_heads: int | None = None,
+    n_rois: int | None = None,
+    n_timepoints: int | None = None,
+) -> Any:
+    """Configuration of a checkpoint from the shapes of its weights and what they do not tell.
+
+    Raises:
+        ConversionError: if something that cannot be read from the weights is missing or contradicts them.
+    """
+    width = len(_tensor(weights, "brain_jepa", "norm.weight"))
+    patch_size = _tensor(weights, "brain_jepa", "patch_embed.proj.weight").shape[-1]
+    n_tokens = len(_tensor(weights, "brain_jepa", "pos_embed_proj.emb_h"))
+    mapping = _has(weights, "brain_jepa", "pos_embed_proj.predictor_pos_embed_proj.weight")
+    heads = num_attention_heads or PUBLISHED_HEADS.get(width)
+    if heads is None:
+        raise ConversionError(
+            f"The number of attention heads is not in the file, and {width} is not a published width. Pass "
+            "--num-attention-heads."
+        )
+    if mapping and gradients is None:
+        raise ConversionError(
+            "The gradient table is not in the file and the model does not run without it. Pass --gradient with the "
+            "authors' gradient_mapping_450.csv."
+        )
+    if n_rois is None and gradients is not None:
+        n_rois = len(gradients)
+    if n_rois is None and n_timepoints is not None and n_timepoints >= patch_size:
+        n_rois = n_tokens // (n_timepoints // patch_size)
+    if n_rois is None:
+        raise ConversionError(f"The file holds {n_tokens} tokens. Pass --n-rois or --n-timepoints to split them.")
+    n_windows = n_tokens // n_rois
+    given_windows = n_windows if n_timepoints is None else n_timepoints // patch_size
+    if n_windows * n_rois != n_tokens or n_windows != given_windows:
+        raise ConversionError(
+            f"The position table has {n_tokens} rows, which are not {n_rois} ROIs x "
+            f"{given_windows} windows of {patch_size} frames. Use the gradient table that belongs to this checkpoint."
+        )
+    if gradients is not None and len(gradients) != n_rois:
+        raise ConversionError(f"The gradient table has {len(gradients)} rows, expected {n_rois}, one an ROI.")
+    values: dict[str, Any] = {
+        "n_rois": n_rois,
+        "n_timepoints": n_windows * patch_size,
+        "patch_size": patch_size,
+        "hidden_size": width,
+        "num_hidden_layers": _depth(weights, "brain_jepa."),
+        "num_attention_heads": heads,
+        "intermediate_size": len(_tensor(weights, "brain_jepa", "blocks.0.mlp.fc1.bias")),
+        "predictor_num_attention_heads": heads,
+        "position_type": "gradient" if mapping else "index",
+        "gradient_source": None,
+        "mask_rule": "published",
+    }
+    if mapping and gradients is not None:
+        components = _tensor(weights, "brain_jepa", "pos_embed_proj.predictor_pos_embed_proj.weight").shape[1]
+        if gradients.shape[1] != components:
+            raise ConversionError(
+                f"The gradient table has {gradients.shape[1]} columns, expected {components} by the weights."
+            )
+        values["gradient_size"] = components
+    if n_rois != PUBLISHED_N_ROIS:
+        values |= {"roi_order": None, "t_r": None}
+    if downstream:
+        head = weights.get("head.weight", weights.get("head.1.weight"))
+        if head is None:
+            raise ConversionError("The fine-tuned file has no head (head.weight or head.1.weight).")
+        pooled = "fc_norm.weight" in weights
+        values |= {
+            "num_labels": len(head),
+            "pooling": "mean" if pooled else "first",
+            "classifier_norm": pooled,
+            "classifier_head": "batch_norm_linear" if "head.1.weight" in weights else "linear",
+            "predictor_hidden_size": 4 * heads,  # not in a downstream file, and not built
+        }
+        if len(head) == 1:
+            values["problem_type"] = "regression"
+    else:
+        values |= {
+            "predictor_hidden_size": len(_tensor(weights, "predictor", "predictor_norm.weight")),
+            "predictor_num_hidden_layers": _depth(weights, "predictor."),
+            "predictor_intermediate_size": len(_tensor(weights, "predictor", "predictor_blocks.0.mlp.fc1.bias")),
+        }
+    return BrainJEPAConfig(**values)
+
+
+def convert_checkpoint(
+    content: dict[str, Any],
+    gradients: np.ndarray | None,
+    num_attention_heads: int | None = None,
+    n_rois: int | None = None,
+    n_timepoints: int | None = None,
+) -> ConvertedCheckpoint:
+    """Turn the content of an authors' file into ours, strictly.
+
+    Args:
+        content: what `torch.load` gives (tensors may be on the meta device).
+        gradients: `(n_rois, n_components)` table; not needed for positions by index.
+        num_attention_heads: of encoder and predictor; known for the published widths.
+        n_rois, n_timepoints: needed only where there is no gradient table.
+
+    Raises:
+        ConversionError: if anything is unknown, missing, or of a shape that the rest does not imply.
+    """
+    weights, downstream = flatten_checkpoint(content)
+    config = infer_config(weights, downstream, gradients, num_attention_heads, n_rois, n_timepoints)
+    model_class: Any = BrainJEPAForSequenceClassification if downstream else BrainJEPAForMaskedModeling
+    converted, report = KEY_MAP.convert(weights)
+    for name, value in converted.items():
+        if name.endswith("patch_projection.weight"):
+            converted[name] = value[:, 0, 0, :].contiguous()  # (width, 1, 1, patch) in the authors' convolution
+    check_layers(config, weights)
+    with torch.device("meta"):
+        expected = model_class(config).state_dict()
+    tables = {name for name in expected if name.endswith(".gradients")}
+    check_against_model(converted, expected, allowed=tables)
+    for name in tables:
+        empty = torch.zeros(tuple(expected[name].shape))
+        use_table = gradients is not None and config.position_type == "gradient"
+        converted[name] = torch.from_numpy(np.array(gradients)) if use_table else empty
+    return ConvertedCheckpoint(model_class, config, converted, report)
+
+
+def convert(
+    checkpoint: GivenFile,
+    gradient: GivenFile | None = None,
+    num_attention_heads: int | None = None,
+    n_rois: int | None = None,
+    n_timepoints: int | None = None,
+) -> ConvertedCheckpoint:
+    """See [`Converter`]."""
+    table = None if gradient is None else gradient.content
+    converted = convert_checkpoint(checkpoint.content, table, num_attention_heads, n_rois, n_timepoints)
+    if gradient is not None and converted.config.position_type == "gradient":
+        digest, name = gradient.sha256, gradient.path.name
+        known = ", the authors' table" if digest == AUTHORS_GRADIENT_SHA256 else ""
+        converted.config.gradient_source = f"{name} (SHA-256 {digest[:16]}{known})"
+        converted.notes.append(f"The gradient table comes from `{name}`, SHA-256 `{digest}`{known}.")
+    elif converted.config.position_type == "index":
+        converted.notes.append("Positions are by ROI index; the model takes no gradients.")
+    return converted
+
+
+CONVERTER = Converter(
+    description=__doc__,
+    files=(
+        InputFile("checkpoint", "checkpoint", "a Brain-JEPA checkpoint", "jepa-ep300.pth.tar or a fine-tuned .pth"),
+        InputFile(
+            "gradient",
+            "table",
+            "a gradient table: numbers, a row an ROI, no header, as in the authors' gradient_mapping_450.csv",
+            "the authors' gradient_mapping_450.csv, or another .csv or .npy",
+        ),
+    ),
+    flags={
+        "num_attention_heads": {"type": int, "help": "for widths other than 384, 768 and 1024"},
+        "n_rois": {"type": int, "help": "only for models without a gradient table"},
+        "n_timepoints": {"type": int, "help": "frames of a window, likewise"},
+    },
+    convert=convert,
+)

@@ -1,0 +1,264 @@
+"""What the converters of all families share: an account of every key, and the words in which a converter is described.
+
+Files are read, and the result is made into a model, by the `conversion` package, which stands above the models.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class ConversionError(ValueError):
+    """The checkpoint is not what the converter expects; the message says what was expected, found, and the fix."""
+
+
+@dataclass(frozen=True)
+class GivenFile:
+    """A file of the authors that was given to a converter.
+
+    Attributes:
+        path: the file; of a folder, the one that holds the weights.
+        content: what was read from it.
+    """
+
+    path: Path
+    content: Any
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file that a converter takes.
+
+    Attributes:
+        name: of the argument; its flag is `--like-this`.
+        kind: how it is read; one of `conversion.containers.READERS`.
+        expected: what it should hold, as words that fit after "expected".
+        help: for the command line.
+        beside: name of the file beside the checkpoint that is taken where none is given.
+    """
+
+    name: str
+    kind: str
+    expected: str
+    help: str
+    beside: str | None = None
+
+
+@dataclass
+class ConvertedCheckpoint:
+    """A checkpoint in the names of this package.
+
+    Attributes:
+        model_class, config: of the model that takes it.
+        state_dict: a tensor for every weight and buffer of the model that is saved.
+        report: the account of keys.
+        notes: lines for the card.
+        warnings: what whoever converts should know at once.
+        processor_values: arguments of the extractor that the configuration does not tell.
+        needs: what the extractor must be given at every call because nothing saved holds it: argument and meaning.
+    """
+
+    model_class: Any
+    config: Any
+    state_dict: dict[str, torch.Tensor]
+    report: "KeyReport"
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    processor_values: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Converter:
+    """How files of authors become models of this package, as `CONVERTER` in `conversion_<family>.py`.
+
+    Attributes:
+        description: for `--help`.
+        files: files that are taken; the first is the checkpoint, which must be given.
+        flags: further arguments of `convert` -> their settings for `argparse`.
+        convert: takes a [`GivenFile`] or `None` for each file and the values of the flags, by name.
+    """
+
+    description: str
+    files: tuple[InputFile, ...]
+    flags: Mapping[str, Mapping[str, Any]]
+    convert: Callable[..., ConvertedCheckpoint]
+
+
+def _check_tensor(key: str, value: Any) -> None:
+    """Raise ConversionError for what is no dense tensor of sound numbers that the file really holds."""
+    problem = None
+    if not isinstance(value, torch.Tensor):
+        problem = f"holds a {type(value).__name__}, expected a tensor"
+    elif value.layout != torch.strided or value.is_quantized or value.is_complex():
+        problem = "is sparse, quantized or complex, expected plain numbers"
+    elif value.is_meta:  # names and shapes alone, as in tests of the published sizes
+        return
+    elif value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        problem = f"claims the shape {tuple(value.shape)}, and the file holds fewer numbers than that"
+    elif value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        problem = "holds NaN or infinite numbers, which no trained model has"
+    if problem:
+        raise ConversionError(f"{key} {problem}. Download the file again, or ask the source for a sound one.")
+
+
+@dataclass
+class KeyReport:
+    """What became of the keys of a checkpoint."""
+
+    renamed: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """A few lines for the terminal."""
+        lines = [f"{len(self.renamed)} tensors converted, {len(self.dropped)} dropped, {len(self.unknown)} unknown"]
+        lines += [f"  dropped {key}: {reason}" for key, reason in self.dropped.items()]
+        return "\n".join(lines)
+
+
+class KeyMap:
+    """Rules that turn the authors' names into ours.
+
+    Args:
+        rules: pairs of a regular expression that must match a whole key, and its replacement.
+        fused: pairs of a pattern with one group `(query|key|value)` and the replacement of the fused tensor; the three
+            are stacked in this order.
+        dropped: pairs of a pattern and the reason why such a key is left out.
+    """
+
+    FUSED_ORDER = ("query", "key", "value")
+
+    def __init__(
+        self,
+        rules: Iterable[tuple[str, str]],
+        fused: Iterable[tuple[str, str]] = (),
+        dropped: Iterable[tuple[str, str]] = (),
+    ):
+        self.rules = [(re.compile(pattern), target) for pattern, target in rules]
+        self.fused = [(re.compile(pattern), target) for pattern, target in fused]
+        self.dropped = [(re.compile(pattern), reason) for pattern, reason in dropped]
+
+    def target_of(self, key: str) -> tuple[str, int | None] | None:
+        """New name of a key, and its place (0, 1, 2) if it is part of a fused tensor; `None` if no rule matches."""
+        for pattern, target in self.fused:
+            if match := pattern.fullmatch(key):
+                return match.expand(target), self.FUSED_ORDER.index(match["part"])
+        for pattern, target in self.rules:
+            if match := pattern.fullmatch(key):
+                return match.expand(target), None
+        return None
+
+    def convert(self, state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], KeyReport]:
+        """Rename, fuse and drop; nothing is guessed.
+
+        Raises:
+            ConversionError: if a key matches no rule, two keys are the same tensor of the model, a value is not a
+                tensor, or a fused tensor lacks a part.
+        """
+        report, converted = KeyReport(), {}
+        parts: dict[str, dict[int, torch.Tensor]] = {}
+        sources: dict[tuple[str, int | None], str] = {}
+        for key, value in state_dict.items():
+            if not isinstance(key, str):
+                raise ConversionError(f"The checkpoint has the key {key!r}, expected names of tensors.")
+            reason = next((reason for pattern, reason in self.dropped if pattern.fullmatch(key)), None)
+            if reason is not None:
+                report.dropped[key] = reason
+                continue
+            target = self.target_of(key)
+            if target is None:
+                report.unknown.append(key)
+                continue
+            _check_tensor(key, value)
+            name, place = target
+            if (earlier := sources.setdefault(target, key)) != key:
+                raise ConversionError(
+                    f"{earlier} and {key} of the checkpoint are both {name} of the model, and which is meant cannot "
+                    "be told. Expected one of them: is this file put together from two?"
+                )
+            report.renamed[key] = name
+            if place is None:
+                converted[name] = value
+            else:
+                parts.setdefault(name, {})[place] = value
+        if report.unknown:
+            shown = ", ".join(report.unknown[:5])
+            raise ConversionError(
+                f"{len(report.unknown)} keys of the checkpoint are unknown "
+                f"({shown}{', ...' if len(report.unknown) > 5 else ''}). Expected only the keys of the published "
+                "models: is this a file of another model or version?"
+            )
+        for name in converted.keys() & parts.keys():
+            raise ConversionError(f"The checkpoint holds {name} of the model both fused and in parts; expected one.")
+        for name, places in parts.items():
+            absent = [part for i, part in enumerate(self.FUSED_ORDER) if i not in places]
+            if absent:
+                raise ConversionError(f"The checkpoint lacks the {' and '.join(absent)} part of {name}.")
+            shapes = {tuple(part.shape) for part in places.values()}
+            if len(shapes) > 1 or () in shapes:
+                raise ConversionError(f"The parts of {name} have the shapes {sorted(shapes)}, expected three alike.")
+            converted[name] = torch.cat([places[i] for i in range(3)])
+        return converted, report
+
+
+def check_against_model(
+    converted: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], allowed: set[str]
+) -> None:
+    """Compare names and shapes with those of the model that will hold the weights.
+
+    Args:
+        converted: converted state dict.
+        expected: state dict of the model (may be on the meta device).
+        allowed: names of the model that the checkpoint need not hold.
+
+    Raises:
+        ConversionError: listing what is missing, unexpected, or of another shape.
+    """
+    missing = sorted(set(expected) - set(converted) - allowed)
+    unexpected = sorted(set(converted) - set(expected))
+    shapes = [
+        f"{name}: {tuple(converted[name].shape)} in the file, {tuple(expected[name].shape)} by its config"
+        for name in sorted(set(expected) & set(converted))
+        if converted[name].shape != expected[name].shape
+    ]
+    kinds = [
+        f"{name}: {converted[name].dtype} in the file, {expected[name].dtype} in the model"
+        for name in sorted(set(expected) & set(converted))
+        if converted[name].is_floating_point() != expected[name].is_floating_point()
+    ]
+    problems = []
+    for title, names in (
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("of another shape", shapes),
+        ("of another type", kinds),
+    ):
+        if names:
+            problems.append(f"{len(names)} {title} ({'; '.join(names[:4])}{'; ...' if len(names) > 4 else ''})")
+    if problems:
+        raise ConversionError(
+            f"Weights and config.json do not belong together: {', '.join(problems)}. "
+            "Use the config.json that was published with these weights."
+        )
+
+
+def check_layers(config: Any, state_dict: dict[str, torch.Tensor]) -> None:
+    """Raise ConversionError for more layers than there are tensors, before a model of so many is built."""
+    for name in ("num_hidden_layers", "decoder_num_hidden_layers", "predictor_num_hidden_layers"):
+        if getattr(config, name, 0) > len(state_dict):
+            raise ConversionError(
+                f"The configuration has {name} = {getattr(config, name):,}, and the file {len(state_dict)} tensors. "
+                "They do not belong together: use the configuration that was published with these weights."
+            )
