@@ -72,7 +72,7 @@ def convert(converter: Converter, **given: Any) -> Conversion:
     with torch.device("meta"):
         model = converted.model_class(converted.config)
     model.load_state_dict(converted.state_dict, strict=True, assign=True)
-    processor_class = FEATURE_EXTRACTOR_MAPPING[type(converted.config)]
+    processor_class: Any = FEATURE_EXTRACTOR_MAPPING[type(converted.config)]
     extractor = processor_class.from_model_config(converted.config, **converted.processor_values)
     read = files["checkpoint"]
     assert read is not None
