@@ -303,8 +303,8 @@ def position_embedding(case: GoldenCase, work: Path) -> None:
 
 def downstream(case: GoldenCase, work: Path) -> None:
     from brain_transformers.training.finetuning.lars import LARS
-    from brain_transformers.training.latent.schedules import warmup_half_cosine_lr
     from brain_transformers.training.parameter_groups import layer_decay_groups
+    from brain_transformers.training.schedules import warmup_half_cosine_lr
 
     folder = converted_folder(case, work)
     config = case.json("config.json")

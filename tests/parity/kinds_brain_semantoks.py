@@ -866,8 +866,7 @@ _SCHEDULE_TOLERANCE = {"atol": 1e-15, "rtol": 1e-12}
 
 
 def schedules(case: GoldenCase, work: Path) -> None:
-    from brain_transformers.training.distillation import schedules as ours
-    from brain_transformers.training.schedules import scaled_learning_rate, warmup_cosine_lr
+    from brain_transformers.training import schedules as ours
 
     facts = case.json("schedules.json")
     for number, recipe in enumerate(facts.pop("finetune", [])):
@@ -887,21 +886,21 @@ def schedules(case: GoldenCase, work: Path) -> None:
         ]
         case.check(f"finetune {number}", np.array(values), np.array(recipe["lr_per_epoch"]), **_SCHEDULE_TOLERANCE)
     if facts.pop("peak_lr_rule", None) is not None:
-        case.check("peak", scaled_learning_rate(7e-4, 512), np.float64(0.0014), atol=0, rtol=1e-12)
+        case.check("peak", ours.scaled_learning_rate(7e-4, 512), np.float64(0.0014), atol=0, rtol=1e-12)
     for name in [
         name for name, recipe in facts.items() if isinstance(recipe, dict) and "num_training_steps" in recipe
     ]:
         recipe = facts.pop(name)
         steps = recipe["num_training_steps"]
         values_of = {
-            "lr_used_at_step": lambda step, r=recipe, n=steps: warmup_cosine_lr(
+            "lr_used_at_step": lambda step, r=recipe, n=steps: ours.warmup_cosine_lr(
                 step, peak=r["base_lr"], warmup_steps=r["num_warmup_steps"], max_steps=n
             ),
-            "weight_decay_at_step": lambda step, r=recipe, n=steps: ours.cosine_weight_decay(
-                step, start=r["wd_start"], end=r["wd_end"], max_steps=n
+            "weight_decay_at_step": lambda step, r=recipe, n=steps: ours.cosine_between(
+                step, first=r["wd_start"], last=r["wd_end"], total_steps=n
             ),
-            "teacher_momentum_at_step": lambda step, r=recipe, n=steps: ours.cosine_teacher_momentum(
-                step, base=r["base_teacher_momentum"], max_steps=n
+            "teacher_momentum_at_step": lambda step, r=recipe, n=steps: ours.cosine_between(
+                step, first=r["base_teacher_momentum"], last=1, total_steps=n
             ),
             "network_loss_weight_at_step": lambda step, r=recipe: ours.decaying_loss_weight(
                 step,

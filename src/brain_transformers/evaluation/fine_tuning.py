@@ -165,7 +165,7 @@ def fine_tuning_protocol(
         "crops": n_crops,
         "seed": seed,
         # Rate and batch norm follow from it, and it from the number of devices too.
-        "samples an update": _samples_an_update(runs[0][0]),
+        "samples an update": runs[0][0].samples_per_update,
         "training": {name: str(value) for name, value in sorted(training.items()) if name not in _HOW_ONLY},
     }
     # Of several processes that train together, the first one holds the folder and writes.
@@ -238,10 +238,6 @@ def _save_plainly(model: Any, extractor: Any, folder: Path, parent: Any) -> None
     with whole_folder(folder) as temporary:
         model.save_pretrained(temporary)
         extractor.save_pretrained(temporary)
-
-
-def _samples_an_update(arguments: SemantoksFineTuningArguments) -> int:
-    return arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
 
 
 def _subjects(dataset: Any, column: str | None, labels: Labels) -> list[str] | None:

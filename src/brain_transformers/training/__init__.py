@@ -14,7 +14,7 @@ _EXPORTS = {
     "JEPATrainer": "latent.trainer",
     "JEPATrainingArguments": "latent.arguments",
     "LARS": "finetuning.lars",
-    "LatentPredictionSchedule": "latent.schedules",
+    "LatentPredictionSchedule": "latent.schedule",
     "MAETrainer": "masked.trainer",
     "MAETrainingArguments": "masked.arguments",
     "MaskedModelingCollator": "masked.collator",
@@ -45,7 +45,7 @@ _EXPORTS = {
     "target_statistics": "monitors",
     "update_target": "latent.target",
     "warmup_cosine_lr": "schedules",
-    "warmup_half_cosine_lr": "latent.schedules",
+    "warmup_half_cosine_lr": "schedules",
 }
 
 __all__ = list(_EXPORTS)

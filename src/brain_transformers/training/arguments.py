@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from transformers import TrainingArguments
 
 from ..optional import require
+from .schedules import scaled_learning_rate
 
 _TENTH = 0.1
 
@@ -80,3 +81,40 @@ def _check_numbers(arguments: TrainingArguments) -> None:
         if not math.isfinite(value) or (least is not None and value < least):
             bound = "a finite number" if least is None else f"a finite number of {least} or more"
             raise ValueError(f"Expected {entry.name} (--{entry.name}) to be {bound}, got {value}. Choose another.")
+
+
+@dataclass
+class ScaledRateArguments(ScanTrainingArguments):
+    """Arguments whose learning rate follows from the samples of an update.
+
+    Args:
+        base_learning_rate: peak learning rate for 256 samples an update.
+        learning_rate: peak learning rate as it is; `None` computes it from `base_learning_rate`.
+    """
+
+    base_learning_rate: float = field(
+        default=1e-3, metadata={"help": "Peak learning rate for 256 samples an update; scaled with the batch."}
+    )
+    learning_rate: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Peak learning rate; by default base_learning_rate scaled with the batch."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learning_rate is None:
+            self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.samples_per_update)
+
+    @property
+    def samples_per_update(self) -> int:
+        """Samples of one optimizer step, over all devices, processes and accumulation steps."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+
+@dataclass
+class PretrainingArguments(ScaledRateArguments):
+    """What pretraining has in common, whatever its objective: no labels."""
+
+    label_names: list[str] | None = field(default_factory=list, metadata={"help": "Empty: pretraining has no labels."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "False: every trainable parameter takes part in every step."}
+    )

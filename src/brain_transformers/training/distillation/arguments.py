@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from ..arguments import ScanTrainingArguments
-from ..schedules import scaled_learning_rate
-from .schedules import NETWORK_LOSS_SCHEDULES
+from ..arguments import PretrainingArguments
+from ..schedules import NETWORK_LOSS_SCHEDULES
 
 
 @dataclass
-class SelfDistillationTrainingArguments(ScanTrainingArguments):
+class SelfDistillationTrainingArguments(PretrainingArguments):
     """`TrainingArguments` with the recipe of Brain-Semantoks as defaults, for [`SelfDistillationTrainer`].
 
     From the released training code: 100 epochs of 512 samples an update, AdamW with betas 0.9 and 0.999, base learning
@@ -77,18 +76,12 @@ class SelfDistillationTrainingArguments(ScanTrainingArguments):
         default=False, metadata={"help": "Count schedules in forward passes, as the authors' code does."}
     )
 
-    learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Peak learning rate; by default base_learning_rate scaled with the batch."}
-    )
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW at the start of the run."})
     num_train_epochs: float = field(default=100.0, metadata={"help": "Passes over the training set."})
     per_device_train_batch_size: int = field(default=512, metadata={"help": "Samples a device and forward pass."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Samples a device in evaluation."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave incomplete batches of training out."})
     seed: int = field(default=21, metadata={"help": "Seed of weights, order, crops, masks and dropout."})
-    label_names: list[str] | None = field(
-        default_factory=list, metadata={"help": "Empty: self-distillation has no labels."}
-    )
     ddp_find_unused_parameters: bool | None = field(
         default=True, metadata={"help": "True: the mask embedding takes no part in batches without masks."}
     )
@@ -104,10 +97,3 @@ class SelfDistillationTrainingArguments(ScanTrainingArguments):
                 f"{self.network_loss_schedule!r}."
             )
         super().__post_init__()
-        if self.learning_rate is None:
-            self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.samples_per_update)
-
-    @property
-    def samples_per_update(self) -> int:
-        """Samples of one optimizer step, over all devices, processes and accumulation steps."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size

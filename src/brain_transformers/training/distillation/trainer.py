@@ -14,10 +14,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ...processing.roi_series import ROISeriesFeatureExtractor
 from ..monitors import CollapseMonitor
 from ..parameter_groups import SCHEDULED_DECAY, semantoks_parameter_groups
-from ..schedules import warmup_cosine_lr
+from ..schedules import cosine_between, decaying_loss_weight, warmup_cosine_lr
 from ..seeded_trainer import SeededTrainer
 from .arguments import SelfDistillationTrainingArguments
-from .schedules import cosine_teacher_momentum, cosine_weight_decay, decaying_loss_weight
 from .views import TwoViewCollator
 
 _LOGGED = (
@@ -212,7 +211,7 @@ class SelfDistillationTrainer(SeededTrainer):
         args = self.args
         step, total, _ = self._counts()
         if args.final_weight_decay is not None and self.optimizer is not None:
-            decay = cosine_weight_decay(step, start=args.weight_decay, end=args.final_weight_decay, max_steps=total)
+            decay = cosine_between(step, first=args.weight_decay, last=args.final_weight_decay, total_steps=total)
             for group in self.optimizer.param_groups:
                 if group[SCHEDULED_DECAY]:
                     group["weight_decay"] = decay
@@ -224,7 +223,7 @@ class SelfDistillationTrainer(SeededTrainer):
     def move_teacher(self) -> None:
         """Move the teacher; called after each optimizer step."""
         step, total, _ = self._counts()
-        self._momentum = cosine_teacher_momentum(step, base=self.args.teacher_momentum, max_steps=total)
+        self._momentum = cosine_between(step, first=self.args.teacher_momentum, last=1, total_steps=total)
         self.teacher_model.update_teacher(self._momentum)
         self._part = 0
 

@@ -22,10 +22,10 @@ from transformers.utils import logging
 from ...data.collators import ROISeriesCollator
 from ...optional import require
 from ...processing.roi_series import ROISeriesFeatureExtractor
-from ..distillation.schedules import FINETUNING_SCHEDULES, finetuning_lr
+from ..arguments import ScaledRateArguments
 from ..distillation.views import FINETUNING_AUGMENTATION, check_levels, draw_augmentation
 from ..parameter_groups import fine_tuning_groups, head_parameters
-from ..schedules import scaled_learning_rate
+from ..schedules import FINETUNING_SCHEDULES, finetuning_lr
 from ..scores import protocol_metrics
 from ..seeded_rows import EPOCH, RowRandomness
 from ..seeded_trainer import SeededTrainer
@@ -35,7 +35,7 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass
-class SemantoksFineTuningArguments(FineTuningArguments):
+class SemantoksFineTuningArguments(FineTuningArguments, ScaledRateArguments):
     """`FineTuningArguments` with the values of the Brain-Semantoks authors, for [`SemantoksFineTuner`].
 
     Batches of 16, 50 epochs, learning rate 1e-4 per 256 samples (6.25e-6 for 16), weight decay 0.05, a cosine by epoch
@@ -113,9 +113,6 @@ class SemantoksFineTuningArguments(FineTuningArguments):
         super().__post_init__()
         # transformers would put in the loss; the metric of the task is known once there is a model.
         self.metric_for_best_model, self.greater_is_better = metric, greater_is_better
-        if self.learning_rate is None:
-            samples = self.train_batch_size * self.gradient_accumulation_steps * self.world_size
-            self.learning_rate = scaled_learning_rate(self.base_learning_rate, samples)
 
 
 class AugmentedCropCollator:

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from ..arguments import ScanTrainingArguments
-from ..schedules import scaled_learning_rate
+from ..arguments import PretrainingArguments
 
 
 @dataclass
-class JEPATrainingArguments(ScanTrainingArguments):
+class JEPATrainingArguments(PretrainingArguments):
     """`TrainingArguments` with the recipe of Brain-JEPA as defaults, for [`JEPATrainer`].
 
     From the released configuration, which trains with 512 samples an update: learning rate from 5e-5 over 40 of 300
@@ -61,9 +60,6 @@ class JEPATrainingArguments(ScanTrainingArguments):
         default=True, metadata={"help": "Log spread and effective rank of the targets, and warn when they fall."}
     )
 
-    learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Peak learning rate; by default base_learning_rate scaled with the batch."}
-    )
     weight_decay: float = field(default=0.04, metadata={"help": "Weight decay of AdamW at the start of the run."})
     num_train_epochs: float = field(default=300.0, metadata={"help": "Passes over the training set."})
     warmup_steps: float = field(
@@ -73,12 +69,6 @@ class JEPATrainingArguments(ScanTrainingArguments):
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Samples a device and forward pass."})
     per_device_eval_batch_size: int = field(default=16, metadata={"help": "Samples a device in evaluation."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, order, windows, masks and dropout."})
-    label_names: list[str] | None = field(
-        default_factory=list, metadata={"help": "Empty: latent prediction has no labels."}
-    )
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "False: every trainable parameter takes part in every step."}
-    )
 
     def __post_init__(self) -> None:
         for name in ("target_momentum_start", "target_momentum_end"):
@@ -89,14 +79,8 @@ class JEPATrainingArguments(ScanTrainingArguments):
         if not self.schedule_scale > 0:
             raise ValueError(f"Expected schedule_scale above 0, got {self.schedule_scale}.")
         super().__post_init__()
-        if self.learning_rate is None:
-            self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.samples_per_update)
+        assert self.learning_rate is not None
         if self.start_learning_rate is None:
             self.start_learning_rate = self.learning_rate / 20
         if self.final_learning_rate is None:
             self.final_learning_rate = self.learning_rate / 1000
-
-    @property
-    def samples_per_update(self) -> int:
-        """Samples of one optimizer step, over all devices, processes and accumulation steps."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size

@@ -13,11 +13,12 @@ from ...data.collators import ROISeriesCollator
 from ...processing.base import ScanProcessor
 from ..monitors import CollapseMonitor, target_statistics
 from ..parameter_groups import SCHEDULED_DECAY, own_name
+from ..schedules import linear_between
 from ..seeded_rows import RowRandomness
 from ..seeded_trainer import SeededTrainer
 from .arguments import JEPATrainingArguments
 from .collator import BlockMaskCollator
-from .schedules import LatentPredictionSchedule, target_momentum
+from .schedule import LatentPredictionSchedule
 from .target import target_pairs, update_target
 
 
@@ -113,7 +114,7 @@ class JEPATrainer(SeededTrainer):
         if total is None:
             passes = args.gradient_accumulation_steps if args.published_momentum else 1
             total = self.state.max_steps * passes * args.schedule_scale
-        momentum = target_momentum(
+        momentum = linear_between(
             update, first=args.target_momentum_start, last=args.target_momentum_end, total_steps=total
         )
         return min(max(momentum, 0.0), 1.0)

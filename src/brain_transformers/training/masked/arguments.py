@@ -8,13 +8,12 @@ from torch import nn
 from transformers.trainer_utils import SchedulerType
 
 from ...models.validation import TRAIN_MODES
-from ..arguments import ScanTrainingArguments
+from ..arguments import PretrainingArguments
 from ..parameter_groups import without_adapters
-from ..schedules import scaled_learning_rate
 
 
 @dataclass
-class MAETrainingArguments(ScanTrainingArguments):
+class MAETrainingArguments(PretrainingArguments):
     """`TrainingArguments` with the recipe of BrainLM as defaults, for [`MAETrainer`].
 
     From the released training code: base learning rate 1e-3 per 256 samples, weight decay 0.05, 100 epochs, warmup
@@ -54,9 +53,6 @@ class MAETrainingArguments(ScanTrainingArguments):
         default=False, metadata={"help": "Let CLS and mask tokens decay, as the authors' training code does."}
     )
 
-    learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Peak learning rate; by default base_learning_rate scaled with the batch."}
-    )
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
     num_train_epochs: float = field(default=100.0, metadata={"help": "Passes over the training set."})
     warmup_steps: float = field(
@@ -67,12 +63,6 @@ class MAETrainingArguments(ScanTrainingArguments):
     )
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Samples a device and forward pass."})
     seed: int = field(default=1234, metadata={"help": "Seed of weights, order, windows, masks and dropout."})
-    label_names: list[str] | None = field(
-        default_factory=list, metadata={"help": "Empty: masked modeling has no labels."}
-    )
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "False: every trainable parameter takes part in every step."}
-    )
 
     def __post_init__(self) -> None:
         if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
@@ -83,13 +73,6 @@ class MAETrainingArguments(ScanTrainingArguments):
         if self.train_mode is not None and self.train_mode not in TRAIN_MODES:
             raise ValueError(f"Expected train_mode to be one of {list(TRAIN_MODES)}, got {self.train_mode!r}.")
         super().__post_init__()
-        if self.learning_rate is None:
-            self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.samples_per_update)
-
-    @property
-    def samples_per_update(self) -> int:
-        """Samples of one optimizer step, over all devices, processes and accumulation steps."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
     def mask_arguments(self, model: nn.Module) -> dict[str, Any]:
         """What to pass to `model.forward` beside the batch: the mask options that are set.
