@@ -121,6 +121,16 @@ def test_a_classifier_takes_the_fields_of_its_head_and_a_folder_of_rows(tmp_path
         )
     with pytest.raises(ValueError, match="set 'train'"):
         bt.new_model("brain-jepa-tiny", datasets.DatasetDict({"test": scans(12, labels(12))}))
+    for other in (
+        [{"signals": np.zeros((12, 60))}],
+        None,
+        np.zeros((2, 12, 60)),
+        scans(12, labels(12)).remove_columns("t_r"),
+    ):
+        with pytest.raises(ValueError, match=r"Expected rows of scans.*t_r"):
+            bt.new_model("brain-jepa-tiny", other)
+    with pytest.raises(ValueError, match="dataset without rows"):
+        bt.new_model("brain-jepa-tiny", scans(12, labels(12)).select([]))
     with pytest.raises(ValueError, match="Did you mean hidden_size"):
         bt.new_model("brain-jepa-tiny", scans(12, labels(12)), hiden_size=32)
 

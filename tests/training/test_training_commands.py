@@ -274,6 +274,8 @@ def test_tables_for_parcels_that_are_not_known(unknown_parcels, tmp_path, capsys
         ("brain-jepa-base", ["--coordinates", "table.tsv"], [], "--coordinates is for BrainLM"),
         ("brain-semantoks-base", ["--gradients", "table.npy"], [], "--gradients is for Brain-JEPA"),
         ("brain-jepa-base", ["--networks", "table.txt"], [], "--networks is for Brain-Semantoks"),
+        ("brain-jepa-base", ["--table", "networks=table.txt"], [], "--networks is for Brain-Semantoks"),
+        ("brain-jepa-base", ["--table", "centers=table.txt"], [], "no model has a table 'centers'.* It has gradients"),
         ("brain-semantoks-base", ["--per_device_train_batch_size", "32"], [], "24 scans do not fill a batch of 32"),
         ("brain-semantoks-base", [], ["n_timepoints=50"], "multiple of patch_size"),
         ("brain-jepa-base", [], ["n_timepoints=50"], "multiple of patch_size"),
@@ -370,6 +372,8 @@ def test_unknown_flags_are_refused_with_the_objective_of_the_model(capsys):
     said = _refused(capsys, "finetune", "--model", "m", *shared, "--label", "x", "--layer_deacy", "0.5")
     assert "did you mean --layer_decay" in said
     assert "--dataset" in _refused(capsys, "pretrain", "--model", "brainlm-tiny", "--output", "o")
+    said = _refused(capsys, "pretrain", "--model", "brainlm-tiny", *shared, "--table", "centres.tsv")
+    assert "expected --table NAME=FILE, such as coordinates=centres.tsv, got 'centres.tsv'" in said
 
 
 @pytest.mark.parametrize(

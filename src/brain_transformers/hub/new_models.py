@@ -12,6 +12,7 @@ from ..families import FAMILIES
 from ..models.configuration_base import ScanFacts, Table
 from .registry import load_config
 
+_COLUMNS = {"signals", "n_rois", "n_timepoints", "roi_order", "t_r"}
 _LARGEST_TABLE = 2**26  # bytes; a table of 1,000 parcels and 100 columns has some 2 MB
 
 
@@ -68,6 +69,11 @@ def _training_rows(dataset: Any) -> Any:
         if "train" not in dataset:
             raise ValueError(f"Expected a set 'train', got {sorted(dataset)}. Pass the rows to train on.")
         dataset = dataset["train"]
+    if lacking := _COLUMNS - set(getattr(dataset, "column_names", None) or ()):
+        raise ValueError(
+            f"Expected rows of scans, as load_dataset or dataset_from_arrays gives them, got {type(dataset).__name__} "
+            f"without the columns {', '.join(sorted(lacking))}. Make them with one of these."
+        )
     if not len(dataset):
         raise ValueError("Expected scans to fit a model to, got a dataset without rows.")
     return dataset
@@ -141,7 +147,7 @@ def _fitted_extractor(
     options: dict[str, Any] = {} if normalization is None else {"normalization": normalization}
     if (centres := tables.get("coordinates")) is not None:
         is_file = isinstance(centres, (str, Path))
-        options["coordinates"] = read_coordinates(centres, n_rois=config.n_rois) if is_file else centres
+        options["coordinates"] = read_coordinates(centres, n_rois=config.n_rois) if is_file else np.asarray(centres)
     extractor = ROISeriesFeatureExtractor.from_model_config(config, **options)
     if fit and extractor.is_fitted:
         print(f"scale: {extractor.normalization}")
