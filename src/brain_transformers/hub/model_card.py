@@ -1,6 +1,5 @@
 """Model cards: what a model is, what is known of where it comes from, how to use it, what is known not to work."""
 
-import json
 import logging
 import re
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from huggingface_hub import ModelCardData, RepoCard, hf_hub_download
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..models.family import NamedModel
-from ..processing.roi_series import ROISeriesFeatureExtractor
 from ..version import __version__
 from .registry import MODELS, name_by_size
 
@@ -256,18 +254,13 @@ def _example(config: Any, model: Any, extractor: Any, provenance: Provenance | N
     names = config.auto_class_names()
     classifier = model is not None and type(model).__name__ == names["AutoModelForSequenceClassification"]
     auto = "AutoModelForSequenceClassification" if classifier else "AutoModel"
-    if config.roi_order is None:
-        order = ""
-    elif isinstance(config.roi_order, str):
-        literal = json.dumps(config.roi_order.removesuffix("@y"))
-        order = f", roi_order={literal.replace('`', chr(92) + 'u0060')}"  # nothing in it ends the code block
-    else:
-        order = ", roi_order=model.config.roi_order"
+    extractor = extractor or config.family.load_processor().from_model_config(config)
+    call, fit, what = extractor.example(config)
     before = []
-    if not (extractor or ROISeriesFeatureExtractor.from_model_config(config)).is_fitted:
+    if not extractor.is_fitted:
         before = [
-            "# Scale: fitted once on a set of your scans, each (n_rois, n_timepoints), and saved with the extractor.",
-            f"extractor.fit(scans{order})",
+            f"# Scale: fitted once on a set of your scans, each {what}, and saved with the extractor.",
+            f"extractor.fit({fit})",
         ]
     more = ""
     if provenance is not None and provenance.needs is not None:
@@ -282,7 +275,7 @@ def _example(config: Any, model: Any, extractor: Any, provenance: Provenance | N
         'extractor = AutoFeatureExtractor.from_pretrained("path/or/org/name")',
         f'model = {auto}.from_pretrained("path/or/org/name").eval()',
         *before,
-        f'inputs = extractor(bold, t_r={config.t_r or "t_r"}{order}{more}, return_tensors="pt")',
+        f'inputs = extractor({call}{more}, return_tensors="pt")',
         f"{'logits' if classifier else 'features'} = model(**inputs).{result}",
     ]
 

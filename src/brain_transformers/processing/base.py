@@ -138,6 +138,10 @@ class ScanProcessor(FeatureExtractionMixin):
             ValueError: with the reason.
         """
 
+    def example(self, config: Any) -> tuple[str, str, str]:
+        """For the Python of a model card: arguments of a call, those of `fit`, and what a scan is, in words."""
+        return "scan", "scans", f"an array of {self.scan_ndim} axes"
+
     def as_row(self, item: Any, index: int) -> Mapping[str, Any]:
         """Item `index` of a dataset as a row that says all that this modality needs.
 

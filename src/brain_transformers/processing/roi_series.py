@@ -1,5 +1,6 @@
 """From parcellated scans to the inputs of the models that read (n_rois, n_timepoints) series."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -628,6 +629,16 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             "time": f"{time_}{how}",
             "windows": f"{self.n_timepoints} timepoints, {self.window}",
         }
+
+    def example(self, config: Any) -> tuple[str, str, str]:
+        """For the Python of a model card: arguments of a call, those of `fit`, and what a scan is, in words."""
+        order = ""
+        if isinstance(config.roi_order, str):
+            literal = json.dumps(config.roi_order.removesuffix(SORTED_BY_Y))
+            order = f", roi_order={literal.replace('`', chr(92) + 'u0060')}"  # nothing in it ends the code block
+        elif config.roi_order is not None:
+            order = ", roi_order=model.config.roi_order"
+        return f"bold, t_r={config.t_r or 't_r'}{order}", f"scans{order}", "(n_rois, n_timepoints)"
 
     def refuse(self, config: Any) -> None:
         """Refuse a model that takes parcels in another order.
