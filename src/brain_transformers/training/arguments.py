@@ -22,10 +22,12 @@ class ScanTrainingArguments(TrainingArguments):
     Args:
         save_steps: steps between checkpoints, or below 1 their share of the run; `None` for a tenth, or, with
             `load_best_model_at_end` and evaluation by steps, whenever it is evaluated.
+        published: keep count as the authors' code does: sets every switch of the class whose name begins with
+            `published_`, which are for one such difference each and not in `--help`.
 
     Raises:
         ImportError: without accelerate (extra `train`).
-        ValueError: for a number that is NaN, infinite, or below its range.
+        ValueError: for `published` where nothing differs, or a number that is NaN, infinite, or below its range.
     """
 
     save_steps: float | None = field(  # type: ignore[assignment]
@@ -40,8 +42,19 @@ class ScanTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Must stay False: the collator needs all columns of a row."}
     )
 
+    published: bool = field(
+        default=False,
+        metadata={"help": "Keep count as the authors' training code does, where that differs on purpose."},
+    )
+
     def __post_init__(self) -> None:
         require("accelerate", extra="train", purpose="training with the Trainer")
+        if self.published:
+            switches = [entry.name for entry in fields(self) if entry.name.startswith("published_")]
+            if not switches:
+                raise ValueError(f"{type(self).__name__} has nothing that published would change. Leave it out.")
+            for name in switches:
+                setattr(self, name, True)
         _check_numbers(self)
         if self.save_steps is None:
             self.save_steps = _TENTH

@@ -62,7 +62,7 @@ def run_settings(
 
 def training_settings(arguments: TrainingArguments) -> dict[str, Any]:
     """The training arguments that the weights follow from, and the samples of an update, however it is divided."""
-    general = {field.name for field in dataclasses.fields(TrainingArguments)}
+    general = {"published", *(field.name for field in dataclasses.fields(TrainingArguments))}  # its switches count
     values = {
         name: value for name, value in arguments.to_dict().items() if name in _OF_THE_WEIGHTS or name not in general
     }

@@ -1,5 +1,6 @@
 """Arguments of self-distillation runs."""
 
+import argparse
 from dataclasses import dataclass, field
 
 from ..arguments import PretrainingArguments
@@ -69,12 +70,8 @@ class SelfDistillationTrainingArguments(PretrainingArguments):
     layer_decay: float = field(
         default=1.0, metadata={"help": "Factor between the learning rates of neighbouring layers."}
     )
-    published_parameter_groups: bool = field(
-        default=False, metadata={"help": "Let biases, norms and learned vectors decay, as in the authors' runs."}
-    )
-    published_step_counting: bool = field(
-        default=False, metadata={"help": "Count schedules in forward passes, as the authors' code does."}
-    )
+    published_parameter_groups: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
+    published_step_counting: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
 
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW at the start of the run."})
     num_train_epochs: float = field(default=100.0, metadata={"help": "Passes over the training set."})

@@ -3,6 +3,7 @@
 Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, and the released fine-tuning configuration.
 """
 
+import argparse
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +63,7 @@ class SemantoksFineTuningArguments(FineTuningArguments, ScaledRateArguments):
     schedule: str = field(default="cosine", metadata={"help": "cosine, linear or constant, by epoch."})
     lr_warmup_epochs: int = field(default=0, metadata={"help": "Epochs of warm-up, from a tenth of the rate."})
     min_learning_rate: float = field(default=0.0, metadata={"help": "Where the schedule ends."})
-    published_parameter_groups: bool = field(default=False, metadata={"help": "Groups as in the authors' code."})
+    published_parameter_groups: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
     augmentation: list[int] = field(
         default_factory=lambda: list(FINETUNING_AUGMENTATION),
         metadata={"help": "Levels from 0 to 3: parcels set to 0, time set to 0, noise, scale."},

@@ -1,5 +1,6 @@
 """Arguments of latent-prediction runs."""
 
+import argparse
 from dataclasses import dataclass, field
 
 from ..arguments import PretrainingArguments
@@ -47,9 +48,7 @@ class JEPATrainingArguments(PretrainingArguments):
     target_momentum_steps: float | None = field(
         default=None, metadata={"help": "Optimizer steps that the momentum climbs over; by default the whole run."}
     )
-    published_momentum: bool = field(
-        default=False, metadata={"help": "Stretch the climb over all forward passes, as the released code does."}
-    )
+    published_momentum: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
     schedule_scale: float = field(
         default=1.0, metadata={"help": "Schedules are laid out for this many times the length of the run."}
     )

@@ -1,5 +1,6 @@
 """Arguments of masked-reconstruction runs."""
 
+import argparse
 import inspect
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,9 +50,7 @@ class MAETrainingArguments(PretrainingArguments):
             "the model."
         },
     )
-    published_parameter_groups: bool = field(
-        default=False, metadata={"help": "Let CLS and mask tokens decay, as the authors' training code does."}
-    )
+    published_parameter_groups: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
 
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW."})
     num_train_epochs: float = field(default=100.0, metadata={"help": "Passes over the training set."})
