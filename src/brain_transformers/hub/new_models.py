@@ -142,13 +142,12 @@ def _fitted_extractor(
     config: Any, rows: Any, tables: Mapping[str, Any], normalization: str | None, what: str, fit: bool
 ) -> Any:
     from ..data.readers import read_coordinates
-    from ..processing.roi_series import ROISeriesFeatureExtractor
 
     options: dict[str, Any] = {} if normalization is None else {"normalization": normalization}
     if (centres := tables.get("coordinates")) is not None:
         is_file = isinstance(centres, (str, Path))
         options["coordinates"] = read_coordinates(centres, n_rois=config.n_rois) if is_file else np.asarray(centres)
-    extractor = ROISeriesFeatureExtractor.from_model_config(config, **options)
+    extractor = config.family.load_processor().from_model_config(config, **options)
     if fit and extractor.is_fitted:
         print(f"scale: {extractor.normalization}")
     fit_to_rows(extractor, rows, what, fit=fit)
