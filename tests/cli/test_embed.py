@@ -283,6 +283,8 @@ def test_columns_of_other_meaning(folder: Path, tmp_path: Path, capsys) -> None:
     assert list(table["window"]) == ["w"] * 6
     assert list(table["subject"]) == ["=1+1", "+a", "-b", "@c", "01", "001"]
     assert main([*common, str(tmp_path / "t.csv")]) == 0
+    assert main(["probe", str(tmp_path / "t.csv"), "--label", "n_windows"]) == 2
+    assert "participant_n_windows" in capsys.readouterr().out
     lines = (tmp_path / "t.csv").read_text().splitlines()
     assert any("'=1+1" in line for line in lines)
     assert not any(cell[:1] in ("=", "+", "@") for line in lines for cell in line.split(","))

@@ -58,6 +58,8 @@ def test_what_was_not_said_by_the_type_can_be_chosen() -> None:
         Labels.from_values([0.5, float("inf")])
     with pytest.raises(ValueError, match="single value 1"):
         Labels.from_values([1, None, 1.0])
+    with pytest.raises(ValueError, match=r"single value 0\.5"):
+        Labels.from_values([0.5, 0.5, float("nan")])
     with pytest.raises(ValueError, match="Expected words or numbers in 'label', got tuple"):
         Labels.from_values([None, (1, 2)])
 

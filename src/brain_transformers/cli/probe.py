@@ -118,7 +118,10 @@ def _probe(args: argparse.Namespace, table: Any) -> int:
 
 def _column(columns: Sequence[str], name: str) -> str:
     """The column that is meant by a name, which `embed` prefixes where the table has such a column of its own."""
-    for column in (name, f"participant_{name}"):
+    of_table = f"participant_{name}"
+    if name in columns and of_table in columns:
+        print(f"warning: {name} is what `embed` wrote; the column of the participants table is {of_table}")
+    for column in (name, of_table):
         if column in columns:
             return column
     raise ValueError(f"there is no column {name!r} beside the embedding, only {', '.join(columns)}.")

@@ -206,6 +206,11 @@ class Labels:
                 )
             if infinite := [row for row, value in zip(rows, values) if not math.isfinite(value)]:
                 raise ValueError(f"Expected finite numbers in {column!r}, got infinity in row {infinite[0]}. Mend it.")
+            if len(set(values)) < 2:
+                raise ValueError(
+                    f"Expected different numbers in {column!r}, got the single value {values[0]!r}: there is "
+                    "nothing to predict."
+                )
             return cls(column, task, rows, values)
         named = {class_name(value): value for value in values}
         words = any(isinstance(value, str) for value in values)
