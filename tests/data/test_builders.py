@@ -19,7 +19,7 @@ from brain_transformers.data.builders import (  # noqa: E402
     load_dataset,
 )
 from brain_transformers.data.readers import ROISeriesReadError  # noqa: E402
-from brain_transformers.processing.roi_series import unpack_row  # noqa: E402
+from brain_transformers.processing.rows import unpack_row  # noqa: E402
 
 LABELS = [f"roi{number}" for number in range(5)]
 

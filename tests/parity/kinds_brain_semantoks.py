@@ -1299,7 +1299,7 @@ def _check_dataset(case: GoldenCase, work: Path, tag: str, entry: dict[str, Any]
 
 
 def _check_extractor(case: GoldenCase, row: Any, starts: list[int], expected: torch.Tensor, config: Any) -> None:
-    from brain_transformers.processing.roi_series import unpack_row
+    from brain_transformers.processing.rows import unpack_row
 
     target, patch = config["target_signal_length"], config["patch_size"]
     signals, roi_order, t_r = unpack_row(row)

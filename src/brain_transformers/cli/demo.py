@@ -269,7 +269,7 @@ class FixedOrRandomWindows:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """A batch of one window a row."""
-        from ..processing.roi_series import unpack_row
+        from ..processing.rows import unpack_row
 
         if "window_start" not in rows[0]:
             return self.random(rows)
@@ -441,7 +441,7 @@ def _reconstruct(results: DemoResults, output: Path) -> None:
         reconstruction_baselines,
         roi_correlations,
     )
-    from ..processing.roi_series import unpack_row
+    from ..processing.rows import unpack_row
     from ..training.seeded_rows import SeededRows
 
     model, extractor, collator = (results.objects[name] for name in ("model", "extractor", "collator"))

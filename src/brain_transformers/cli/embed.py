@@ -308,7 +308,7 @@ def _embed_part(
     import pandas
 
     from ..evaluation import embedding
-    from ..processing.base import scan_name
+    from ..processing.rows import scan_name
 
     try:
         with warnings.catch_warnings():

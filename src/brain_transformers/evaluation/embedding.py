@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from ..data.collators import ROISeriesCollator
 from ..layers.bfloat16 import warn_where_bfloat16_is_slow
 from ..optional import require
-from ..processing.base import ScanProcessor, scan_name
+from ..processing.base import ScanProcessor
+from ..processing.rows import scan_name
 
 if TYPE_CHECKING:
     import pandas

@@ -185,7 +185,7 @@ def check_rows(extractor: Any, rows: Any, what: str) -> None:
     Raises:
         ValueError: what the extractor says about such a scan.
     """
-    from ..processing.roi_series import unpack_row
+    from ..processing.rows import unpack_row
 
     if rows is None:
         return
@@ -322,7 +322,7 @@ def _series_in_order(rows: Any, roi_order: Any) -> Iterator[Any]:
     from tqdm.auto import tqdm
 
     from ..processing.roi_orders import permutation, roi_order_text
-    from ..processing.roi_series import unpack_row
+    from ..processing.rows import unpack_row
 
     wanted = None if roi_order is None else roi_order_text(roi_order)
     progress = tqdm(range(len(rows)), desc="Connectivity for the gradients", unit="scan", disable=len(rows) < 32)

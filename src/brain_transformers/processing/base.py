@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature, FeatureExtractionMixin
 
 from ..models.remote_code import shim_reference, write_shim
+from .rows import check_columns, scan_name
 
 # Scans that one kind of warning names.
 _MOST_WARNINGS = 10
@@ -369,40 +370,7 @@ class ScanProcessor(FeatureExtractionMixin):
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
-# --- rows ---
-
-
-def scan_name(row: Mapping[str, Any], number: int | None = None) -> str:
-    """How messages call a row of a scan dataset: person, session, run and file where the row knows them.
-
-    Args:
-        row: its columns.
-        number: place in the batch, for rows that know nothing about themselves.
-    """
-    parts = [
-        str(row[key]) for key in ("subject", "session", "run") if isinstance(row.get(key), (str, int)) and row[key]
-    ]
-    file = row.get("source_file")
-    if isinstance(file, str) and file and file not in parts:
-        parts.append(f"({file})" if parts else file)
-    if not parts and number is None:
-        return "the scan"
-    return " ".join(["scan", *(parts or [str(number)])])
-
-
-def check_columns(row: Mapping[str, Any], columns: Sequence[str], name: str) -> None:
-    """Refuse a row that lacks one of these columns.
-
-    Raises:
-        ValueError: the message names the scan.
-    """
-    lacking = [key for key in columns if key not in row]
-    if lacking:
-        raise ValueError(
-            f"Expected a row of a scan dataset for {name}, got one without {', '.join(lacking)} (columns: "
-            f"{list(row)[:8]}). If transformers.Trainer took the columns away, pass remove_unused_columns=False in "
-            "its arguments."
-        )
+# --- scans ---
 
 
 def as_array(values: Any) -> np.ndarray:
@@ -465,15 +433,3 @@ def check_size(name: str, value: Any, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise ValueError(f"Expected {name} to be a positive integer up to {most}, got {value!r:.40}.")
     return value
-
-
-def agreed(what: str, given: Any, own: Any, name: str, same: bool) -> Any:
-    """The value of the call or that of the row; where there are both they must be the `same`."""
-    if given is None or own is None:
-        return own if given is None else given
-    if not same:
-        raise ValueError(
-            f"Expected one {what} of {name}, got {given!r:.80} from the call and {own!r:.80} from the row. Leave the "
-            "one of the call out, or correct the dataset."
-        )
-    return given

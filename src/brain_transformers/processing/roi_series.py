@@ -9,28 +9,16 @@ import numpy as np
 from transformers import BatchFeature
 
 from . import scaling, time
-from .base import (
-    CheckedScan,
-    ScanProcessor,
-    agreed,
-    as_array,
-    check_choice,
-    check_columns,
-    check_number,
-    check_size,
-    not_finite,
-    scan_name,
-)
+from .base import CheckedScan, ScanProcessor, as_array, check_choice, check_number, check_size, not_finite
 from .filtering import band_pass_filter, check_band
 from .frame_sampling import frame_step, sampled_frames
 from .missing import bridged, measured_part
 from .parcels import MISSING_ROIS, ModelParcels, Rows, check_coordinates, order_name, split_order
 from .resampling import resample_t_r
 from .roi_orders import SORTED_BY_Y, ROIOrder, resolve_roi_order, roi_coordinates, roi_order_text
+from .rows import agreed, series_row, unpack_row
+from .tokens import LAYOUTS, image_side, image_token_mask, series_token_mask
 
-LAYOUTS = ("roi_time", "image")
-# Side of the padded square of BrainLM's image form, by patch size (27 x 27 and 31 x 31 patches).
-_IMAGE_SIDE = {16: 432, 14: 434}
 # 1 GB in float32: more is a damaged file and not a window.
 _MOST_VALUES = 2**28
 
@@ -57,25 +45,6 @@ class ROIScan(CheckedScan):
         if self.missing is None or self.timing.interpolate_from is None:
             return self.missing
         return self.missing[self.timing.nearest_frames()]
-
-
-def unpack_row(row: Mapping[str, Any]) -> tuple[np.ndarray, str | None, float | None]:
-    """A row of a scan dataset as (signals (n_rois, n_timepoints) float32, roi_order, t_r in seconds or `None`).
-
-    Raises:
-        ValueError: if a column is not there, or the numbers do not fit each other; the message names the scan.
-    """
-    name = scan_name(row)
-    check_columns(row, ("signals", "n_rois", "n_timepoints"), name)
-    try:
-        signals = np.asarray(row["signals"], dtype=np.float32).reshape(int(row["n_rois"]), int(row["n_timepoints"]))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"Expected signals of {name} to be n_rois x n_timepoints = {row['n_rois']!r:.20} x "
-            f"{row['n_timepoints']!r:.20} numbers, got something else ({error}). Prepare the dataset anew."
-        ) from error
-    roi_order = row.get("roi_order")
-    return signals, None if not roi_order else str(roi_order), time.known_t_r(row.get("t_r"), f"t_r of {name}")
 
 
 class ROISeriesFeatureExtractor(ScanProcessor):
@@ -188,7 +157,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         if layout != "image" and image_size is not None:
             raise ValueError(f"image_size ({image_size!r:.80}) is for layout='image', got {layout!r}. Leave it out.")
         if layout == "image":
-            image_size = self._image_size(image_size)
+            image_size = image_side(image_size, patch_size, n_rois, n_timepoints)
             if missing_rois == "mask":
                 raise ValueError('missing_rois="mask" needs layout="roi_time": an image patch spans several ROIs.')
         if statistics is not None:
@@ -206,19 +175,6 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         self.band_pass = check_band(band_pass)
         self.resampling = resampling
         self._known_rows: dict[Any, Rows] = {}
-
-    def _image_size(self, image_size: int | None) -> int:
-        image_size = _IMAGE_SIDE.get(self.patch_size) if image_size is None else image_size
-        if not isinstance(image_size, int) or not 0 < image_size <= 2**14 or image_size % self.patch_size:
-            raise ValueError(
-                f"Expected image_size to be a multiple of patch_size {self.patch_size}, got {image_size}. "
-                "Released models use patches of 16 on 432 or of 14 on 434; pass image_size for others."
-            )
-        if self.n_rois > image_size or self.n_timepoints > image_size:
-            raise ValueError(
-                f"{self.n_rois} ROIs x {self.n_timepoints} timepoints do not fit in an image of {image_size}."
-            )
-        return image_size
 
     @classmethod
     def fitting(cls, config: Any) -> dict[str, Any]:
@@ -455,43 +411,34 @@ class ROISeriesFeatureExtractor(ScanProcessor):
 
     # --- its windows ---
 
-    def starts(
-        self,
-        scan: ROIScan,
-        *,
-        window: str,
-        start: float | None = None,
-        n_windows: int | None = None,
-        rng: np.random.Generator | None = None,
-    ) -> list[float]:
+    def starts(self, scan: ROIScan, **how: Any) -> list[float]:
         """First timepoints of the windows; first frames of the scan where frames are picked."""
         rate = scan.timing.sampling_rate
         return time.window_starts(
             scan.timing.n_frames if rate > 1 else scan.timing.n_timepoints,
             self.n_timepoints * rate,
-            window=window,
-            start=start,
-            n_windows=n_windows,
-            rng=rng,
             name=scan.name,
             warn=self.warn_once,
             missing=scan.unmeasured,
             whole=rate == 1,
+            **how,
         )
 
     def window_start(self, scan: ROIScan, start: float) -> int:
         """The timepoint after resampling."""
         return int(start / scan.timing.sampling_rate)
 
-    def _frames(self, scan: ROIScan, start: float) -> slice | np.ndarray:
-        """Which frames fill a window, or the first part of it; of the resampled scan where it is interpolated."""
+    def _frames(self, scan: ROIScan, start: float) -> tuple[slice | np.ndarray, int]:
+        """Which frames fill a window or the first part of it (of the resampled scan where it is interpolated), and
+        how much of it that is."""
         timing = scan.timing
         if timing.sampling_rate == 1:
-            return slice(int(start), min(int(start) + self.n_timepoints, timing.n_timepoints))
+            filled = min(self.n_timepoints, timing.n_timepoints - int(start))
+            return slice(int(start), int(start) + filled), filled
         step = frame_step(self.n_timepoints, timing.sampling_rate)
         measured = min(int(np.ceil((timing.n_frames - start) / step - 1e-6)), self.n_timepoints)
         filled = min(-(-measured // self.patch_size) * self.patch_size, self.n_timepoints)
-        return sampled_frames(timing.n_frames, start, self.n_timepoints, timing.sampling_rate)[:filled]
+        return sampled_frames(timing.n_frames, start, self.n_timepoints, timing.sampling_rate)[:filled], filled
 
     def cut(self, scan: ROIScan, starts: Sequence[float]) -> dict[str, np.ndarray]:
         """`signals` (n_windows, n_rois, n_timepoints) float32, and `coordinates` where they are known and wanted."""
@@ -500,8 +447,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             gaps = scan.scaling.non_finite[scan.rows.index]
         output = np.empty((len(starts), self.n_rois, self.n_timepoints), dtype=np.float32)
         for start, window in zip(starts, output):
-            frames = self._frames(scan, start)
-            filled = frames.stop - frames.start if isinstance(frames, slice) else len(frames)
+            frames, filled = self._frames(scan, start)
             target = window[:, :filled]
             if whole is not None:
                 target[:] = whole[:, frames]
@@ -540,8 +486,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         missing = scan.unmeasured
         observed = np.zeros((len(starts), self.n_timepoints), dtype=bool)
         for start, window in zip(starts, observed):
-            frames = self._frames(scan, start)
-            filled = frames.stop - frames.start if isinstance(frames, slice) else len(frames)
+            frames, filled = self._frames(scan, start)
             window[:filled] = True if missing is None else ~missing[frames]
         return observed
 
@@ -554,25 +499,10 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         observed = self._observed(scan, starts)
         if observed.all() and not masked:
             return None
-        patch = self.patch_size
-        if self.layout == "roi_time":
-            of_windows = np.asarray(observed.reshape(len(starts), -1, patch).any(axis=2))
-            mask = np.repeat(of_windows[:, None, :], self.n_rois, axis=1)
-            if masked:
-                mask[:, scan.scaling.zero_rows] = False
-            return mask.reshape(len(starts), -1).astype(np.int64)
-        if self.image_size is None:  # set by the constructor for this layout
-            raise ValueError("image_size is missing")
-        # Columns of patches that hold timepoints, none of them measured, are masked. The constant border of the image
-        # is part of every training image and stays visible.
-        side = self.image_size // patch
-        left = (self.image_size - self.n_timepoints) // 2
-        visible = np.ones((len(observed), side), dtype=bool)
-        for column in range(side):
-            low, high = max(column * patch - left, 0), min((column + 1) * patch - left, self.n_timepoints)
-            if low < high:
-                visible[:, column] = observed[:, low:high].any(axis=1)
-        return np.repeat(visible[:, None, :], side, axis=1).reshape(len(observed), -1).astype(np.int64)
+        hidden = scan.scaling.zero_rows if masked else None
+        if self.layout == "image" and self.image_size is not None:
+            return image_token_mask(observed, self.patch_size, self.image_size)
+        return series_token_mask(observed, self.patch_size, self.n_rois, hidden)
 
     # --- what is said of it ---
 
@@ -648,13 +578,10 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         """
         given, expected = self.output_roi_order, getattr(config, "roi_order", None)
         if given is not None and expected is not None and roi_order_text(given) != roi_order_text(expected):
-
-            def short(order: Any) -> str:
-                return repr(order) if isinstance(order, str) else f"a list of {len(order)} labels"
-
             raise ValueError(
-                f"The model expects parcels in the order {short(expected)}, but this extractor gives {short(given)}: "
-                "it belongs to another model. Load the one in the model's folder with AutoFeatureExtractor."
+                f"The model expects parcels in the order {order_name(expected)}, but this extractor gives "
+                f"{order_name(given)}: it belongs to another model. Load the one in the model's folder with "
+                "AutoFeatureExtractor."
             )
         t_r = getattr(config, "t_r", None)
         if self.t_r is not None and t_r is not None and abs(self.t_r - t_r) > 0.025 * t_r:
@@ -665,29 +592,8 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             )
 
     def as_row(self, item: Any, index: int) -> Mapping[str, Any]:
-        """Item `index` of a dataset as a row that says its shape.
-
-        Raises:
-            ValueError: if it holds no series.
-        """
-        make = "Make rows with brain_transformers.data.dataset_from_arrays(arrays, roi_order=..., t_r=...)."
-        if not isinstance(item, Mapping):
-            what = f"an array of shape {tuple(np.shape(item))}" if hasattr(item, "shape") else type(item).__name__
-            raise ValueError(
-                f"Expected scan {index} as a row with signals, roi_order and t_r, got {what}, which says neither its "
-                f"parcels nor its repetition time. {make}"
-            )
-        if item.get("signals") is None:
-            raise ValueError(f"Expected signals in scan {index}, got a row with {', '.join(map(str, item))}. {make}")
-        if item.get("n_rois") is not None and item.get("n_timepoints") is not None:
-            return item
-        shape = np.shape(item["signals"])
-        if len(shape) != 2:
-            raise ValueError(
-                f"Expected signals (n_rois, n_timepoints) in scan {index}, or flat ones beside n_rois and "
-                f"n_timepoints, got shape {shape} and {', '.join(map(str, item))}. {make}"
-            )
-        return {**item, "n_rois": shape[0], "n_timepoints": shape[1]}
+        """Item `index` of a dataset as a row that says its shape."""
+        return series_row(item, index)
 
 
 def _bad_rows(scan: ROIScan) -> tuple[int, ...]:

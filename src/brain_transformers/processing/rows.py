@@ -1,0 +1,101 @@
+"""Rows of scan datasets: what messages call them, and those that hold series of parcels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .time import known_t_r
+
+
+def scan_name(row: Mapping[str, Any], number: int | None = None) -> str:
+    """How messages call a row of a scan dataset: person, session, run and file where the row knows them.
+
+    Args:
+        row: its columns.
+        number: place in the batch, for rows that know nothing about themselves.
+    """
+    parts = [
+        str(row[key]) for key in ("subject", "session", "run") if isinstance(row.get(key), (str, int)) and row[key]
+    ]
+    file = row.get("source_file")
+    if isinstance(file, str) and file and file not in parts:
+        parts.append(f"({file})" if parts else file)
+    if not parts and number is None:
+        return "the scan"
+    return " ".join(["scan", *(parts or [str(number)])])
+
+
+def check_columns(row: Mapping[str, Any], columns: Sequence[str], name: str) -> None:
+    """Refuse a row that lacks one of these columns.
+
+    Raises:
+        ValueError: the message names the scan.
+    """
+    lacking = [key for key in columns if key not in row]
+    if lacking:
+        raise ValueError(
+            f"Expected a row of a scan dataset for {name}, got one without {', '.join(lacking)} (columns: "
+            f"{list(row)[:8]}). If transformers.Trainer took the columns away, pass remove_unused_columns=False in "
+            "its arguments."
+        )
+
+
+def agreed(what: str, given: Any, own: Any, name: str, same: bool) -> Any:
+    """The value of the call or that of the row; where there are both they must be the `same`."""
+    if given is None or own is None:
+        return own if given is None else given
+    if not same:
+        raise ValueError(
+            f"Expected one {what} of {name}, got {given!r:.80} from the call and {own!r:.80} from the row. Leave the "
+            "one of the call out, or correct the dataset."
+        )
+    return given
+
+
+# --- series ---
+
+
+def unpack_row(row: Mapping[str, Any]) -> tuple[np.ndarray, str | None, float | None]:
+    """A row of a scan dataset as (signals (n_rois, n_timepoints) float32, roi_order, t_r in seconds or `None`).
+
+    Raises:
+        ValueError: if a column is not there, or the numbers do not fit each other; the message names the scan.
+    """
+    name = scan_name(row)
+    check_columns(row, ("signals", "n_rois", "n_timepoints"), name)
+    try:
+        signals = np.asarray(row["signals"], dtype=np.float32).reshape(int(row["n_rois"]), int(row["n_timepoints"]))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"Expected signals of {name} to be n_rois x n_timepoints = {row['n_rois']!r:.20} x "
+            f"{row['n_timepoints']!r:.20} numbers, got something else ({error}). Prepare the dataset anew."
+        ) from error
+    roi_order = row.get("roi_order")
+    return signals, None if not roi_order else str(roi_order), known_t_r(row.get("t_r"), f"t_r of {name}")
+
+
+def series_row(item: Any, index: int) -> Mapping[str, Any]:
+    """Item `index` of a dataset as a row that says its shape.
+
+    Raises:
+        ValueError: if it holds no series.
+    """
+    make = "Make rows with brain_transformers.data.dataset_from_arrays(arrays, roi_order=..., t_r=...)."
+    if not isinstance(item, Mapping):
+        what = f"an array of shape {tuple(np.shape(item))}" if hasattr(item, "shape") else type(item).__name__
+        raise ValueError(
+            f"Expected scan {index} as a row with signals, roi_order and t_r, got {what}, which says neither its "
+            f"parcels nor its repetition time. {make}"
+        )
+    if item.get("signals") is None:
+        raise ValueError(f"Expected signals in scan {index}, got a row with {', '.join(map(str, item))}. {make}")
+    if item.get("n_rois") is not None and item.get("n_timepoints") is not None:
+        return item
+    shape = np.shape(item["signals"])
+    if len(shape) != 2:
+        raise ValueError(
+            f"Expected signals (n_rois, n_timepoints) in scan {index}, or flat ones beside n_rois and "
+            f"n_timepoints, got shape {shape} and {', '.join(map(str, item))}. {make}"
+        )
+    return {**item, "n_rois": shape[0], "n_timepoints": shape[1]}
