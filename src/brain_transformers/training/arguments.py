@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -131,3 +132,37 @@ class PretrainingArguments(ScaledRateArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "False: every trainable parameter takes part in every step."}
     )
+
+
+def check_for_training(args: TrainingArguments, eval_dataset: Any) -> None:
+    """Raise ValueError for arguments that do not fit a SeededTrainer or its datasets."""
+    if args.remove_unused_columns:
+        raise ValueError(
+            "Expected remove_unused_columns=False, got True: the collator reads columns that the model does not "
+            "take. Set it to False in the training arguments."
+        )
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"Expected train_sampling_strategy 'random' or 'sequential', got {args.train_sampling_strategy!r}: "
+            "windows have one length, and the order must follow from seed and epoch."
+        )
+    if args.push_to_hub and args.hub_strategy in ("checkpoint", "all_checkpoints"):
+        raise ValueError(
+            "Expected hub_strategy 'every_save' or 'end', got one that uploads checkpoints, which hold states of the "
+            "optimizer and of random generators. Choose another."
+        )
+    if eval_dataset is not None:
+        return
+    asked = {
+        "eval_strategy": args.eval_strategy != "no",
+        "eval_on_start": args.eval_on_start,
+        "load_best_model_at_end": args.load_best_model_at_end,
+        "save_strategy": args.save_strategy == "best",
+    }
+    for name in (name for name, needs in asked.items() if needs):
+        value = getattr(args, name)
+        raise ValueError(
+            f"{name}={getattr(value, 'value', value)!r} (--{name}) needs an evaluation set, got no eval_dataset. Pass "
+            f"eval_dataset= (on the command line a dataset with an evaluation split, see --eval-split), or leave "
+            f"{name} out."
+        )

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, rotate_checkpoints
 
 from .. import files
+from .arguments import check_for_training
 from .checkpoints import (
     RECORD,
     DamagedCheckpointError,
@@ -117,7 +118,7 @@ class SeededTrainer(UploadsTheModel):
         self._went_on_from: str | None = None
         self._loss_since = 0
         if args is not None:
-            _check_arguments(args, eval_dataset)
+            check_for_training(args, eval_dataset)
         super().__init__(
             model=model,
             args=args,
@@ -572,37 +573,3 @@ class SeededTrainer(UploadsTheModel):
         if any(map(is_broken, logs.values())):  # such as a gradient norm that the loss scaler deals with
             logs = {name: value for name, value in logs.items() if not is_broken(value)}  # JSON has no word for them
         super().log(logs, *args, **kwargs)
-
-
-def _check_arguments(args: TrainingArguments, eval_dataset: Any) -> None:
-    """Raise ValueError for arguments that do not fit a SeededTrainer or its datasets."""
-    if args.remove_unused_columns:
-        raise ValueError(
-            "Expected remove_unused_columns=False, got True: the collator reads columns that the model does not "
-            "take. Set it to False in the training arguments."
-        )
-    if args.train_sampling_strategy not in ("random", "sequential"):
-        raise ValueError(
-            f"Expected train_sampling_strategy 'random' or 'sequential', got {args.train_sampling_strategy!r}: "
-            "windows have one length, and the order must follow from seed and epoch."
-        )
-    if args.push_to_hub and args.hub_strategy in ("checkpoint", "all_checkpoints"):
-        raise ValueError(
-            "Expected hub_strategy 'every_save' or 'end', got one that uploads checkpoints, which hold states of the "
-            "optimizer and of random generators. Choose another."
-        )
-    if eval_dataset is not None:
-        return
-    asked = {
-        "eval_strategy": args.eval_strategy != "no",
-        "eval_on_start": args.eval_on_start,
-        "load_best_model_at_end": args.load_best_model_at_end,
-        "save_strategy": args.save_strategy == "best",
-    }
-    for name in (name for name, needs in asked.items() if needs):
-        value = getattr(args, name)
-        raise ValueError(
-            f"{name}={getattr(value, 'value', value)!r} (--{name}) needs an evaluation set, got no eval_dataset. Pass "
-            f"eval_dataset= (on the command line a dataset with an evaluation split, see --eval-split), or leave "
-            f"{name} out."
-        )
