@@ -166,6 +166,23 @@ def test_a_model_from_random_weights_or_an_unknown_parent_claims_nothing(tmp_pat
     assert card.data.base_model == "lab/never-seen"
 
 
+@pytest.mark.parametrize(
+    ("block", "name"),
+    [
+        ("license: other\nlicense_name: brain-non-commercial\nlicense_link: LICENSE", "brain-non-commercial"),
+        ("license:\n- cc-by-nc-4.0\n- mit", "cc-by-nc-4.0-and-mit"),
+        ("license: cc-by-nc-4.0\n{broken", None),
+    ],
+)
+def test_licences_without_an_id_and_damaged_cards_of_parents(tmp_path: Path, block: str, name: str | None) -> None:
+    (tmp_path / "README.md").write_text(f"---\nlibrary_name: brain-transformers\n{block}\n---\n# x\n")
+    model = bt.BrainLMModel(bt.load_config("brainlm-tiny"))
+    card = ModelCard(trained_model_card("mine", model, None, tmp_path))
+    assert card.data.to_dict().get("license_name") == name
+    assert ("non-commercial purposes only" in card.text) == (name is not None)
+    assert card.data.license == ("unknown" if name is None else "other")
+
+
 def test_the_licence_of_a_parent_on_the_hub_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\nbase_model: lab/older\n---\n# theirs\n")
     monkeypatch.setattr(

@@ -53,6 +53,8 @@ class _Origin:
     license: str
     license_id: str | None = None
     base_model: str | None = None
+    license_name: str | None = None  # of one that the Hub has no id for
+    license_link: str | None = None
     published: bool = False
 
 
@@ -82,6 +84,8 @@ def build_model_card(
     origin = _origin(entry, provenance, parent, obtain is not None)
     metadata = ModelCardData(
         license=origin.license_id,
+        license_name=origin.license_name,
+        license_link=origin.license_link,
         library_name="brain-transformers",
         tags=["fmri", "neuroimaging", "brain-transformers", config.model_type],
         base_model=origin.base_model,
@@ -207,27 +211,33 @@ def _inherited(parent: str | Path) -> _Origin:
     try:
         file = folder / "README.md" if folder.is_dir() or name is None else hf_hub_download(name, "README.md")
         known = RepoCard.load(file, ignore_metadata_errors=True).data.to_dict()
-    except (ValueError, OSError) as error:
+    except Exception as error:  # what a foreign card makes of the libraries is not to be listed
         _LOG.warning("The card of %s cannot be read (%s), so its licence counts as unknown.", parent, error)
-    licence = known.get("license")
+    licence, named, link = (known.get(key) for key in ("license", "license_name", "license_link"))
+    if isinstance(licence, list):  # of several, each binds
+        licence, named = "other", "-and-".join(map(str, licence))
     licence = licence if isinstance(licence, str) else None
+    named = named if licence == "other" and isinstance(named, str) else None
     base = known.get("base_model") if folder.is_dir() else name
     shown = folder.resolve().name if folder.is_dir() else str(parent)
-    words = f"{licence}, as of the model that it started from" if licence and licence != _UNKNOWN else None
+    words = f"{named or licence}, as of the model that it started from" if licence and licence != _UNKNOWN else None
     return _Origin(
         f"trained with brain-transformers from {shown}" + (f" (from {base})" if base and base != shown else ""),
         words or f"unknown: ask whoever published {shown}",
         licence or _UNKNOWN,
         base if isinstance(base, str) else None,
+        license_name=named,
+        license_link=link if named and str(link).startswith("https://") else None,  # a file would not be beside it
     )
 
 
 def _licence_notice(origin: _Origin) -> list[str]:
-    terms = (origin.license_id or "").lower().split("-")
-    if not {"nc", "nd"} & set(terms):
+    terms = re.split(r"[\W_]+", f"{origin.license_id} {origin.license_name}".lower().replace("non-c", "nonc"))
+    non_commercial = bool({"nc", "noncommercial"} & set(terms))
+    if not (non_commercial or "nd" in terms):
         return []
     sentences = []
-    if "nc" in terms:
+    if non_commercial:
         sentences.append("The weights may be used for non-commercial purposes only.")
     if "nd" in terms:
         sentences.append(
