@@ -69,6 +69,12 @@ def test_adapters_learn_at_the_rate_of_their_layer():
     assert {rate for name, rate in rates.items() if "classifier" in name} == {1.0}
 
 
+def test_a_frozen_head_is_left_out():
+    model = AutoModelForSequenceClassification.from_config(bt.load_config("brain-semantoks-tiny"))
+    model.classifier.requires_grad_(False)
+    assert not [name for name in _rates(model) if name.startswith("classifier")]
+
+
 def test_weight_decay_goes_by_what_a_parameter_is_and_not_by_letters_in_its_name():
     class Biased(nn.Module):
         def __init__(self):

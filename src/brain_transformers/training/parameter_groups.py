@@ -149,7 +149,7 @@ def semantoks_parameter_groups(
     Raises:
         ValueError: for a decay outside (0, 1].
     """
-    of_the_head = list(head or ())
+    of_the_head = [parameter for parameter in head or () if parameter.requires_grad]
     in_head = {id(parameter) for parameter in of_the_head}
     levels = without_adapters(model).layer_groups()
     rates, norms = _rates(levels, layer_decay), norm_parameters(model)
