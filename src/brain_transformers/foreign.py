@@ -53,13 +53,13 @@ def reading(
 
 
 def short_reason(problem: BaseException) -> str:
-    """The first line of an exception, with its kind where the words alone would not tell."""
+    """The first line of an exception (two where it ends in a colon), with its kind where the words would not tell."""
     if isinstance(problem, MemoryError):
         return "it claims more memory than there is"
     if isinstance(problem, RecursionError):
         return "it is nested too deeply"
     lines = str(problem).strip().splitlines()
-    text = lines[0] if lines else ""
+    text = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")]) if lines else ""
     text = text if len(text) <= 200 else text[:200] + "..."
     plain = isinstance(problem, (OSError, ValueError)) and not isinstance(problem, UnicodeError)
     return text if text and plain else f"{type(problem).__name__}{': ' + text if text else ''}"

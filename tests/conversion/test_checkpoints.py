@@ -230,6 +230,7 @@ def test_configurations_of_any_kind_are_one_line_that_names_the_file(
     (line,) = capsys.readouterr().err.splitlines()
     assert code == 2
     assert str(authors) in line
+    assert damage != "words for numbers" or "expected int, got str" in line
     assert not (tmp_path / "converted").exists()
 
 

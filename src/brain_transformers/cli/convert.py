@@ -22,7 +22,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("family", choices=tuple(_FAMILY_OF), help="whose files they are")
     # Read when the family is known: its flags stand with its converter, which imports torch.
-    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="options", help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
     return parser
 
