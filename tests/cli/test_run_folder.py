@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -157,7 +158,11 @@ def test_a_model_is_not_replaced_unless_asked_for(folder, capsys):
     line = refused(capsys, folder, "finetune", output="model", model=folder / "model")
     assert "the model that training starts from" in line
     assert (folder / "model" / "model.safetensors").read_bytes() == before
-    assert call(folder, "finetune", "--overwrite", output="model", model=folder / "model") == 0
+    line = refused(capsys, folder, "finetune", "--overwrite", output="model", model=folder / "model")
+    assert "the model that training starts from" in line
+    assert (folder / "model" / "model.safetensors").read_bytes() == before
+    shutil.copytree(folder / "model", folder / "start")
+    assert call(folder, "finetune", "--overwrite", output="model", model=folder / "start") == 0
     assert AutoModelForSequenceClassification.from_pretrained(folder / "model").config.label2id == {"0": 0, "1": 1}
     assert (folder / "model" / "notes.txt").read_text() == "mine"
     assert "checkpoints of an earlier run" in refused(capsys, folder, "pretrain", output="model")

@@ -8,7 +8,8 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def answer(run: Callable[[], Any], args: argparse.Namespace, words: list[str]) -
         words: the command line.
     """
     try:
-        with signals_raise():
+        with signals_raise(), _plain_warnings(args):
             return int(run() or 0)
     except KeyboardInterrupt as error:
         signal = error if isinstance(error, Interrupted) else Interrupted()
@@ -43,6 +44,18 @@ def answer(run: Callable[[], Any], args: argparse.Namespace, words: list[str]) -
             raise
         _say(args, f"error: {message}")
         return 2
+
+
+@contextlib.contextmanager
+def _plain_warnings(args: argparse.Namespace) -> Iterator[None]:
+    """Warnings as one line each, without the place in the source that gave them, unless `--debug` asks for it."""
+    before = warnings.formatwarning
+    if not getattr(args, "debug", False):
+        warnings.formatwarning = lambda message, *place, **more: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _say(args: argparse.Namespace, message: str, newline: bool = False) -> None:

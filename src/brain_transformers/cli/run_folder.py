@@ -184,14 +184,15 @@ def check_output(args: argparse.Namespace) -> None:
         raise NotADirectoryError(f"{output} is a file; give the name of a folder.")
     if any((output / name).is_file() for name in _DATASET):
         raise FileExistsError(f"{output} holds a dataset. Choose another --output.")
+    if Path(args.model).is_dir() and Path(args.model).resolve() == output.resolve():
+        raise FileExistsError(f"{output} is the model that training starts from. Choose another --output.")
     if args.overwrite or (args.resume and (output / _SETTINGS).is_file()):
         return
     if _checkpoints(output) or not _holds_model(output):
         return
-    itself = Path(args.model).is_dir() and Path(args.model).resolve() == output.resolve()
-    what = "the model that training starts from" if itself else "a finished model"
     raise FileExistsError(
-        f"{output} holds {what}. Choose another --output, or pass --overwrite to replace it when training has ended."
+        f"{output} holds a finished model. Choose another --output, or pass --overwrite to replace it when training "
+        "has ended."
     )
 
 

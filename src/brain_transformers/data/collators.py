@@ -10,6 +10,7 @@ import torch
 from ..processing.base import ScanProcessor, join
 from ..processing.time import WINDOWS
 from .labels import class_name
+from .participants import is_gap
 from .row_randomness import EPOCH, EVALUATION_EPOCH, RowRandomness
 
 # What an extractor says of its windows beside the inputs of the model.
@@ -113,7 +114,29 @@ class ROISeriesCollator:
             )
         return all(row[EPOCH] == EVALUATION_EPOCH for row in rows)
 
+    def check_labels(self, rows: Any) -> None:
+        """Refuse a dataset with a scan that has no label, before training instead of when its batch comes.
+
+        Raises:
+            ValueError: saying how many there are and how to leave them out.
+        """
+        name = self.label_column
+        if name is None or name not in (getattr(rows, "column_names", None) or ()) or not hasattr(rows, "__len__"):
+            return  # what cannot be looked through is told by its batch
+        missing = sum(map(is_gap, rows.with_format(None).select_columns([name])[name]))
+        if missing:
+            raise ValueError(self._without_label(f"{missing} of {len(rows)} scans have"))
+
+    def _without_label(self, who: str) -> str:
+        name = self.label_column
+        return (
+            f"{who} no {name}. Leave them out: dataset.filter(lambda row: row[{name!r}] not in (None, 'n/a') and "
+            f"row[{name!r}] == row[{name!r}])."
+        )
+
     def _labels(self, values: list[Any]) -> torch.Tensor:
+        if any(map(is_gap, values)):
+            raise ValueError(self._without_label("A scan of this batch has"))
         if self.label2id is not None:
             unknown = [value for value in values if class_name(value) not in self.label2id]
             if unknown:
@@ -129,6 +152,4 @@ class ROISeriesCollator:
             raise ValueError(
                 f"Labels in {self.label_column!r} are not numbers (first: {values[0]!r}). Pass label2id=."
             )
-        if np.isnan(array).any():
-            raise ValueError(f"A label in {self.label_column!r} is missing. Filter such rows out first.")
         return torch.from_numpy(array.astype(np.float32))

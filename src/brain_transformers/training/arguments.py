@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from ..optional import require
@@ -62,6 +63,8 @@ class ScanTrainingArguments(TrainingArguments):
             if self.load_best_model_at_end and self.eval_strategy == "steps":
                 self.save_steps = self.eval_steps or self.logging_steps
         super().__post_init__()
+        # transformers asks for it everywhere, and torch warns in every epoch where there is nothing to pin memory for.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
 
 
 # Fields of one or the other class that count or scale something, and what they are at least.

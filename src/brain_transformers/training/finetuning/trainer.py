@@ -19,6 +19,14 @@ class FineTuningTrainer(SeededTrainer):
 
     args: FineTuningArguments
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check: Any = getattr(self.data_collator, "check_labels", None)
+        sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        for rows in (self.train_dataset, *sets):
+            if check is not None and rows is not None:
+                check(getattr(rows, "dataset", rows))
+
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
