@@ -1,11 +1,12 @@
 """HDF5 files that point at other files are refused, and the bytes of those never come back."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from brain_transformers.data import SemantoksRecordings, read_roi_series
+from brain_transformers.data import SemantoksRecordings, hdf5, read_roi_series
 from brain_transformers.data.readers import ROISeriesReadError
 
 h5py = pytest.importorskip("h5py")
@@ -118,3 +119,22 @@ def test_the_file_that_a_link_points_at_is_not_even_opened(tmp_path, secret):
         SemantoksRecordings(tmp_path / "scan.mat", ["schaefer400"])
     with pytest.raises(ROISeriesReadError, match="tian3 keeps its data in other files"):
         SemantoksRecordings(tmp_path / "scan.mat", ["tian3"])
+
+
+@pytest.mark.parametrize(
+    ("trial", "said"),
+    [("while True: pass", "comes to no end"), ("import os; os.abort()", "crashes on it")],
+    ids=["endless", "crash"],
+)
+def test_a_file_that_the_library_itself_cannot_survive_is_refused(
+    trial: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only files with a global heap are tried in a child: here, one with texts of any length.
+    with h5py.File(tmp_path / "scans.h5", "w") as file:
+        file["names"] = ["one", "two"]
+    with hdf5.open_hdf5(tmp_path / "scans.h5") as file:
+        assert file["names"].shape == (2,)
+    monkeypatch.setattr(hdf5, "_TRIAL", trial)
+    monkeypatch.setattr(hdf5, "_TRIAL_SECONDS", 2)
+    with pytest.raises(ValueError, match=said):
+        hdf5.open_hdf5(tmp_path / "scans.h5")

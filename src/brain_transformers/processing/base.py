@@ -4,6 +4,7 @@ A modality is one file with a subclass of [`ScanProcessor`] that says what it re
 and masked. Calling it, rows of datasets, fitting, saving and loading are written here, once.
 """
 
+import abc
 import copy
 import difflib
 import inspect
@@ -38,7 +39,7 @@ class CheckedScan:
     values: np.ndarray
 
 
-class ScanProcessor(FeatureExtractionMixin):
+class ScanProcessor(FeatureExtractionMixin, abc.ABC):
     """Turns scans of one modality into the inputs of a model; the base class of all modalities.
 
     A subclass sets `reads`, `scan_ndim` and `model_input_names` and writes `check` and `cut`, and where they apply
@@ -72,6 +73,7 @@ class ScanProcessor(FeatureExtractionMixin):
 
     # --- what a modality says ---
 
+    @abc.abstractmethod
     def check(self, scan: Any, name: str, **known: Any) -> CheckedScan:
         """The scan with everything it takes to cut windows; the one place that a scan is checked at.
 
@@ -83,7 +85,6 @@ class ScanProcessor(FeatureExtractionMixin):
         Raises:
             ValueError: if it cannot be used; the message says what was expected, what came, and what to do.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how a scan is checked")
 
     def starts(
         self,
@@ -97,9 +98,9 @@ class ScanProcessor(FeatureExtractionMixin):
         """Where the windows of a checked scan start; by default a scan is one window. See `time.window_starts`."""
         return [0.0] * (n_windows or 1)
 
+    @abc.abstractmethod
     def cut(self, scan: Any, starts: Sequence[float]) -> dict[str, np.ndarray]:
         """Model inputs of the windows of a checked scan, each with a leading axis of `len(starts)`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how windows are cut")
 
     def mask(self, scan: Any, starts: Sequence[float]) -> np.ndarray | None:
         """`attention_mask` (n_windows, n_tokens) int64 of those windows, 1 = observed; `None` if all tokens are."""
