@@ -218,6 +218,9 @@ def test_a_folder_is_bound_to_its_settings(tmp_path: Path) -> None:
             what="embeddings",
             fix="Choose another.",
         )
+    with pytest.raises(OtherSettingsError, match=r"\(b0: .* now; b1: .* now; b2: .* now; and 17 more\)") as caught:
+        bind(file, {**settings, **{f"b{number}": 1 for number in range(20)}}, what="embeddings", fix="Choose another.")
+    assert "b3" not in str(caught.value)
     file.write_text("[" * 200_000)
     with pytest.raises(ValueError, match=r"settings\.json: expected the settings of embeddings"):
         bind(file, settings, what="embeddings", fix="Delete it.")

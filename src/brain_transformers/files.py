@@ -321,7 +321,7 @@ def bind(file: StrPath, settings: Mapping[str, Any], *, what: str, fix: str) -> 
         fix: what the user can do, as a sentence.
 
     Raises:
-        OtherSettingsError: if `file` holds other settings; the message names each difference.
+        OtherSettingsError: if `file` holds other settings; the message names the first differences.
         ValueError: if `file` is damaged.
     """
     path = Path(file)
@@ -336,7 +336,7 @@ def bind(file: StrPath, settings: Mapping[str, Any], *, what: str, fix: str) -> 
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected the settings of {what}, and cannot read them ({error}). {fix}") from error
     if changed := difference(before, now):
-        raise OtherSettingsError(f"{path.parent} holds {what} made with other settings ({'; '.join(changed)}). {fix}")
+        raise OtherSettingsError(f"{path.parent} holds {what} made with other settings ({listed(changed)}). {fix}")
     return True
 
 
@@ -350,6 +350,12 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], inside: str = 
         elif old != new and not (old != old and new != new):
             found.append(f"{inside}{name}: {_short(old)} then, {_short(new)} now")
     return found
+
+
+def listed(changed: Sequence[str], most: int = 3) -> str:
+    """Differences as part of a sentence: the first `most` of them and how many there are besides."""
+    rest = len(changed) - most
+    return "; ".join(changed[:most]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def _short(value: Any) -> str:

@@ -215,7 +215,9 @@ def test_scans_that_cannot_be_used(folder: Path, tmp_path: Path, capsys) -> None
     common = ["embed", str(data), "--model", str(folder / "model"), "--part-size", "2"]
     output = tmp_path / "table.parquet"
     assert main([*common, "--output", str(output)]) == 2
-    assert "scan c" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "scan c" in said
+    assert "pass --on-error skip" in said
     assert not output.exists()
     assert main([*common, "--output", str(output), "--on-error", "skip"]) == 0
     said = capsys.readouterr().out
@@ -373,7 +375,9 @@ def test_folder_that_is_no_dataset(folder: Path, tmp_path: Path, capsys) -> None
         str(tmp_path / "t.csv"),
     ]
     assert main(arguments) == 2
-    assert "does not hold a saved dataset" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "does not hold a saved dataset" in said
+    assert f"`brain-transformers prepare {tmp_path / 'empty'} --output dataset`" in said
 
 
 def test_model_that_is_not_there(folder: Path, tmp_path: Path, capsys) -> None:

@@ -118,6 +118,19 @@ def test_another_run_does_not_go_on(folder, capsys):
     assert call(folder, "pretrain", "--resume") == 0
 
 
+def test_another_command_is_all_that_is_named(folder, capsys):
+    assert call(folder, "pretrain") == 0
+    line = refused(capsys, folder, "finetune", "--resume")
+    assert "holds another run (command: pretrain then, finetune now). Choose" in line
+
+
+def test_what_is_no_dataset_says_what_to_prepare(folder, capsys):
+    (folder / "dataset").rename(folder / "away")
+    assert "there is no such folder" in refused(capsys, folder, "pretrain")
+    (folder / "dataset").mkdir()
+    assert f"`brain-transformers prepare {folder / 'dataset'} --output dataset`" in refused(capsys, folder, "pretrain")
+
+
 @pytest.mark.parametrize(("table", "model"), [("gradients", "brain-jepa-tiny"), ("networks", "brain-semantoks-tiny")])
 def test_another_table_does_not_go_on(table, model, folder, capsys):
     path = folder / "table.txt"

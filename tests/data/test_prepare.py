@@ -256,11 +256,26 @@ def test_a_flag_that_contradicts_a_sidecar_is_an_error_that_names_both(folder, t
     assert command(folder, *options, "2") == 0
 
 
+def test_slips_of_a_newcomer_are_named(folder, tmp_path, capsys):
+    table = tmp_path / "people.tsv"
+    table.write_text("Subject\tAge\n100307\t26\n")
+    options = ("--roi-order", "aal2-94", "--output", tmp_path / "dataset")
+    assert command(table, *options) == 2
+    assert f"people.tsv is a file; give the folder with the scans, such as {tmp_path}" in capsys.readouterr().err
+    assert command(folder, *options, "--participants", table) == 2
+    assert "Rename the column Subject to participant_id." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command(folder, *options, "--tr", "0.72")
+    assert "unrecognized arguments: --tr 0.72; did you mean --t-r?" in capsys.readouterr().err
+
+
 def test_misspelt_orders_are_no_new_ones(folder, tmp_path, capsys):
     options = (folder, "--output", tmp_path / "dataset", "--n-rois", 94, "--roi-order")
     for order in ("aal2_94", "AAL2-94", "aal-94"):
         assert command(*options, order) == 2
         assert "Did you mean aal2-94?" in capsys.readouterr().err
+    assert command(*options[:3], "--roi-order", "schaefer400") == 2
+    assert "Did you mean schaefer400-7net or schaefer400-17net?" in capsys.readouterr().err
     assert command(*options, "labels.txt") == 2
     assert "expected a text file with one label a line" in capsys.readouterr().err
     assert command(*options[:3], "--roi-order", "my-parcels") == 2

@@ -125,7 +125,7 @@ def test_orientation_is_decided_or_refused_and_never_guessed(tmp_path):
 def test_several_arrays_need_a_key(tmp_path, signals):
     path = tmp_path / "scan.npz"
     np.savez(path, one=signals, two=signals + 1)
-    with pytest.raises(ROISeriesReadError, match="Name the array with key="):
+    with pytest.raises(ROISeriesReadError, match=r"Name the array with key \(--key\)"):
         read_roi_series(path, roi_order="aal2-94")
     np.testing.assert_array_equal(read_roi_series(path, roi_order="aal2-94", key="two").signals, signals + 1)
 

@@ -178,8 +178,8 @@ def _load(folder: Path, split: str | None, flag: str = "--split") -> list[tuple[
         raise FileNotFoundError(f"{folder}: there is no such folder. Write one with `brain-transformers prepare`.")
     if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise FileNotFoundError(
-            f"{folder} does not hold a saved dataset. Write one with `brain-transformers prepare SCANS --output "
-            f"{folder}`."
+            f"{folder} does not hold a saved dataset. If it holds scans, run `brain-transformers prepare {folder} "
+            "--output dataset` and give that dataset."
         )
     loaded = load_dataset(folder)
     if not isinstance(loaded, dict):
@@ -329,6 +329,8 @@ def _embed_part(
         reasons = table.attrs.pop("left_out", {})
         if split:
             table.insert(0, "split", split)
+    except embedding.UnusableScanError as error:
+        raise ValueError(f"{error} To go on without such scans, pass --on-error skip.") from error
     except embedding.NoScanLeftError as error:
         if args.on_error == "raise":
             raise

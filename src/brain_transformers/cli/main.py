@@ -1,10 +1,12 @@
 """The `brain-transformers` command: one file a subcommand, imported only when it is asked for."""
 
 import argparse
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import NoReturn
 
 from ..version import __version__
 from .failures import answer
@@ -36,6 +38,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _refuse(parser: argparse.ArgumentParser, command: str | None, unknown: Sequence[str]) -> NoReturn:
+    """Say which words are not known, and the flag of the command that the first is most like."""
+    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction)).choices
+    flags = commands[command]._option_string_actions if command else {}
+    similar = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1, cutoff=0.75)
+    hint = f"; did you mean {similar[0]}?" if similar else ""
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
@@ -52,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         parser = build_parser()
-        parser.parse_args(words, args)
+        _, unknown = parser.parse_known_args(words, args)
+        if unknown:
+            _refuse(parser, args.command, unknown)
         if args.command is None:
             parser.print_help()
             return 0

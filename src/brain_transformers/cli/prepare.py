@@ -25,7 +25,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
             "repetition time and units. Names of BIDS, HCP and UK Biobank tell whose scans they are; for others give "
             "--name-pattern. A "
             "participants.tsv in FOLDER adds its columns, with a column session_id by session. Sub-folders train, "
-            "validation and test become splits. What is left out is listed in skipped_files.tsv."
+            "validation and test become splits. Files that are left out, if any, are listed in skipped_files.tsv."
         ),
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder with the scans")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import OtherSettingsError, difference, digest, locked, to_json, whole_folder, write_file
+from ..files import OtherSettingsError, difference, digest, listed, locked, to_json, whole_folder, write_file
 
 _SETTINGS, _SCORES = "run_settings.json", "metrics.json"
 _MODEL = ("config.json", "*.safetensors", "*.bin")
@@ -62,7 +62,7 @@ class RunFolder:
             Whether there is something to do; if not, that is said.
 
         Raises:
-            OtherSettingsError: if the earlier run was another one; names each difference.
+            OtherSettingsError: if the earlier run was another one; names the first differences.
         """
         import torch
 
@@ -99,8 +99,10 @@ class RunFolder:
             changed = difference({name: value for name, value in self.before.items() if name != "finished"}, now)
             longer = [line for line in changed if line.split(":")[0].rpartition(".")[2] in _MAY_CHANGE]
             if other := [line for line in changed if line not in longer]:
+                # Another command has other settings throughout, which say nothing more.
+                command = [line for line in other if line.startswith("command: ")]
                 raise OtherSettingsError(
-                    f"{self.path} holds another run ({'; '.join(other)}). Choose another --output, or "
+                    f"{self.path} holds another run ({listed(command or other)}). Choose another --output, or "
                     "call with what it was started with."
                 )
             for line in longer:

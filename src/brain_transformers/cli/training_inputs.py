@@ -209,9 +209,12 @@ def _load(folder: Path) -> Any:
     require("datasets", extra="data", purpose="reading datasets")
     from ..data.builders import load_dataset
 
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: there is no such folder. Write one with `brain-transformers prepare`.")
     if not ((folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()):
         raise FileNotFoundError(
-            f"{folder} holds no saved dataset. Write one with `brain-transformers prepare SCANS --output {folder}`."
+            f"{folder} holds no saved dataset. If it holds scans, run "
+            f"`brain-transformers prepare {folder} --output dataset` and give that dataset."
         )
     return load_dataset(folder)
 

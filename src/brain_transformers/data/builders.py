@@ -169,6 +169,8 @@ class ROISeriesFolderBuilder(datasets.ArrowBasedBuilder):
             raise ValueError(f"Expected time_axis to be 0 or 1, got {time_axis!r}.")
         root = Path(folder).resolve()
         if not root.is_dir():
+            if root.is_file():
+                raise NotADirectoryError(f"{folder} is a file; give the folder with the scans, such as {root.parent}.")
             raise FileNotFoundError(f"{folder}: there is no such folder.")
         n_rois = _checked_size(roi_order, n_rois, time_axis)
         default = root / "participants.tsv"
@@ -440,7 +442,10 @@ def _checked_size(roi_order: ROIOrder, n_rois: int | None, time_axis: int | None
         alike = difflib.SequenceMatcher(None, plain, known).ratio() > 0.75 or (len(plain) > 3 and plain in known)
         # schaefer100-7net of 100 parcels is another order; schafer400-7net of 400 is not.
         same_size = n_rois is not None and n_rois == len(resolve_roi_order(order).labels)
-        if alike and (same_size or re.findall(r"\d+", name) == re.findall(r"\d+", order)):
+        numbers, sizes = re.findall(r"\d+", name), re.findall(r"\d+", order)
+        # schaefer400 alone, which may be either order of its networks
+        begun = n_rois is None and numbers and "+" not in order and numbers == sizes[: len(numbers)]
+        if alike and (same_size or numbers == sizes or begun):
             near.append(order)
     if near or (n_rois is None and time_axis is None):
         fix = f"Did you mean {' or '.join(near)}?" if near else f"Known are {', '.join(ROI_ORDERS)}."

@@ -184,7 +184,7 @@ def _candidates(root: Path, pattern: str | None, images: bool, found: FoundScans
         )
         raise FileNotFoundError(
             f"{root}: expected files ending in {', '.join(suffixes)} (pattern {pattern or default!r}), got none.{hint}"
-            " Check the folder, or give a pattern."
+            " Check the folder, or give a pattern (--pattern)."
         )
     if found.left_out:
         found.notes.append(f"{len(found.left_out)} files are left out as no scans (first: {_first(found.left_out)}).")

@@ -226,9 +226,9 @@ class Labels:
         """The task in a few words with the number of classes, and how to choose the other where numbers allow both."""
         whole = all(isinstance(value, int) and not isinstance(value, bool) for value in self.values)
         if self.label2id is None:
-            hint = " (as classes: task classification)" if whole else ""
+            hint = " (as classes: --task classification)" if whole else ""
             return f"regression of {len(set(self.values))} distinct numbers{hint}"
-        hint = " (to predict numbers: task regression)" if whole and len(self.label2id) > 2 else ""
+        hint = " (to predict numbers: --task regression)" if whole and len(self.label2id) > 2 else ""
         return f"{len(self.label2id)} classes{hint}"
 
     def head_options(self) -> dict[str, Any]:

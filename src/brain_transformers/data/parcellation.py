@@ -496,7 +496,8 @@ def _check_filter(low_pass: Any, high_pass: Any, kind: Any, t_r: float | None, n
         return
     if t_r is None:
         raise ROISeriesReadError(
-            f"{name}: a filter in Hz needs the repetition time, and the header does not tell it. Pass t_r in seconds."
+            f"{name}: a filter in Hz needs the repetition time, and the header does not tell it. Pass t_r in "
+            "seconds (--t-r)."
         )
     nyquist = 0.5 / t_r
     for option, value in (("low_pass", low_pass), ("high_pass", high_pass)):

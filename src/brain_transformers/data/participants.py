@@ -136,8 +136,10 @@ def _add_rows(
     visit = next((names[name] for name in SESSION_COLUMNS if name in names), None)
     if (person is None and subject is None) or (visit is None and subject is not None):
         wanted = "participant_id" if subject is None else "session_id"
+        hint = f" Rename the column {names['subject']} to {wanted}." if subject is None and "subject" in names else ""
         raise ROISeriesReadError(
             f"{path}: expected a tab-separated table with a column {wanted}, got {', '.join(header[:8]) or 'nothing'}."
+            + hint
         )
     nameless = 0
     for row in table:

@@ -213,7 +213,7 @@ def _pick(
             expected = "one 2-D array" if n_rois is None else f"one 2-D array with {n_rois} ROIs"
             raise ROISeriesReadError(
                 f"expected {expected}, got {_listed(f'{name} {shape}' for name, shape in shapes.items()) or 'none'}"
-                f"{also}. Name the array with key=."
+                f"{also}. Name the array with key (--key)."
             )
         name = fitting[0]
     # Fields beside a series in a struct belong to it.
@@ -271,12 +271,12 @@ def _orient(path: Path, array: np.ndarray, n_rois: int | None, time_axis: int | 
     elif n_rois is None:
         raise ROISeriesReadError(
             f"{path}: the number of ROIs is not known, so which axis of {array.shape} is time cannot be told. "
-            "Give roi_order, n_rois or time_axis."
+            "Give roi_order (--roi-order), n_rois (--n-rois) or time_axis (--time-axis)."
         )
     elif array.shape == (n_rois, n_rois):
         raise ROISeriesReadError(
-            f"{path}: both axes have {n_rois} entries, so time cannot be told. Give time_axis=0 or 1; if it "
-            "is a matrix of ROIs by ROIs, leave it out with pattern (--pattern)."
+            f"{path}: both axes have {n_rois} entries, so time cannot be told. Give time_axis (--time-axis), 0 or 1; "
+            "if it is a matrix of ROIs by ROIs, leave it out with pattern (--pattern)."
         )
     elif array.shape[0] == n_rois:
         signals = array
@@ -285,7 +285,7 @@ def _orient(path: Path, array: np.ndarray, n_rois: int | None, time_axis: int | 
     else:
         raise ROISeriesReadError(
             f"{path}: expected {n_rois} ROIs on one axis, got shape {array.shape}. The file may be cut off, or come "
-            "from another atlas: check roi_order."
+            "from another atlas: check roi_order (--roi-order)."
         )
     if signals.shape[1] < 2:
         raise ROISeriesReadError(f"{path}: expected a series in time, got {signals.shape[1]} timepoint(s).")

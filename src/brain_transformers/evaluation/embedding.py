@@ -125,6 +125,10 @@ def _provenance(row: Mapping[str, Any], scan_column: str) -> dict[str, Any]:
 # --- running ---
 
 
+class UnusableScanError(ValueError):
+    """A scan cannot be used, and errors are to end the run."""
+
+
 class NoScanLeftError(ValueError):
     """No scan of a dataset can be used; `left_out` says why, by the number of the scan."""
 
@@ -161,7 +165,7 @@ class _Scans:
                 batch = dict(self.collator([row]))
             except ValueError as error:
                 if not self.skip:
-                    raise
+                    raise UnusableScanError(str(error)) from error
                 self.left_out[index] = str(error)
                 batch = {"window_start": torch.empty(0)}
             batch.pop("scan_index", None)
@@ -174,7 +178,7 @@ class _Scans:
         """Leave a scan out, or end the run."""
         message = f"{self.names[index]}: {reason}"
         if not self.skip:
-            raise ValueError(message)
+            raise UnusableScanError(message)
         self.left_out.setdefault(index, message)
 
 

@@ -324,7 +324,10 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         if self.band_pass is not None:
             rate = self.t_r if t_r is None else t_r
             if rate is None:
-                raise ValueError(f"Expected t_r of {name}, got none: a band_pass in Hz needs it. Pass t_r in seconds.")
+                raise ValueError(
+                    f"Expected t_r of {name}, got none: a band_pass in Hz needs it. "
+                    "Pass t_r in seconds (prepare --t-r)."
+                )
             signals = band_pass_filter(signals, rate, self.band_pass)
         new_time = time.ModelTiming(
             self.t_r, self.t_r_tolerance, self.resampling, self.n_timepoints, "folding" not in self._warned

@@ -150,7 +150,7 @@ class ModelTiming:
             warn(
                 "no t_r",
                 f"No t_r was given for {name}; it is used as if it had the {self.t_r} s that the model was trained "
-                "on. Pass t_r in seconds to have it resampled.",
+                "on. Pass t_r in seconds (prepare --t-r) to have it resampled.",
             )
             return Timing(n_frames, n_frames)
         if abs(t_r - self.t_r) <= self.tolerance * self.t_r:
@@ -292,8 +292,8 @@ def window_starts(
         warn(
             "tail",
             f"{rest} of the {n_frames} timepoints of {name} ({100 * rest / n_frames:.0f} %) come after its "
-            f'last whole window of {span} and are not used; so it is for other scans. window="cover" adds a '
-            "last window that ends with the scan and overlaps the one before.",
+            f'last whole window of {span} and are not used; so it is for other scans. window="cover" (--window cover) '
+            "adds a last window that ends with the scan and overlaps the one before.",
         )
     kept = [first for first in starts if not empty(first)]
     if len(kept) < len(starts):

@@ -359,7 +359,7 @@ class SeededTrainer(UploadsTheModel):
             (others if name == "training arguments" else changed).extend(difference)
         if changed:
             raise files.OtherSettingsError(
-                f"{checkpoint} is of another run ({'; '.join(changed)}). Go on with what it was started with, or "
+                f"{checkpoint} is of another run ({files.listed(changed)}). Go on with what it was started with, or "
                 "start a new run in another output_dir."
             )
         if others:
