@@ -120,7 +120,7 @@ def test_probe_decides_by_one_rule_and_refuses_gaps() -> None:
         probe(features, [None, *sex[1:].tolist()])
     with pytest.raises(ValueError, match="1 of them missing"):
         probe(features, sex, groups=["n/a", *range(39)])
-    with pytest.raises(ValueError, match=r"taken as 40 classes .to predict numbers: task regression"):
+    with pytest.raises(ValueError, match=r"taken as 40 classes .to predict numbers: --task regression"):
         probe(features, ages, task="classification")
 
 
