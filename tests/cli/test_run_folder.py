@@ -195,8 +195,8 @@ def test_the_licence_of_the_weights_goes_on(folder):
     said = (folder / "run" / "README.md").read_text()
     assert "license: cc-by-nc-nd-4.0" in said
     assert "non-commercial purposes only" in said
-    assert call(folder, "pretrain", "--overwrite", output="model", model=folder / "model") == 0
-    assert "license: cc-by-nc-nd-4.0" in card.read_text()
+    assert call(folder, "pretrain", output="further", model=folder / "model") == 0
+    assert "license: cc-by-nc-nd-4.0" in (folder / "further" / "README.md").read_text()
     words = ["finetune", "--dataset", folder / "dataset", "--model", folder / "run", "--label", "sex", "--use_cpu"]
     words += ["--output", folder / "repeated", "--repetitions", "1", "--num_train_epochs", "1", "--save-models"]
     assert main([str(word) for word in (*words, "--stratify", "--coordinates", folder / "centres.tsv")]) == 0
