@@ -79,7 +79,7 @@ def test_structs_and_cells_are_found_by_their_names(tmp_path, series):
     assert read.t_r == 2.0
     assert read.roi_labels == tuple(LABELS)
     scipy_io.savemat(path, {"runs": runs})
-    with pytest.raises(ROISeriesReadError, match=r"scan\.mat: expected one .*runs\{1\}.*runs\{2\}.*key="):
+    with pytest.raises(ROISeriesReadError, match=r"scan\.mat: expected one .*runs\{1\}.*runs\{2\}.*key \(--key\)"):
         read_roi_series(path, n_rois=5)
     np.testing.assert_array_equal(read_roi_series(path, n_rois=5, key="runs{2}").signals, series + 1)
 

@@ -71,8 +71,10 @@ def plot_identification(
             axis.set_xlabel(second)
             if number == 0:
                 axis.set_ylabel(first)
-            share = (result.accuracy_ab + result.accuracy_ba) / 2
-            axis.set_title(f"{name}\nrecognised {share:.0%} (chance {result.chance:.0%})")
+            axis.set_title(
+                f"{name}\nrecognised {result.accuracy_ab:.0%} of rows, {result.accuracy_ba:.0%} of columns "
+                f"(chance {result.chance:.0%})"
+            )
             colorbar = figure.colorbar(image, ax=axis, shrink=0.8, pad=0.02)
             colorbar.outline.set_visible(False)
             colorbar.ax.tick_params(labelsize=7)
