@@ -17,6 +17,8 @@ def plot_identification(
 ) -> Any:
     """Similarity matrices of one or more methods side by side; a frame marks the nearest neighbour of each row.
 
+    Titles say how many rows, and how many columns, have their own as the nearest.
+
     Colours run from the lowest to the highest value of each matrix, since embeddings and connectivity live on
     different ranges; the values are written into the cells when there are few subjects.
 
@@ -72,7 +74,7 @@ def plot_identification(
             if number == 0:
                 axis.set_ylabel(first)
             axis.set_title(
-                f"{name}\nrecognised {result.accuracy_ab:.0%} of rows, {result.accuracy_ba:.0%} of columns "
+                f"{name}\nright: rows {result.accuracy_ab:.0%}, columns {result.accuracy_ba:.0%} "
                 f"(chance {result.chance:.0%})"
             )
             colorbar = figure.colorbar(image, ax=axis, shrink=0.8, pad=0.02)
