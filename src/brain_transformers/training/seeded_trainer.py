@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -21,6 +21,8 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, rotate_checkpoints
 
 from .. import files
+from ..data.collators import ROISeriesCollator
+from ..processing.base import ScanProcessor
 from .arguments import check_for_training
 from .checkpoints import (
     RECORD,
@@ -43,7 +45,7 @@ from .finite import (
     tensors_of,
 )
 from .run_settings import model_settings, processor_settings, rows_digest, same_processor, training_settings
-from .seeded_rows import EpochSampler, SeededRows
+from .seeded_rows import EpochSampler, RowRandomness, SeededRows
 from .uploads import UploadsTheModel
 
 _OR_TOO_LARGE = "NaN, infinite or too large to compute with"
@@ -96,9 +98,12 @@ class SeededTrainer(UploadsTheModel):
         kwargs: everything else that `transformers.Trainer` takes.
 
     Raises:
+        TypeError: if `args` are not of the class that the Trainer needs.
         ValueError: with `remove_unused_columns=True`, a sampling strategy other than random and sequential, a strategy
             of uploading checkpoints, or where evaluation is asked for without an `eval_dataset`.
     """
+
+    arguments_class: ClassVar[type[TrainingArguments]] = TrainingArguments
 
     def __init__(
         self,
@@ -117,6 +122,12 @@ class SeededTrainer(UploadsTheModel):
         self._taken_up: dict[str, Any] = {}
         self._went_on_from: str | None = None
         self._loss_since = 0
+        expected = self.arguments_class
+        if not isinstance(args, expected) and not (args is None and expected is TrainingArguments):
+            raise TypeError(
+                f"Expected args to be {expected.__name__}, got {type(args).__name__}. They are TrainingArguments with "
+                f"the options of {type(self).__name__}; build them with {expected.__name__}(output_dir=...)."
+            )
         if args is not None:
             check_for_training(args, eval_dataset)
         super().__init__(
@@ -131,6 +142,13 @@ class SeededTrainer(UploadsTheModel):
         self.add_callback(_FollowRun(self))
 
     # --- data ---
+
+    def window_collator(self, data_collator: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        """`data_collator`, or where there is none, random windows of scans by `processing_class`."""
+        if data_collator is None and isinstance(self.processing_class, ScanProcessor):
+            rng_for_row = RowRandomness(self.row_seed, "window")
+            return ROISeriesCollator(self.processing_class, window="random", rng_for_row=rng_for_row)
+        return data_collator
 
     @property
     def row_seed(self) -> int:

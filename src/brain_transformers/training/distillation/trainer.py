@@ -68,6 +68,7 @@ class SelfDistillationTrainer(SeededTrainer):
     """
 
     args: SelfDistillationTrainingArguments
+    arguments_class = SelfDistillationTrainingArguments
 
     def __init__(
         self,
@@ -79,13 +80,8 @@ class SelfDistillationTrainer(SeededTrainer):
         processing_class: Any = None,
         **kwargs: Any,
     ):
-        if not isinstance(args, SelfDistillationTrainingArguments):
-            raise TypeError(
-                f"Expected args to be SelfDistillationTrainingArguments, got {type(args).__name__}. They are "
-                "TrainingArguments with the options of self-distillation; build them with "
-                "SelfDistillationTrainingArguments(output_dir=...)."
-            )
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
+        args = self.args  # of the right class, or refused
         self.teacher_model = cast(Any, self.model)
         if not hasattr(self.teacher_model, "update_teacher"):
             raise TypeError(

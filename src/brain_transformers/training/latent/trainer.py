@@ -9,12 +9,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...data.collators import ROISeriesCollator
-from ...processing.base import ScanProcessor
 from ..monitors import CollapseMonitor, target_statistics
 from ..parameter_groups import SCHEDULED_DECAY, own_name
 from ..schedules import linear_between
-from ..seeded_rows import RowRandomness
 from ..seeded_trainer import SeededTrainer
 from .arguments import JEPATrainingArguments
 from .collator import BlockMaskCollator
@@ -63,6 +60,7 @@ class JEPATrainer(SeededTrainer):
     """
 
     args: JEPATrainingArguments
+    arguments_class = JEPATrainingArguments
 
     def __init__(
         self,
@@ -74,19 +72,15 @@ class JEPATrainer(SeededTrainer):
         processing_class: Any = None,
         **kwargs: Any,
     ):
-        if not isinstance(args, JEPATrainingArguments):
-            raise TypeError(
-                f"Expected args to be JEPATrainingArguments, got {type(args).__name__}. They are TrainingArguments "
-                "with the options of latent prediction; build them with JEPATrainingArguments(output_dir=...)."
-            )
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
+        args = self.args  # of the right class, or refused
         assert self.model is not None  # the Trainer has refused that
         targets, _ = target_pairs(self.model)
         for tensor in targets:
             tensor.requires_grad_(False)
         if not getattr(data_collator, "makes_masks", False):
             self.data_collator = BlockMaskCollator(
-                self._window_collator(data_collator),
+                self.window_collator(data_collator),
                 self.model.config,
                 seed=self.row_seed,
                 n_rows=0 if train_dataset is None else len(train_dataset),
@@ -99,13 +93,6 @@ class JEPATrainer(SeededTrainer):
         self.collapse_monitor = CollapseMonitor()
         self._last_targets: torch.Tensor | None = None
         self.add_callback(_MoveTarget(self))
-
-    def _window_collator(self, data_collator: Callable[..., Any] | None) -> Callable[..., Any] | None:
-        if data_collator is None and isinstance(self.processing_class, ScanProcessor):
-            return ROISeriesCollator(
-                self.processing_class, window="random", rng_for_row=RowRandomness(self.row_seed, "window")
-            )
-        return data_collator
 
     def momentum_of(self, update: int) -> float:
         """Momentum of the target after optimizer step `update` (0-based)."""

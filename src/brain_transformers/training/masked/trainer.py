@@ -8,10 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
-from ...data.collators import ROISeriesCollator
-from ...processing.base import ScanProcessor
 from ..parameter_groups import decay_parameter_names
-from ..seeded_rows import RowRandomness
 from ..seeded_trainer import SeededTrainer
 from .arguments import MAETrainingArguments
 from .collator import MaskedModelingCollator, TokenCount
@@ -50,6 +47,7 @@ class MAETrainer(SeededTrainer):
     """
 
     args: MAETrainingArguments
+    arguments_class = MAETrainingArguments
 
     def __init__(
         self,
@@ -61,17 +59,13 @@ class MAETrainer(SeededTrainer):
         processing_class: Any = None,
         **kwargs: Any,
     ):
-        if not isinstance(args, MAETrainingArguments):
-            raise TypeError(
-                f"Expected args to be MAETrainingArguments, got {type(args).__name__}. They are TrainingArguments "
-                "with the options of masked modeling; build them with MAETrainingArguments(output_dir=...)."
-            )
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
+        args = self.args  # of the right class, or refused
         assert self.model is not None  # the Trainer has refused that
         self.mask_arguments = args.mask_arguments(self.model)
         if not isinstance(self.data_collator, MaskedModelingCollator):
             self.data_collator = MaskedModelingCollator(
-                self._window_collator(data_collator), n_tokens=TokenCount(self.model.config), seed=self.row_seed
+                self.window_collator(data_collator), n_tokens=TokenCount(self.model.config), seed=self.row_seed
             )
         # Micro-batches and processes hide different numbers of entries, so their losses are added as sums.
         self._adds_sums = not self.is_deepspeed_enabled and (
@@ -83,13 +77,6 @@ class MAETrainer(SeededTrainer):
         self._entries_per_part = 1
         self._scores = ReconstructionScores()
         self._weighted_loss = 0.0
-
-    def _window_collator(self, data_collator: Callable[..., Any] | None) -> Callable[..., Any] | None:
-        if data_collator is None and isinstance(self.processing_class, ScanProcessor):
-            return ROISeriesCollator(
-                self.processing_class, window="random", rng_for_row=RowRandomness(self.row_seed, "window")
-            )
-        return data_collator
 
     # --- optimizer ---
 
