@@ -112,9 +112,10 @@ def test_the_example_of_a_card_runs(name: str, options: dict[str, Any], tmp_path
     assert bool(torch.isfinite(found["features"]).all())
 
 
-def test_names_of_a_user_stay_names(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("order", [HOSTILE, [f"{HOSTILE}<b>[{number}](x)" for number in range(12)]])
+def test_names_of_a_user_stay_names(order: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A parcel order, or any other text, ends neither the Python nor the metadata of a card."""
-    config = bt.load_config("brainlm-tiny", roi_order=HOSTILE)
+    config = bt.load_config("brainlm-tiny", roi_order=order)
     provenance = Provenance(HOSTILE, "0" * 64, {HOSTILE: "a reason"}, (HOSTILE,), source=HOSTILE)
     text = build_model_card(HOSTILE, MODELS["brainlm-tiny"], config, provenance)
     model = bt.BrainLMModel(config)
@@ -127,6 +128,7 @@ def test_names_of_a_user_stay_names(tmp_path: Path, capsys: pytest.CaptureFixtur
     card = ModelCard(text)
     assert card.data.license == "unknown"
     assert card.text.count("\n---\n") == 0
+    assert card.text.count("<b>") == card.text.count("\\<b>")
     assert all(
         line.count(" | ") == 1 for line in card.text.splitlines() if line.startswith("| ") and "---" not in line
     )

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import (
+    AutoConfig,
     AutoFeatureExtractor,
+    AutoModel,
     PretrainedConfig,
     PreTrainedModel,
     Trainer,
@@ -17,6 +20,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 import brain_transformers as bt
+from brain_transformers.hub.model_card import trained_model_card
 from brain_transformers.hub.sharing import save_model_folder
 from brain_transformers.processing.base import CheckedScan, ScanProcessor, as_array
 from brain_transformers.processing.time import window_starts
@@ -87,6 +91,9 @@ class TinyVolumeConfig(PretrainedConfig):
     def __init__(self, shape: Any = SHAPE, n_frames: int = N_FRAMES, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.shape, self.n_frames = list(shape), n_frames
+
+    def describe(self) -> dict[str, str]:
+        return {"encoder": "one projection"}
 
 
 class TinyVolumeModel(PreTrainedModel):
@@ -185,6 +192,20 @@ def test_it_goes_through_embed(processor, rows) -> None:
         bt.embed_dataset(TinyVolumeModel(TinyVolumeConfig((3, 4, 3))), rows, processor, progress=False)
     with pytest.raises(ValueError, match=r"Pass \[scan\]"):
         bt.embed_dataset(model, rows[0], processor, progress=False)
+
+
+def test_it_has_a_card_whose_example_runs(processor, rows, tmp_path) -> None:
+    model = TinyVolumeModel(TinyVolumeConfig())
+    text = trained_model_card("volumes", model, processor, None)
+    save_model_folder(model, tmp_path / "model", extractor=processor, card=text)
+    assert ModelCard(text).data.tags == ["neuroimaging", "brain-transformers", "made_up_volumes"]
+    assert "| scans | rows with volume |" in text
+    assert "| encoder | one projection |" in text
+    AutoModel.register(TinyVolumeConfig, TinyVolumeModel, exist_ok=True)
+    AutoConfig.register("made_up_volumes", TinyVolumeConfig, exist_ok=True)
+    known = {"scan": rows[0]["volume"]}
+    exec(text.split("```python\n")[1].split("```")[0].replace("path/or/org/name", str(tmp_path / "model")), known)
+    assert known["features"].shape == (2, 5)
 
 
 @pytest.mark.parametrize("whose", ["plain", "package"])

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCardData, RepoCard, hf_hub_download
+from huggingface_hub import ModelCard, ModelCardData, RepoCard, hf_hub_download
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from ..models.family import NamedModel
+from ..models.family import KIND_OF_AUTO_CLASS, NamedModel
 from ..version import __version__
 from .registry import MODELS, name_by_size
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _UNKNOWN = "unknown"
+_NOTHING_REPORTED = "Nothing was reported yet; that is not the same as nothing."
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def build_model_card(
     obtain: str | None = None,
     parent: str | Path | None = None,
 ) -> str:
-    """Text of a model card with its metadata block.
+    """Text of a model card with its metadata block; see `model_card_template.md`.
 
     Args:
         title: name of the model.
@@ -82,60 +83,51 @@ def build_model_card(
             licence and base model are passed on.
     """
     origin = _origin(entry, provenance, parent, obtain is not None)
+    extractor = extractor or config.family.load_processor().from_model_config(config)
+    call, fit, scan = extractor.example(config)
+    is_classifier = type(model).__name__.endswith(KIND_OF_AUTO_CLASS["AutoModelForSequenceClassification"])
+    released, trained = entry.parameters, entry.trained_parameters
+    if model is not None:
+        released, trained = model.base_model.num_parameters(), model.num_parameters(only_trainable=True)
+    likely = None if origin.published or provenance is None else provenance.same_sizes
+    terms = re.split(r"[\W_]+", f"{origin.license_id} {origin.license_name}".lower().replace("non-c", "nonc"))
     metadata = ModelCardData(
         license=origin.license_id,
         license_name=origin.license_name,
         license_link=origin.license_link,
         library_name="brain-transformers",
-        tags=["fmri", "neuroimaging", "brain-transformers", config.model_type],
+        tags=[*extractor.tags, "brain-transformers", config.model_type],
         base_model=origin.base_model,
     )
-    order = config.roi_order
-    lines = [
-        "---",
-        metadata.to_yaml().rstrip(),
-        "---",
-        "",
-        f"# {_inline(title)}",
-        "",
-        f"A `{config.model_type}` model for the Python package `brain-transformers`.",
-        "",
-        "| | |",
-        "| --- | --- |",
-        f"| input | `signals` (batch, {config.n_rois or 'n_rois'}, {config.n_timepoints}), parcel order "
-        f"{f'of {len(order)} labels, see config' if isinstance(order, list) else _code(order)}, "
-        f"TR {config.t_r or 'unknown'} s |",
-        f"| encoder | {config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} "
-        "heads |",
-        *_parameters(entry, model),
-        f"| source of the weights | {_inline(origin.source)} |",
-        f"| licence of the weights | {_inline(origin.license)} |",
-    ]
-    if provenance is not None:
-        lines += [
-            f"| converted with | brain-transformers {__version__} |",
-            f"| converted file | {_code(provenance.file)}, SHA-256 `{provenance.sha256}` |",
-        ]
-        if provenance.fingerprint is not None:
-            lines.append(f"| fingerprint of the model | `{provenance.fingerprint}`, of all weights and tables |")
-    if obtain is not None:
-        lines += ["", "## Get it", "", obtain]
-    lines += ["", "## Use", "", "```python", *_example(config, model, extractor, provenance), "```"]
-    lines += ["", "## What is known not to work", ""]
-    if origin.published or provenance is None or provenance.same_sizes is None:
-        limits = entry.limits or ("Nothing was reported yet; that is not the same as nothing.",)
-    else:
-        lines += [f"Of `{provenance.same_sizes}`, if these are its weights:", ""]
-        limits = entry.limits
-    lines += [f"- {limit}" for limit in limits]
-    if provenance is not None and (provenance.dropped or provenance.notes):
-        lines += ["", "## Conversion", ""]
-        lines += [f"- {_code(key)} was left out: {reason}." for key, reason in provenance.dropped.items()]
-        lines += [f"- {_inline(note)}" for note in provenance.notes]
-    lines += _licence_notice(origin)
-    if entry.citation:
-        lines += ["", "## Citation", "", entry.citation + "."]
-    return "\n".join(lines) + "\n"
+    card = ModelCard.from_template(
+        metadata,
+        template_path=str(Path(__file__).with_name("model_card_template.md")),
+        title=title,
+        model_type=config.model_type,
+        descriptions={**extractor.describe(), **config.describe()},
+        released=released,
+        trained=trained,
+        origin=origin,
+        provenance=provenance,
+        version=__version__,
+        obtain=obtain,
+        auto_class="AutoModelForSequenceClassification" if is_classifier else "AutoModel",
+        is_classifier=is_classifier,
+        fitted=extractor.is_fitted,
+        call=call,
+        fit=fit,
+        scan=scan,
+        needs=None if provenance is None else provenance.needs,
+        limits_of=likely,
+        limits=entry.limits if likely or entry.limits else (_NOTHING_REPORTED,),
+        non_commercial=bool({"nc", "noncommercial"} & set(terms)),
+        no_derivatives="nd" in terms,
+        citation=entry.citation,
+        inline=_inline,
+        plain=_plain,
+        code=_code,
+    )
+    return f"{card}\n"
 
 
 def converted_model_card(title: str, conversion: "Conversion", source: str | None = None) -> str:
@@ -231,65 +223,6 @@ def _inherited(parent: str | Path) -> _Origin:
     )
 
 
-def _licence_notice(origin: _Origin) -> list[str]:
-    terms = re.split(r"[\W_]+", f"{origin.license_id} {origin.license_name}".lower().replace("non-c", "nonc"))
-    non_commercial = bool({"nc", "noncommercial"} & set(terms))
-    if not (non_commercial or "nd" in terms):
-        return []
-    sentences = []
-    if non_commercial:
-        sentences.append("The weights may be used for non-commercial purposes only.")
-    if "nd" in terms:
-        sentences.append(
-            "They may not be shared in changed form. Converted and fine-tuned weights are changed forms: keep them to "
-            "yourself, or ask the authors before you publish them."
-        )
-    return ["", "## Licence", "", " ".join(sentences)]
-
-
-def _parameters(entry: NamedModel, model: Any) -> list[str]:
-    """Numbers of parameters: first of the network that is released, then of what pretraining trains."""
-    if model is None:
-        released, trained = entry.parameters, entry.trained_parameters
-    else:
-        released, trained = model.base_model.num_parameters(), model.num_parameters(only_trainable=True)
-    if released is None:
-        return []
-    all_of_it = f", {trained:,} trained with the parts that only training or a task needs" if trained else ""
-    return [f"| parameters | {released:,} in the network that `AutoModel` loads{all_of_it} |"]
-
-
-def _example(config: Any, model: Any, extractor: Any, provenance: Provenance | None) -> list[str]:
-    """Lines of Python that run with the model, as tests see to."""
-    names = config.auto_class_names()
-    classifier = model is not None and type(model).__name__ == names["AutoModelForSequenceClassification"]
-    auto = "AutoModelForSequenceClassification" if classifier else "AutoModel"
-    extractor = extractor or config.family.load_processor().from_model_config(config)
-    call, fit, what = extractor.example(config)
-    before = []
-    if not extractor.is_fitted:
-        before = [
-            f"# Scale: fitted once on a set of your scans, each {what}, and saved with the extractor.",
-            f"extractor.fit({fit})",
-        ]
-    more = ""
-    if provenance is not None and provenance.needs is not None:
-        name, meaning = provenance.needs
-        before.append(f"# {name}: {meaning}")
-        more = f", {name}={name}"
-    result = "logits  # (batch, num_labels)" if classifier else "pooler_output  # (batch, hidden_size)"
-    return [
-        "import brain_transformers",
-        f"from transformers import AutoFeatureExtractor, {auto}",
-        "",
-        'extractor = AutoFeatureExtractor.from_pretrained("path/or/org/name")',
-        f'model = {auto}.from_pretrained("path/or/org/name").eval()',
-        *before,
-        f'inputs = extractor({call}{more}, return_tensors="pt")',
-        f"{'logits' if classifier else 'features'} = model(**inputs).{result}",
-    ]
-
-
 def _repository(source: str) -> str:
     """The repository that a source names: `"vandijklab/brainlm"` of an address, or of a line with a file's name."""
     return re.sub(r"^https?://(?:www\.)?(?:huggingface\.co/)?", "", source.strip()).split(",")[0].rstrip("/").lower()
@@ -308,6 +241,11 @@ def _hub_name(source: str | None) -> str | None:
 def _inline(text: Any) -> str:
     """Text that stays in its line and its cell of Markdown."""
     return " ".join(str(text).split()).replace("|", "\\|") if text is not None else "unknown"
+
+
+def _plain(text: str) -> str:
+    """Text in its line and cell that is read as it stands: no link, code or HTML."""
+    return re.sub(r"([\\`<\[|])", r"\\\1", " ".join(text.split()))
 
 
 def _code(text: Any) -> str:

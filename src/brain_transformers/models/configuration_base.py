@@ -135,6 +135,11 @@ class BrainConfig(PreTrainedConfig):
                 f"{cls.model_type} model as save_pretrained writes it. Mend it, or save or download the model again."
             ) from error
 
+    def describe(self) -> dict[str, str]:
+        """What the network is, in words, for a model card."""
+        layers, heads = self.num_hidden_layers, self.num_attention_heads
+        return {"encoder": f"{layers} layers, width {self.hidden_size}, {heads} heads"}
+
     @property
     def tables(self) -> dict[str, Table]:
         """Name -> what a model of this configuration must be told of its parcels."""

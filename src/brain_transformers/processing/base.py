@@ -51,6 +51,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         scan_ndim: axes of one scan that is passed as an array.
         takes_from_config: arguments of the constructor that a model config may hold under the same name.
         model_input_names: what comes out; the first one is the main input.
+        tags: for the metadata of a model card.
         window: which windows are cut unless a call says otherwise.
     """
 
@@ -58,6 +59,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
     scan_ndim: ClassVar[int]
     takes_from_config: ClassVar[tuple[str, ...]] = ()
     model_input_names: ClassVar[list[str]]
+    tags: ClassVar[tuple[str, ...]] = ("neuroimaging",)
     window: str = "first"
 
     def __init__(self, **kwargs: Any) -> None:

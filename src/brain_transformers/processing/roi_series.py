@@ -101,6 +101,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
     """
 
     model_input_names = ["signals", "coordinates", "attention_mask"]
+    tags = ("fmri", "neuroimaging")
     reads = ("signals", "n_rois", "n_timepoints")
     scan_ndim = 2
     takes_from_config = ("n_rois", "n_timepoints", "patch_size", "roi_order", "t_r", "layout")
@@ -551,12 +552,13 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         if self.normalization in scaling.FITTED:
             n_scans = (self.statistics or {}).get("n_scans")
             fitted = ", not fitted" if self.statistics is None else f", fitted on {n_scans or 'the'} training scans"
-        divided = f", divided by {self.divisor:g}" if self.divisor != 1.0 else ""
+        divided = f", divided by {self.divisor}" if self.divisor != 1.0 else ""
         band = "" if self.band_pass is None else f"{self.band_pass[0]:g} to {self.band_pass[1]:g} Hz"
         time_ = "any t_r, as it is" if self.t_r is None else f"t_r {self.t_r:g} s, others are resampled"
         how = {"filter": " (interpolated)", "frames": " (frames are picked)"}[self.resampling] if self.t_r else ""
         return {
             "scans": f"series of {self.n_rois} parcels, {order_name(self.output_roi_order)}",
+            "inputs": f"signals (batch, {self.n_rois}, {self.n_timepoints})",
             "scale": f"{self.normalization}{fitted}{divided}",
             **({"band": band} if band else {}),
             "time": f"{time_}{how}",
