@@ -323,7 +323,7 @@ def test_a_model_without_a_fitted_scale_gets_it_from_the_training_scans(folder, 
     )
     flags = ["--coordinates", folder / "centres.tsv"]
     assert call(folder, "finetune", *flags, model=folder / "model") == 0
-    assert "robust, fitted on the 8 scans of the training set" in capsys.readouterr().out
+    assert "robust, fitted on 8 training scans" in capsys.readouterr().out
     assert AutoFeatureExtractor.from_pretrained(folder / "run").statistics["n_scans"] == 8
     repeated = ["--repetitions", "1", "--num_train_epochs", "1", "--save-models", "--stratify", *flags]
     words = ["finetune", "--dataset", folder / "dataset", "--model", folder / "model", "--label", "sex", "--use_cpu"]
@@ -366,7 +366,7 @@ def test_tiny_models_of_other_parcels_train_or_say_what_they_need(model, folder,
         ("gradients", "brain-jepa-tiny", "a b c\n" * 12, "expected a table of numbers"),
         ("networks", "brain-semantoks-tiny", "[2147483648]", "expected 12 lines"),
         ("networks", "brain-semantoks-tiny", "\n".join(map(str, range(12))), "another name in each"),
-        ("networks", "brain-semantoks-tiny", b"\xff\xfe\x00", "cannot read it"),
+        ("networks", "brain-semantoks-tiny", b"\xff\xfe\x00", "cannot be read"),
         ("coordinates", "brainlm-tiny", "\n".join(f"{n + 1} {n * 1e4} 0 0" for n in range(12)), "millimetres"),
     ],
 )

@@ -68,7 +68,7 @@ def test_pretrain_then_finetune(prepared, tmp_path, capsys):
     assert _pretrain(prepared, output, "--mask_ratio", "0.5", "--config", "t_r=0.7", "pooling=mean") == 0
     said = capsys.readouterr().out
     assert str(output) in said
-    assert "robust, fitted on the 24 scans" in said
+    assert "robust, fitted on 24 training scans" in said
     assert "AutoModel loads the encoder" in said
     metrics = json.loads((output / "metrics.json").read_text())
     assert {"train_loss", "eval_loss", "eval_mse", "eval_r2", "eval_pearson_r"} <= set(metrics)

@@ -60,16 +60,14 @@ def load_extractor(
     """
     from transformers import AutoFeatureExtractor
 
-    from ..data.readers import read_coordinates
-    from ..hub.new_models import check_tables, fit_to_rows
+    from ..hub.new_models import check_tables, fit_to_rows, give_tables
 
     extractor = load_pretrained(AutoFeatureExtractor, args.model)
     for name in ("config", "normalization"):
         if getattr(args, name):
             raise ValueError(f"--{name} is for new models; what {args.model} was trained with belongs to its weights.")
     check_tables(args.model, config, args.tables, new=False)
-    if "coordinates" in args.tables:
-        extractor.coordinates = read_coordinates(args.tables["coordinates"], n_rois=extractor.n_rois).tolist()
+    give_tables(extractor, config, args.tables)
     fit_to_rows(extractor, rows, what, fit=fit)
     return extractor
 

@@ -28,7 +28,7 @@ class ScanFacts:
         t_r: repetition time of most scans in seconds, or `None` if unknown.
     """
 
-    n_rois: int
+    n_rois: int | None = None
     roi_order: str | list[str] | None = None
     known_order: bool = False
     t_r: float | None = None
@@ -47,6 +47,7 @@ class Table:
             needs it.
         columns: field of the configuration with the number of columns, where that can be chosen.
         exchangeable: whether trained weights go with another table than they were trained with.
+        kind: what a user gives for it; one of `data.model_tables.FORMATS`.
     """
 
     what: str
@@ -55,6 +56,19 @@ class Table:
     kept_in: str = "weights"
     columns: str | None = None
     exchangeable: bool = False
+    kind: str = "numbers"
+
+
+class TableError(ValueError):
+    """A table that was given cannot be used; the message says what was expected.
+
+    Attributes:
+        table: its name.
+    """
+
+    def __init__(self, table: str, message: str):
+        super().__init__(message)
+        self.table = table
 
 
 @strict

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import BatchFeature, FeatureExtractionMixin
 
+from ..models.configuration_base import ScanFacts
 from ..models.remote_code import shim_reference, write_shim
 from .rows import check_columns, scan_name
 
@@ -52,6 +53,8 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         takes_from_config: arguments of the constructor that a model config may hold under the same name.
         model_input_names: what comes out; the first one is the main input.
         tags: for the metadata of a model card.
+        tells: further columns of a dataset, which say what is known of a scan; a new model needs them too.
+        own_tables: tables of a model that the processor keeps as well, see `set_table`.
         window: which windows are cut unless a call says otherwise.
     """
 
@@ -60,6 +63,8 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
     takes_from_config: ClassVar[tuple[str, ...]] = ()
     model_input_names: ClassVar[list[str]]
     tags: ClassVar[tuple[str, ...]] = ("neuroimaging",)
+    tells: ClassVar[tuple[str, ...]] = ()
+    own_tables: ClassVar[frozenset[str]] = frozenset()
     window: str = "first"
 
     def __init__(self, **kwargs: Any) -> None:
@@ -172,6 +177,80 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         if len(value) != n_scans:
             raise ValueError(f"Expected one {name}, or one for each of the {n_scans} scans, got {len(value)}.")
         return list(value)
+
+    # --- a dataset, and a new model for it ---
+
+    @classmethod
+    def facts(cls, rows: Any, chosen: Mapping[str, Any], what: str) -> ScanFacts:
+        """What the rows of a dataset have in common, for `config.fitted_to`.
+
+        Args:
+            rows: the dataset.
+            chosen: fields of the configuration that are not asked of it.
+            what: how messages call the scans.
+        """
+        return ScanFacts()
+
+    def remarks(self, facts: ScanFacts) -> list[str]:
+        """Lines about what becomes of scans with these facts, where that is not what one would expect."""
+        return []
+
+    def set_table(self, name: str, array: np.ndarray) -> None:
+        """Keep one of `own_tables`.
+
+        Raises:
+            ValueError: if it does not fit.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no table {name!r}.")
+
+    def make_table(self, name: str, shape: tuple[Any, ...], rows: Any, what: str) -> tuple[np.ndarray, str] | None:
+        """A table for a model that follows from what the processor knows or from scans, and where it comes from.
+
+        Args:
+            name: one of `model.tables`.
+            shape: of it.
+            rows: scans to compute it from, called `what`.
+        """
+        return None
+
+    def unfitted(self) -> Any:
+        """One like this that takes scans before anything is fitted; `None` if there can be none."""
+        return copy.deepcopy(self) if self.is_fitted else None
+
+    def representatives(self, rows: Any) -> list[int]:
+        """Numbers of the rows that stand for all when a dataset is tried; by default the first one."""
+        return [0]
+
+    def tried(self, row: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> list[str]:
+        """Lines about a row that was tried, and what became of it."""
+        return []
+
+    def try_rows(self, rows: Any, what: str) -> list[str]:
+        """Try some rows, so that what the model cannot take is said before training and not in it.
+
+        Args:
+            rows: a dataset.
+            what: how messages call it, such as `"training"`.
+
+        Returns:
+            Lines that the user should see.
+
+        Raises:
+            ValueError: what the processor says about a row.
+        """
+        said: list[str] = []
+        if (trial := self.unfitted()) is None:
+            return said
+        for number in self.representatives(rows):
+            row = rows[number]
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the real one says it again
+                    batch = trial(row, window="first")
+            except ValueError as error:
+                raise ValueError(f"Row {number} of the {what} set does not fit: {error}") from error
+            said += [f"{line} (as row {number} of the {what} set)" for line in trial.tried(row, batch)]
+        return said
 
     # --- written once ---
 

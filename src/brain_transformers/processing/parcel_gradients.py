@@ -1,10 +1,14 @@
 """Functional gradients of an atlas: the table that Brain-JEPA's positions are made of, for any set of parcels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from .missing import missing_frames
+from .roi_orders import ROIOrder, permutation, roi_order_text
+from .rows import unpack_row
 
 # Rounding makes correlations of a series with itself, or its copy, slightly more than 1; arctanh would be infinite.
 _HIGHEST_CORRELATION = 1 - 1e-7
@@ -99,3 +103,45 @@ def compute_gradients(
     gradients = vectors[:, 1:] * (values[1:] / (1 - values[1:]))
     largest = gradients[np.abs(gradients).argmax(axis=0), np.arange(n_components)]
     return (gradients * np.where(largest < 0, -1.0, 1.0)).astype(np.float32)
+
+
+def gradients_of_rows(
+    rows: Any, roi_order: ROIOrder | None, shape: tuple[int, int], what: str
+) -> tuple[np.ndarray, str]:
+    """Gradients of the connectivity of the scans of a dataset, and what to call them.
+
+    Args:
+        rows: the dataset; scans with constant or missing parcels are left out.
+        roi_order: of the gradients; `None` takes rows as they come.
+        shape: parcels and components.
+        what: how to call the scans.
+
+    Raises:
+        ValueError: if there are not as many components.
+    """
+    n_rois, n_components = shape
+    if n_components >= n_rois:
+        raise ValueError(
+            f"{n_rois} parcels have at most {n_rois - 1} gradients, and gradient_size is {n_components}. Choose "
+            f"{min(n_rois - 1, 30)} or less (--config gradient_size={min(n_rois - 1, 30)})."
+        )
+    wanted, used = None if roi_order is None else roi_order_text(roi_order), 0
+
+    def scans() -> Iterator[np.ndarray]:
+        nonlocal used
+        progress = tqdm(range(len(rows)), desc="Connectivity for the gradients", unit="scan", disable=len(rows) < 32)
+        for number in progress:
+            signals, order, _ = unpack_row(rows[number])
+            if roi_order is not None and order is not None and order != wanted:
+                index = permutation(order, roi_order).index
+                if (index < 0).any():
+                    continue
+                signals = signals[index]
+            if np.isfinite(signals).all() and (np.ptp(signals, axis=1) > 0).all():
+                used += 1
+                yield signals
+
+    gradients = compute_gradients(scans=scans(), n_components=n_components)
+    if used < len(rows):
+        print(f"{len(rows) - used} scans with constant or missing parcels are left out of the gradients")
+    return gradients, f"diffusion map of the connectivity of {used} {what}"

@@ -93,8 +93,9 @@ class ModelParcels:
             elif basis is None:
                 raise ValueError(
                     "This model takes rows sorted by Y, and no coordinates are known for "
-                    f"{order_name(self.roi_order)}. Pass coordinates=(n_rois, 3) in mm to the extractor or the call, "
-                    'or rows that are sorted already with roi_order="<order>@y".'
+                    f"{order_name(self.roi_order)}. Pass coordinates=(n_rois, 3) in mm to the extractor or the call "
+                    "(--coordinates FILE, with columns index, X, Y, Z), or rows that are sorted already with "
+                    'roi_order="<order>@y".'
                 )
             else:
                 order = stable_y_order(basis)

@@ -1,5 +1,6 @@
 """From parcellated scans to the inputs of the models that read (n_rois, n_timepoints) series."""
 
+import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,15 +9,17 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature
 
+from ..models.configuration_base import ScanFacts
 from . import scaling, time
 from .base import CheckedScan, ScanProcessor, as_array, check_choice, check_number, check_size, not_finite
 from .filtering import band_pass_filter, check_band
 from .frame_sampling import frame_step, sampled_frames
 from .missing import bridged, measured_part
+from .parcel_gradients import gradients_of_rows
 from .parcels import MISSING_ROIS, ModelParcels, Rows, check_coordinates, order_name, split_order
 from .resampling import resample_t_r
 from .roi_orders import SORTED_BY_Y, ROIOrder, resolve_roi_order, roi_coordinates, roi_order_text
-from .rows import agreed, series_row, unpack_row
+from .rows import agreed, series_facts, series_row, shortest_of_each_kind, unpack_row
 from .tokens import LAYOUTS, image_side, image_token_mask, series_token_mask
 
 # 1 GB in float32: more is a damaged file and not a window.
@@ -103,6 +106,8 @@ class ROISeriesFeatureExtractor(ScanProcessor):
     model_input_names = ["signals", "coordinates", "attention_mask"]
     tags = ("fmri", "neuroimaging")
     reads = ("signals", "n_rois", "n_timepoints")
+    tells = ("roi_order", "t_r")
+    own_tables = frozenset({"coordinates"})
     scan_ndim = 2
     takes_from_config = ("n_rois", "n_timepoints", "patch_size", "roi_order", "t_r", "layout")
 
@@ -595,6 +600,51 @@ class ROISeriesFeatureExtractor(ScanProcessor):
                 f"This extractor resamples to {self.t_r:g} s, but the model was made for {t_r:g} s. Use the extractor "
                 "in the model's folder, unless you mean it.",
             )
+
+    # --- a dataset, and a new model for it ---
+
+    @classmethod
+    def facts(cls, rows: Any, chosen: Mapping[str, Any], what: str) -> ScanFacts:
+        """Their parcels, and the repetition time of most of them."""
+        return series_facts(rows, what, with_t_r="t_r" not in chosen)
+
+    def remarks(self, facts: ScanFacts) -> list[str]:
+        """What becomes of the time of the scans."""
+        return time.new_model_remarks(self.t_r, facts.t_r)
+
+    def set_table(self, name: str, array: np.ndarray) -> None:
+        """Keep parcel centres `(n_rois, 3)` in mm, in the order of `roi_order`."""
+        self.coordinates = check_coordinates(array, self.n_rois).tolist()
+
+    def make_table(self, name: str, shape: tuple[Any, ...], rows: Any, what: str) -> tuple[np.ndarray, str] | None:
+        """Centres of the parcels that are stored or belong to their order, or gradients of the scans."""
+        if name == "gradients":
+            return gradients_of_rows(rows, self.roi_order, shape, what)
+        centres = self.coordinates
+        if centres is None and self.roi_order is not None:
+            centres = roi_coordinates(self.roi_order)
+        if name != "coordinates" or centres is None:
+            return None
+        return np.asarray(centres, dtype=np.float32), "centres of the feature extractor"
+
+    def unfitted(self) -> "ROISeriesFeatureExtractor":
+        """One that does not scale."""
+        trial = copy.deepcopy(self)
+        trial.normalization, trial.expected_std = "none", None
+        return trial
+
+    def representatives(self, rows: Any) -> list[int]:
+        """The shortest scan of each order, number of parcels and repetition time."""
+        return shortest_of_each_kind(rows)
+
+    def tried(self, row: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> list[str]:
+        """Whether scans are shorter than a window."""
+        if "attention_mask" not in batch or batch["signals"][:, :, -self.patch_size :].any():
+            return []
+        own, ours = (
+            time.length_words(*each) for each in ((row["n_timepoints"], row["t_r"]), (self.n_timepoints, self.t_r))
+        )
+        return [f"scans of {own} are shorter than a window of {ours} and are padded"]
 
     def as_row(self, item: Any, index: int) -> Mapping[str, Any]:
         """Item `index` of a dataset as a row that says its shape."""

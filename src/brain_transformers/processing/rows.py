@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from .time import known_t_r
+from ..models.configuration_base import ScanFacts
+from .roi_orders import resolve_roi_order
+from .time import common_t_r, known_t_r
 
 
 def scan_name(row: Mapping[str, Any], number: int | None = None) -> str:
@@ -99,3 +101,36 @@ def series_row(item: Any, index: int) -> Mapping[str, Any]:
             f"n_timepoints, got shape {shape} and {', '.join(map(str, item))}. {make}"
         )
     return {**item, "n_rois": shape[0], "n_timepoints": shape[1]}
+
+
+def _column(rows: Any, name: str) -> list[Any]:
+    """A column of a dataset as Python values, of exactly these rows."""
+    return list(rows.with_format(None).select_columns([name])[name])
+
+
+def series_facts(rows: Any, what: str, *, with_t_r: bool) -> ScanFacts:
+    """What the series of a dataset have in common.
+
+    Args:
+        rows: the dataset; parcels are those of its first row.
+        what: how messages call the scans.
+        with_t_r: whether to look for the repetition time of most of them.
+    """
+    row = rows[0]
+    order = resolve_roi_order(str(row["roi_order"])) if row["roi_order"] else None
+    return ScanFacts(
+        n_rois=int(row["n_rois"]),
+        roi_order=None if order is None else list(order.labels) if order.name is None else order.name,
+        known_order=order is not None and order.known and order.name is not None,
+        t_r=common_t_r(_column(rows, "t_r"), what=what) if with_t_r else None,
+    )
+
+
+def shortest_of_each_kind(rows: Any) -> list[int]:
+    """Numbers of the shortest series of each order, number of parcels and repetition time."""
+    shortest: dict[Any, tuple[int, int]] = {}
+    columns = (_column(rows, key) for key in ("n_timepoints", "roi_order", "n_rois", "t_r"))
+    for number, (length, *values) in enumerate(zip(*columns)):
+        kind = tuple(None if value != value else value for value in values)
+        shortest[kind] = min(shortest.get(kind, (length, number)), (length, number))
+    return [number for _, number in shortest.values()]

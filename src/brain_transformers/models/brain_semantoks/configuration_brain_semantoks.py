@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..configuration_base import BrainConfig, ScanFacts, Table
+from ..configuration_base import BrainConfig, ScanFacts, Table, TableError
 from ..family import Family
 from ..validation import POOLINGS, check_choice, check_heads, check_range
 from .family import FAMILY
@@ -190,7 +190,7 @@ class BrainSemantoksConfig(BrainConfig):
             return {}
         known = networks_of_parcels(self.roi_order, self.n_cortical_networks)
         source = "the names of the parcels" if known is not None and known[0] == self.networks else "the configuration"
-        return {"networks": Table("functional network", (self.n_rois,), source, kept_in="configuration")}
+        return {"networks": Table("functional network", (self.n_rois,), source, kept_in="configuration", kind="words")}
 
     def t_r_for(self, t_r: float) -> float:
         """Ours for faster scans, which are resampled to it; else theirs."""
@@ -204,6 +204,15 @@ class BrainSemantoksConfig(BrainConfig):
         values, given = super().fitted_to(facts, chosen), chosen.get("networks")
         if given and all(isinstance(network, str) for network in given):
             names = list(dict.fromkeys(given))
+            if len(given) != values["n_rois"]:
+                raise TableError("networks", f"expected {values['n_rois']} lines, one a parcel, got {len(given)}.")
+            if len(names) == len(given) > 1:
+                raise TableError(
+                    "networks",
+                    f"expected networks of several parcels, got another name in each of the {len(given)} lines "
+                    f"(first: {names[0]!r}). Take the column with the networks, or have every parcel on its own "
+                    "(--config spatial_mode=rois).",
+                )
             return {**values, "networks": [names.index(network) for network in given], "network_names": names}
         # What the configuration says of its own parcels holds for as many others, unless it only followed from names.
         own = self.networks if networks_of_parcels(self.roi_order, self.n_cortical_networks) is None else None

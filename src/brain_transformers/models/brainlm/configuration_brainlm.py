@@ -106,7 +106,11 @@ class BrainLMConfig(BrainConfig):
     @property
     def tables(self) -> dict[str, Table]:
         """See [`BrainConfig.tables`]."""
-        return {"coordinates": Table("centre in mm MNI", (self.n_rois, 3), self.coordinates_source, exchangeable=True)}
+        return {
+            "coordinates": Table(
+                "centre in mm MNI", (self.n_rois, 3), self.coordinates_source, exchangeable=True, kind="coordinates"
+            )
+        }
 
     def validate_architecture(self) -> None:
         """Check that the sizes fit each other."""

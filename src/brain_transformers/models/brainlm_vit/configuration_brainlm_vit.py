@@ -136,7 +136,11 @@ class BrainLMViTConfig(BrainConfig):
     @property
     def tables(self) -> dict[str, Table]:
         """See [`BrainConfig.tables`]."""
-        return {"coordinates": Table("centre in mm MNI", (self.n_rois, 3), kept_in="processor", exchangeable=True)}
+        return {
+            "coordinates": Table(
+                "centre in mm MNI", (self.n_rois, 3), kept_in="processor", exchangeable=True, kind="coordinates"
+            )
+        }
 
     def validate_architecture(self) -> None:
         """Check that the sizes fit each other."""
