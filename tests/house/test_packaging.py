@@ -1,5 +1,6 @@
 """What a user installs: the wheel holds the package and its assets, and works where the checkout is not."""
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -88,6 +89,78 @@ def test_constraints_pin_what_the_package_asks_for(repository: Path) -> None:
             assert name in pins, f"{name} is not in constraints.txt"
             assert requirement.specifier.contains(pins[name]), f"{name}=={pins[name]} is outside {requirement}"
     assert pins["torch"] == version("torch").partition("+")[0] or "torch" in pins
+
+
+# Requirements that no import of ours shows: what brings them into play.
+SERVES = {
+    "jinja2": "huggingface_hub writes cards with it",
+    "flash-attn": "transformers takes it for attn_implementation",
+    "mamba-ssm": "compiled kernels",
+    "causal-conv1d": "compiled kernels",
+}
+DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
+
+
+def imports_of(path: Path) -> tuple[set[str], set[tuple[str, str]]]:
+    """Modules that a file imports and cannot do without, and those that it asks for by `require` with their extra."""
+    plain: set[str] = set()
+    asked: set[tuple[str, str]] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Try) and "ImportError" in ast.unparse(node.handlers):
+            return
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for child in node.orelse:
+                visit(child)
+            return
+        if isinstance(node, ast.Import):
+            plain.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            plain.add(str(node.module))
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) == "require"
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            (extra,) = (ast.literal_eval(word.value) for word in node.keywords if word.arg == "extra")
+            asked.add((node.args[0].value.partition(".")[0], extra))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return {name.partition(".")[0] for name in plain} - sys.stdlib_module_names - {"brain_transformers"}, asked
+
+
+def test_every_import_is_declared_and_every_requirement_used(repository: Path) -> None:
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {"": project["dependencies"], **project["optional-dependencies"]}
+    names = {extra: {Requirement(line).name.lower() for line in lines} for extra, lines in declared.items()}
+
+    def distribution(module: str) -> str:
+        return DISTRIBUTIONS.get(module, module)
+
+    used: dict[str, set[str]] = {extra: set() for extra in names}
+    wrong = []
+    for path in (repository / "src").rglob("*.py"):
+        plain, asked = imports_of(path)
+        for module in plain:
+            # Also what is imported late, unless the file asks for it with its extra.
+            extras = {extra for name, extra in asked if name == module} or {""}
+            used[""].update({distribution(module)} if extras == {""} else ())
+            if "" in extras and distribution(module) not in names[""]:
+                wrong.append(f"{path.name} imports {module}, which the base install does not bring")
+        for module, extra in asked:
+            used[extra].add(distribution(module))
+            if distribution(module) not in names[extra] | names[""]:
+                wrong.append(f"{path.name} asks for {module} of the extra {extra}, which does not bring it")
+    for extra in ("", "train", "data", "eval", "plot", "flash", "mamba"):
+        wrong += [
+            f"nothing uses {name} of {extra or 'the base install'}"
+            for name in names[extra] - used[extra] - set(SERVES)
+        ]
+    assert not wrong, "\n".join(sorted(wrong))
 
 
 def test_no_file_names_a_machine_or_a_package_host(repository: Path) -> None:

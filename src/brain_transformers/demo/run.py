@@ -157,11 +157,11 @@ def _one_thread_and_no_other_bars() -> Iterator[None]:
     took several times as long (measured). It also makes the numbers those of one order of summation everywhere. The
     stages show their own progress.
     """
-    from datasets.utils import logging as of_datasets
     from transformers.utils import logging as of_transformers
 
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    of_datasets: Any = require("datasets.utils.logging", extra="data", purpose="the demo")
     shown = [logger for logger in (of_datasets, of_transformers) if logger.is_progress_bar_enabled()]
     for logger in shown:
         logger.disable_progress_bar()
