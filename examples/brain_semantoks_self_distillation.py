@@ -31,7 +31,7 @@ from brain_transformers.hub.sharing import save_model_folder
 from brain_transformers.plotting.report import figure_to_png
 from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILION, new_figure, styled
 from brain_transformers.processing.roi_orders import roi_labels
-from brain_transformers.training.scores import protocol_metrics
+from brain_transformers.training.scores import prediction_scores
 
 N_TIMEPOINTS = 200
 STRIDE = 40
@@ -86,16 +86,16 @@ def connectivity_of(windows: torch.Tensor) -> torch.Tensor:
 
 
 def probe(train: torch.Tensor, test: torch.Tensor, train_labels: torch.Tensor, labels: torch.Tensor) -> float:
-    """Balanced accuracy in percent; the learning rate is chosen on the last third of the training windows."""
+    """Balanced accuracy; the learning rate is chosen on the last third of the training windows."""
     order = torch.arange(len(train))
     per_scan = [order[train_labels == scan] for scan in train_labels.unique()]
     inner = torch.cat([rows[: len(rows) * 2 // 3] for rows in per_scan])
     outer = torch.cat([rows[len(rows) * 2 // 3 :] for rows in per_scan])
     heads = train_probe_heads(train[inner], train_labels[inner], epochs=50)
-    scores = [protocol_metrics(logits, train_labels[outer])["balanced_accuracy"] for logits in heads(train[outer])[0]]
+    scores = [prediction_scores(logits, train_labels[outer])["balanced_accuracy"] for logits in heads(train[outer])[0]]
     rate = LEARNING_RATES[int(np.argmax(scores))]
     final = train_probe_heads(train, train_labels, learning_rates=[rate], epochs=50)
-    return protocol_metrics(final(test)[0, 0], labels)["balanced_accuracy"]
+    return prediction_scores(final(test)[0, 0], labels)["balanced_accuracy"]
 
 
 def draw(history: list[dict[str, float]]) -> Any:
@@ -189,7 +189,7 @@ def main() -> None:
     ):
         accuracies[name] = probe(features(train_windows), features(test_windows), train_labels, labels)
     metrics = {
-        "balanced accuracy of the subject, percent": accuracies,
+        "balanced accuracy of the subject": accuracies,
         "chance": 100 / len(rows),
         "windows": {"training": len(train_windows), "test": len(test_windows)},
         "steps": trainer.state.global_step,

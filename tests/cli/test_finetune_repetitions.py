@@ -91,7 +91,8 @@ def test_table_results_and_going_on(semantoks, tmp_path, trained, capsys):
     results = json.loads((output / "results.json").read_text())
     score = results["summary"]["balanced_accuracy"]
     (line,) = (line for line in said.splitlines() if line.startswith("balanced_accuracy"))
-    assert line.split() == ["balanced_accuracy", f"{score['mean']:.1f}", "+-", f"{score['std']:.1f}"]
+    assert line.split() == ["balanced_accuracy", f"{100 * score['mean']:.1f}", "+-", f"{100 * score['std']:.1f}"]
+    assert 0 <= score["mean"] <= 1  # percent is for people only
     # People of both splits of the dataset take part: 6 train, 3 validate, 3 test, and one has a single scan.
     for record in results["repetitions"]:
         assert sum(record["scans"].values()) == 23

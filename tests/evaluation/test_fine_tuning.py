@@ -121,7 +121,7 @@ def test_saved_model_is_the_tested_one(tmp_path):
     (split,) = scan_splits([0] * len(rows), [row["subject"] for row in rows], n_repetitions=1, seed=21)
     held = [rows[number] for number in np.sort(split[2])]
     logits = predict_crops(model, held, bt.ROISeriesFeatureExtractor.from_pretrained(folder), n_crops=2)
-    expected = fine_tuning.protocol_metrics(logits.mean(1), [int(row["sex"] == "M") for row in held])
+    expected = fine_tuning.prediction_scores(logits.mean(1), [int(row["sex"] == "M") for row in held])
     assert result.ensembled[0] == pytest.approx(expected)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "repetition-00-model",
@@ -178,6 +178,10 @@ def test_repetitions_of_another_scale_do_not_mix(tmp_path):
     extractor.save_pretrained(tmp_path / "saved")
     loaded = bt.ROISeriesFeatureExtractor.from_pretrained(tmp_path / "saved")
     run(tmp_path, n_repetitions=1, num_train_epochs=1, extractor=loaded)
+    settings = tmp_path / "run" / "settings.json"
+    settings.write_text(json.dumps({k: v for k, v in json.loads(settings.read_text()).items() if k != "scores"}))
+    with pytest.raises(ValueError, match="scores"):  # those of a folder from before are in percent
+        run(tmp_path, n_repetitions=1, num_train_epochs=1)
 
 
 def test_settings_of_a_call_that_finished_nothing_do_not_bind(tmp_path, monkeypatch):
@@ -219,7 +223,7 @@ def test_other_families(tmp_path):
         for row in make_rows()
     ]
     result = run(tmp_path, model, rows, extractor=extractor, n_repetitions=1, freeze_encoder_epochs=1, layer_decay=0.9)
-    assert 0 <= result.ensembled[0]["accuracy"] <= 100
+    assert 0 <= result.ensembled[0]["accuracy"] <= 1
     with pytest.raises(ValueError, match="published_parameter_groups"):
         run(tmp_path / "published", model, rows, extractor=extractor, n_repetitions=1, published_parameter_groups=True)
 

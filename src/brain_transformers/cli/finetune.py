@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,31 +116,15 @@ def _logits(prediction: Any) -> np.ndarray:
     return values[0] if isinstance(values, tuple) else values
 
 
-def _classification_metrics(prediction: Any) -> dict[str, float]:
-    logits = _logits(prediction)
-    guess, truth = logits.argmax(1), prediction.label_ids
+def _scores(prediction: Any, kind: type) -> dict[str, float]:
+    """Scores for the Trainer; labels are `int` for classes and `float` for numbers to predict."""
+    from ..training.scores import prediction_scores
+
+    logits, truth = _logits(prediction), prediction.label_ids.astype(kind)
     try:
-        from sklearn import metrics
-    except ImportError:
-        return {"accuracy": float((guess == truth).mean())}
-    scores = {
-        "accuracy": metrics.accuracy_score(truth, guess),
-        "balanced_accuracy": metrics.balanced_accuracy_score(truth, guess),
-        "f1_macro": metrics.f1_score(truth, guess, average="macro"),
-    }
-    if logits.shape[1] == 2 and len(set(truth.tolist())) == 2:
-        scores["roc_auc"] = metrics.roc_auc_score(truth, logits[:, 1] - logits[:, 0])
-    return {name: float(value) for name, value in scores.items()}
-
-
-def _regression_metrics(prediction: Any) -> dict[str, float]:
-    guess, truth = _logits(prediction).reshape(-1).astype(np.float64), prediction.label_ids.astype(np.float64)
-    scores = {"mae": float(np.abs(guess - truth).mean()), "mse": float(((guess - truth) ** 2).mean())}
-    if truth.std() > 0:
-        scores["r2"] = 1 - scores["mse"] / float(truth.var())
-    if truth.std() > 0 and guess.std() > 0:
-        scores["pearson_r"] = float(np.corrcoef(guess, truth)[0, 1])
-    return scores
+        return prediction_scores(logits, truth)
+    except ImportError:  # scikit-learn is in another extra
+        return {"accuracy": float((logits.argmax(1) == truth).mean())}
 
 
 def _repetition_values(args: argparse.Namespace) -> dict[str, Any]:
@@ -200,12 +185,12 @@ def _run_repetitions(args: argparse.Namespace, values: dict[str, Any]) -> int:
         print(f"results of {args.repetitions} repetitions written to {args.output}")
     scores = result.summary()
     width = max(map(len, scores))
-    unit, digits = ("", 3) if labels.label2id is None else (" (percent)", 1)
+    unit, digits, factor = ("", 3, 1) if labels.label2id is None else (" (percent)", 1, 100)
     print(f"{'':{width}}  mean +- std of the test scans over {args.repetitions} splits{unit}")
     counts = result.n_defined()
     for name, (mean, std) in scores.items():
         fewer = f"  (of {counts[name]} splits only)" if counts[name] < args.repetitions else ""
-        print(f"{name:{width}}  {mean:.{digits}f} +- {std:.{digits}f}{fewer}")
+        print(f"{name:{width}}  {factor * mean:.{digits}f} +- {factor * std:.{digits}f}{fewer}")
     return 0
 
 
@@ -347,7 +332,7 @@ def _train(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=extractor,
-        compute_metrics=_regression_metrics if labels.label2id is None else _classification_metrics,
+        compute_metrics=partial(_scores, kind=float if labels.label2id is None else int),
     )
     metrics, tables = run.train(trainer), {}
     if eval_rows is not None:

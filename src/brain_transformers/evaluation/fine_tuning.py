@@ -38,7 +38,7 @@ from ..training.finetuning.new_head import load_with_new_head, start_head_at
 from ..training.finetuning.semantoks import SemantoksFineTuner, SemantoksFineTuningArguments
 from ..training.finite import NotFiniteError
 from ..training.run_settings import processor_settings, rows_digest
-from ..training.scores import protocol_metrics
+from ..training.scores import prediction_scores
 from .crops import predict_crops
 from .linear_probe import ProtocolResult, scan_splits, warn_of_absent_classes
 from .predictions import predictions_csv
@@ -80,7 +80,7 @@ def fine_tuning_protocol(
     """Fine-tune and test a model on repeated random splits of the subjects.
 
         result = fine_tuning_protocol("my-semantoks", dataset, "sex", "runs/sex", learning_rates=(1e-3, 1e-4, 1e-5))
-        result.summary()["balanced_accuracy"]  # mean and standard deviation over 10 repetitions, in percent
+        result.summary()["balanced_accuracy"]  # mean and standard deviation over 10 repetitions, shares of 1
 
     Repetition i splits and trains with `seed + i`, from the same starting weights each time. The weights of the epoch
     that is best on the validation subjects, and with a grid those of the best learning rate, are tested: logits of
@@ -163,6 +163,7 @@ def fine_tuning_protocol(
         "stratify": stratify,
         "learning rates": None if learning_rates is None else list(learning_rates),
         "crops": n_crops,
+        "scores": "shares of 1",
         "seed": seed,
         # Rate and batch norm follow from it, and it from the number of devices too.
         "samples an update": runs[0][0].samples_per_update,
@@ -373,11 +374,11 @@ def _repetition(
         del tuner
     logits = predict_crops(best, test, extractor, n_crops, batch_size=runs[0].per_device_eval_batch_size)
     targets = labels.targets[split[2]]
-    single = [protocol_metrics(logits[:, crop], targets) for crop in range(n_crops)]
+    single = [prediction_scores(logits[:, crop], targets) for crop in range(n_crops)]
     record = {
         "chosen": chosen,
         "tried": tried,
-        "ensembled": protocol_metrics(logits.mean(1), targets),
+        "ensembled": prediction_scores(logits.mean(1), targets),
         "single_crop": {name: float(np.mean([scores[name] for scores in single])) for name in single[0]},
         "scans": {"train": len(train), "validation": len(validation), "test": len(test)},
     }

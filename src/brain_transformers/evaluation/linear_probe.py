@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..data.labels import Labels
 from ..data.participants import is_gap
 from ..optional import require
-from ..training.scores import primary_score, protocol_metrics
+from ..training.scores import choosing_score, prediction_scores
 
 LEARNING_RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 _BATCH_NORM_EPS = 1e-5
@@ -439,9 +439,9 @@ def linear_probe_protocol(
 ) -> ProtocolResult:
     """Linear probe as the authors run it, with all repetitions and learning rates trained at once.
 
-    Every crop of a training scan is a sample; the rate with the best primary metric on single crops of the
-    validation scans is tested without training again. Says what the labels are taken as, and warns where chance left a
-    class out of a part of a split.
+    Every crop of a training scan is a sample; the rate with the best balanced accuracy (or absolute error) on single
+    crops of the validation scans is tested without training again. Says what the labels are taken as, and warns where
+    chance left a class out of a part of a split.
 
     Args:
         features: `(n_scans, n_crops, n_features)`, such as [`crop_features`] gives.
@@ -516,12 +516,12 @@ def linear_probe_protocol(
     result = ProtocolResult([], [], [])
     for number, (_, validation, test) in enumerate(splits):
         rows = crops_of(validation)
-        quality = [primary_score(logits, of_crops[rows]) for logits in heads.logits(crops[rows], number)]
+        quality = [choosing_score(logits, of_crops[rows]) for logits in heads.logits(crops[rows], number)]
         best = int(np.argmax(quality))  # the first of the best
         logits = heads.logits(crops[crops_of(test)], number)[best]
         of_crop = logits.unflatten(0, (-1, n_crops))
-        single = [protocol_metrics(of_crop[:, crop], targets[test]) for crop in range(n_crops)]
+        single = [prediction_scores(of_crop[:, crop], targets[test]) for crop in range(n_crops)]
         result.learning_rates.append(float(learning_rates[best]))
-        result.ensembled.append(protocol_metrics(average_crops(logits, n_crops), targets[test]))
+        result.ensembled.append(prediction_scores(average_crops(logits, n_crops), targets[test]))
         result.single_crop.append({name: float(np.mean([entry[name] for entry in single])) for name in single[0]})
     return result

@@ -1,6 +1,6 @@
 """Linear probe on frozen features, with a split that keeps a subject's scans together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,8 @@ import numpy as np
 from ..data.labels import Labels
 from ..data.participants import is_gap
 from ..optional import require
+from ..training.scores import classification_scores, regression_scores
 
-CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc")
-REGRESSION_METRICS = ("mse", "mae", "r2", "pearson_r")
 _REGULARIZATION = tuple(np.logspace(-4, 4, 9).tolist())
 
 
@@ -21,8 +20,8 @@ class ProbeResult:
 
     Args:
         task: `"classification"` or `"regression"`.
-        scores: metric -> value on the out-of-fold predictions of all samples together.
-        fold_scores: metric -> one value a fold.
+        scores: metric (see `training.scores`) -> value on the out-of-fold predictions of all samples together.
+        fold_scores: metric -> one value a fold, NaN where it is not defined there.
         baseline: metric -> value of the guess that ignores the features (most frequent class, or mean), same folds.
         predictions: out-of-fold prediction of each sample, classes as given.
         classes: the classes, sorted; empty for regression. AUROC takes the second as positive when there are two, and
@@ -40,39 +39,24 @@ class ProbeResult:
     n_groups: int
 
 
-def _classification_scores(
-    labels: np.ndarray, guesses: np.ndarray, shares: np.ndarray, classes: np.ndarray
-) -> dict[str, float]:
-    metrics = require("sklearn.metrics", extra="eval", purpose="probing")
-    scores = {
-        "accuracy": float((labels == guesses).mean()),
-        # Recall over the classes that occur here; a fold may lack one.
-        "balanced_accuracy": float(
-            np.mean([(guesses[labels == c] == c).mean() for c in classes if (labels == c).any()])
-        ),
-        "macro_f1": float(metrics.f1_score(labels, guesses, average="macro", zero_division=0)),
-        "auroc": float("nan"),
-    }
-    present = np.array([c for c in classes if (labels == c).any()])
-    if len(present) == len(classes):
-        if len(classes) == 2:
-            scores["auroc"] = float(metrics.roc_auc_score(labels == classes[1], shares[:, 1]))
-        else:
-            per_class = [metrics.roc_auc_score(labels == c, shares[:, i]) for i, c in enumerate(classes)]
-            scores["auroc"] = float(np.mean(per_class))
-    return scores
-
-
-def _regression_scores(labels: np.ndarray, guesses: np.ndarray) -> dict[str, float]:
-    error = guesses - labels
-    spread = float(np.square(labels - labels.mean()).sum())
-    varied = labels.size > 1 and labels.std() > 0 and guesses.std() > 1e-12 * max(1.0, float(np.abs(guesses).max()))
-    return {
-        "mse": float(np.square(error).mean()),
-        "mae": float(np.abs(error).mean()),
-        "r2": 1 - float(np.square(error).sum()) / spread if spread > 0 else float("nan"),
-        "pearson_r": float(np.corrcoef(labels, guesses)[0, 1]) if varied else float("nan"),
-    }
+def _fit_classifier(features: np.ndarray, labels: np.ndarray, owners: np.ndarray, seed: int) -> Any:
+    """Logistic regression on standardised features, its regularisation chosen where every class has two groups."""
+    linear = require("sklearn.linear_model", extra="eval", purpose="probing")
+    pipeline = require("sklearn.pipeline", extra="eval", purpose="probing")
+    preprocessing = require("sklearn.preprocessing", extra="eval", purpose="probing")
+    selection = require("sklearn.model_selection", extra="eval", purpose="probing")
+    classifier = linear.LogisticRegression(class_weight="balanced", max_iter=1000)
+    model = pipeline.make_pipeline(preprocessing.StandardScaler(), classifier)
+    n_splits = min(5, *(len(np.unique(owners[labels == number])) for number in np.unique(labels)))
+    if n_splits < 2:
+        return model.fit(features, labels)
+    search = selection.GridSearchCV(
+        model,
+        {"logisticregression__C": _REGULARIZATION},
+        scoring="balanced_accuracy",
+        cv=selection.StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed),
+    )
+    return search.fit(features, labels, groups=owners)
 
 
 def probe(
@@ -122,16 +106,9 @@ def probe(
             )
         owners = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)[1]
     n_groups = len(np.unique(owners))
-    selection = require("sklearn.model_selection", extra="eval", purpose="probing")
-    preprocessing = require("sklearn.preprocessing", extra="eval", purpose="probing")
-    pipeline = require("sklearn.pipeline", extra="eval", purpose="probing")
-    linear = require("sklearn.linear_model", extra="eval", purpose="probing")
-    classes: np.ndarray = np.array([])
-    if task == "classification":
-        classes = np.unique(targets)
-        smallest = min(len(np.unique(owners[targets == c])) for c in classes)
-        n_splits = min(n_splits, smallest)
-    n_splits = min(n_splits, n_groups)
+    classes = np.unique(targets) if task == "classification" else np.array([], dtype=int)
+    rarest = min((len(np.unique(owners[targets == number])) for number in classes), default=n_groups)
+    n_splits = min(n_splits, n_groups, rarest)
     if n_splits < 2:
         raise ValueError(
             f"too few independent samples for cross-validation: {n_groups} groups"
@@ -139,61 +116,40 @@ def probe(
             + ". At least two are needed."
             + (f" The labels are taken as {known.describe()}." if task == "classification" else "")
         )
+    selection = require("sklearn.model_selection", extra="eval", purpose="probing")
+    dummy = require("sklearn.dummy", extra="eval", purpose="probing")
+    splitter = selection.StratifiedGroupKFold if task == "classification" else selection.GroupKFold
+    folds = list(splitter(n_splits, shuffle=True, random_state=seed).split(values, targets, owners))
     if task == "classification":
-        splitter = selection.StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
-        folds = list(splitter.split(values, targets, owners))
+        shares = np.zeros((len(targets), len(classes)))
+        for train, test in folds:
+            model = _fit_classifier(values[train], targets[train], owners[train], seed)
+            shares[np.ix_(test, model.classes_)] = model.predict_proba(values[test])
+        found: tuple[np.ndarray, ...] = (shares.argmax(1), shares)
+        most_frequent = dummy.DummyClassifier(strategy="most_frequent")
+        blind: tuple[np.ndarray, ...] = (
+            selection.cross_val_predict(most_frequent, values, targets, cv=folds),
+            np.ones_like(shares),
+        )
+        score: Callable[..., dict[str, float]] = classification_scores
     else:
-        splitter = selection.GroupKFold(n_splits, shuffle=True, random_state=seed)
-        folds = list(splitter.split(values, targets, owners))
-    guesses, base = np.empty_like(targets), np.empty_like(targets)
-    shares = np.zeros((len(targets), max(1, len(classes))))
-    fold_scores: dict[str, list[float]] = {}
-    for train, test in folds:
-        scaler = preprocessing.StandardScaler()
-        if task == "regression":
-            model = pipeline.make_pipeline(scaler, linear.RidgeCV(alphas=_REGULARIZATION))
-            model.fit(values[train], targets[train])
-            guesses[test], base[test] = model.predict(values[test]), targets[train].mean()
-            scores = _regression_scores(targets[test], guesses[test])
-        else:
-            classifier = linear.LogisticRegression(class_weight="balanced", max_iter=1000)
-            model = pipeline.make_pipeline(scaler, classifier)
-            inner_groups = [len(np.unique(owners[train][targets[train] == c])) for c in np.unique(targets[train])]
-            inner = min(5, *inner_groups) if inner_groups else 1
-            if inner >= 2:
-                search = selection.GridSearchCV(
-                    model,
-                    {"logisticregression__C": _REGULARIZATION},
-                    scoring="balanced_accuracy",
-                    cv=selection.StratifiedGroupKFold(inner, shuffle=True, random_state=seed),
-                )
-                search.fit(values[train], targets[train], groups=owners[train])
-                model = search.best_estimator_
-            else:
-                model.fit(values[train], targets[train])
-            guesses[test] = model.predict(values[test])
-            known = model.classes_
-            for column, name in enumerate(known):
-                shares[test, int(np.flatnonzero(classes == name)[0])] = model.predict_proba(values[test])[:, column]
-            names, counts = np.unique(targets[train], return_counts=True)
-            base[test] = names[counts.argmax()]
-            scores = _classification_scores(targets[test], guesses[test], shares[test], classes)
-        for metric, value in scores.items():
-            fold_scores.setdefault(metric, []).append(value)
-    if task == "regression":
-        pooled = _regression_scores(targets, guesses)
-        baseline = _regression_scores(targets, base)
-    else:
-        pooled = _classification_scores(targets, guesses, shares, classes)
-        baseline = _classification_scores(targets, base, np.full_like(shares, 1 / len(classes)), classes)
+        linear = require("sklearn.linear_model", extra="eval", purpose="probing")
+        pipeline = require("sklearn.pipeline", extra="eval", purpose="probing")
+        preprocessing = require("sklearn.preprocessing", extra="eval", purpose="probing")
+        ridge = pipeline.make_pipeline(preprocessing.StandardScaler(), linear.RidgeCV(alphas=_REGULARIZATION))
+        found = (selection.cross_val_predict(ridge, values, targets, cv=folds),)
+        blind = (selection.cross_val_predict(dummy.DummyRegressor(), values, targets, cv=folds),)
+        score = regression_scores
+    scores = score(targets, *found)
+    of_folds = [score(targets[test], *(part[test] for part in found)) for _, test in folds]
     given = np.asarray(labels)[[int(np.flatnonzero(targets == number)[0]) for number in classes]]
     return ProbeResult(
         task=task,
-        scores=pooled,
-        fold_scores=fold_scores,
-        baseline=baseline,
-        predictions=guesses if task == "regression" else given[guesses],
-        classes=tuple(given.tolist()) if task == "classification" else (),
+        scores=scores,
+        fold_scores={name: [fold.get(name, float("nan")) for fold in of_folds] for name in scores},
+        baseline=score(targets, *blind),
+        predictions=given[found[0]] if task == "classification" else found[0],
+        classes=tuple(given.tolist()),
         n_splits=n_splits,
         n_groups=n_groups,
     )

@@ -27,7 +27,7 @@ from ..arguments import ScaledRateArguments
 from ..distillation.views import FINETUNING_AUGMENTATION, check_levels, draw_augmentation
 from ..parameter_groups import fine_tuning_groups, head_parameters
 from ..schedules import FINETUNING_SCHEDULES, finetuning_lr
-from ..scores import protocol_metrics
+from ..scores import prediction_scores
 from ..seeded_rows import EPOCH, RowRandomness
 from ..seeded_trainer import SeededTrainer
 from .arguments import FineTuningArguments
@@ -197,12 +197,12 @@ def _is_regression(config: Any) -> bool:
 
 
 def _protocol_scores(config: Any) -> tuple[Callable[[Any], dict[str, float]], str, bool]:
-    """Metrics of the protocol for the Trainer, the name of the one to choose by, and whether more of it is better."""
+    """Scores for the Trainer, the name of the one to choose by, and whether more of it is better."""
     require("sklearn.metrics", extra="eval", purpose="the scores of a validation set")
     regression = _is_regression(config)
 
     def scores(prediction: Any) -> dict[str, float]:
-        return protocol_metrics(prediction.predictions, prediction.label_ids.astype(float if regression else int))
+        return prediction_scores(prediction.predictions, prediction.label_ids.astype(float if regression else int))
 
     return scores, "mae" if regression else "balanced_accuracy", not regression
 
@@ -218,9 +218,8 @@ class SemantoksFineTuner(SeededTrainer):
         args: training arguments; they are copied.
         label_column: column of the rows that holds the label.
         label2id: numbers of text labels.
-        compute_metrics: by default the metrics of the protocol (see
-            [`brain_transformers.training.scores.protocol_metrics`]); with a function of your own, name one of
-            its metrics in `metric_for_best_model`, or the loss decides.
+        compute_metrics: by default [`brain_transformers.training.scores.prediction_scores`]; with a function of
+            your own, name one of its metrics in `metric_for_best_model`, or the loss decides.
         kwargs: everything else that [`SeededTrainer`] takes; `processing_class` is the model's extractor.
 
     Raises:
