@@ -10,9 +10,8 @@ import pytest
 
 datasets = pytest.importorskip("datasets")
 
-from brain_transformers.data import builders  # noqa: E402
+from brain_transformers.data import scan_folders  # noqa: E402
 from brain_transformers.data.builders import (  # noqa: E402
-    CoordinatesBuilder,
     ROISeriesFolderBuilder,
     dataset_from_arrays,
     load_coordinates,
@@ -105,7 +104,7 @@ def test_cache_is_not_used_when_a_sidecar_changes(folder, sidecar):
 
 def test_cache_of_another_reader_is_not_used(folder, monkeypatch):
     before = load_dataset(folder, roi_order=LABELS)
-    monkeypatch.setattr(builders, "__version__", "0.0.0")
+    monkeypatch.setattr(scan_folders, "__version__", "0.0.0")
     assert load_dataset(folder, roi_order=LABELS).cache_files != before.cache_files
 
 
@@ -242,8 +241,8 @@ def test_coordinates_dataset(tmp_path):
     np.testing.assert_array_equal(np.column_stack([dataset[axis] for axis in "xyz"]), [[14, -78, 8], [-40, 2, 3]])
     with pytest.raises(ROISeriesReadError, match="expected 424 rows, got 2"):
         load_coordinates(path)
-    with pytest.raises(FileNotFoundError):
-        CoordinatesBuilder(tmp_path / "none.dat")
+    with pytest.raises(ROISeriesReadError, match="cannot be read"):
+        load_coordinates(tmp_path / "none.dat")
 
 
 def test_real_hcp_scans():

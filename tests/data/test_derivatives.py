@@ -17,7 +17,7 @@ def tree(root, *names):
     return root
 
 
-def find(root, *names, images=False, **options):
+def find(root, *names, images=None, **options):
     return find_scans(tree(root, *names), images=images, **options)
 
 
@@ -60,11 +60,11 @@ def test_names_that_begin_alike_are_refused_with_a_pattern_that_fits(tmp_path, n
     with pytest.raises(ValueError, match="several of one person") as error:
         find(tmp_path, *names)
     pattern = str(error.value).split("Fitting here: '")[1].split("'")[0]
-    found = find_scans(tmp_path, images=False, name_pattern=pattern)
+    found = find_scans(tmp_path, images=None, name_pattern=pattern)
     assert [found.names[name].columns["subject"] for name in names] == subjects
     assert sorted(chosen(found)) == sorted(names)
     each = str(error.value).split("another person: '")[1].removesuffix("'.")
-    assert all(name.known for name in find_scans(tmp_path, images=False, name_pattern=each).names.values())
+    assert all(name.known for name in find_scans(tmp_path, images=None, name_pattern=each).names.values())
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_native_and_raw_images_are_left_out_beside_normalised_ones(tmp_path):
         "sub-01/func/sub-01_task-rest_bold.nii.gz",
         "sub-02/func/sub-02_task-rest_bold.nii.gz",
     ]
-    found = find(tmp_path, good, *others, images=True)
+    found = find(tmp_path, good, *others, images="bold")
     assert chosen(found) == [good]
     assert sorted(found.left_out) == sorted(others)
     assert "4 images are left out" in found.notes[0]
@@ -123,14 +123,14 @@ def test_native_and_raw_images_are_left_out_beside_normalised_ones(tmp_path):
 @pytest.mark.parametrize("name", ["sub-01_space-T1w_desc-preproc_bold.nii.gz", "sub-01_desc-preproc_bold.nii.gz"])
 def test_native_images_alone_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="none of 1 images is in the atlas's space"):
-        find(tmp_path, f"sub-01/func/{name}", images=True)
+        find(tmp_path, f"sub-01/func/{name}", images="bold")
 
 
 def test_raw_bids_is_refused_and_an_unsaid_space_is_said(tmp_path):
-    assert "do not say their space" in find(tmp_path, "sub-01/func/sub-01_bold.nii.gz", images=True).notes[0]
+    assert "do not say their space" in find(tmp_path, "sub-01/func/sub-01_bold.nii.gz", images="bold").notes[0]
     (tmp_path / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.9.0"}')
     with pytest.raises(ValueError, match="none of 1 images"):
-        find_scans(tmp_path, images=True)
+        find_scans(tmp_path, images="bold")
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,16 @@ def test_raw_bids_is_refused_and_an_unsaid_space_is_said(tmp_path):
 def test_several_images_of_one_run_are_refused_with_a_pattern_that_leaves_one(tmp_path, names, pattern):
     names = [f"sub-0{person}/func/sub-0{person}_task-rest{name}" for person in (1, 2) for name in names]
     with pytest.raises(ValueError, match="2 runs come in several files") as error:
-        find(tmp_path, *names, images=True)
+        find(tmp_path, *names, images="bold")
     assert pattern in str(error.value)
-    assert len(chosen(find_scans(tmp_path, images=True, pattern=pattern))) == 2
+    assert len(chosen(find_scans(tmp_path, images="bold", pattern=pattern))) == 2
 
 
 def test_parts_and_single_echoes_are_left_out_beside_the_whole(tmp_path):
     whole = f"sub-01_task-rest_{TEMPLATE}_bold.nii.gz"
     pieces = [f"sub-01_task-rest_echo-{n}_{TEMPLATE}_bold.nii.gz" for n in (1, 2)]
     pieces += [f"sub-01_task-rest_part-phase_{TEMPLATE}_bold.nii.gz"]
-    found = find(tmp_path, whole, *pieces, images=True)
+    found = find(tmp_path, whole, *pieces, images="bold")
     assert chosen(found) == [whole]
     assert sorted(found.left_out) == sorted(pieces)
 
@@ -185,7 +185,7 @@ def test_one_run_in_two_formats_atlases_or_sites_is_refused(tmp_path):
             find(tmp_path / str(number), *names)
         if "for example" in str(error.value):
             pattern = str(error.value).split('for example "')[1].split('"')[0]
-            assert len(chosen(find_scans(tmp_path / str(number), images=False, pattern=pattern))) == 1
+            assert len(chosen(find_scans(tmp_path / str(number), images=None, pattern=pattern))) == 1
     assert "for example" not in str(error.value)  # nothing but the user's word tells the two sites apart
     assert "name_pattern" in str(error.value)
 
@@ -233,7 +233,7 @@ def test_what_is_hidden_linked_or_gone_is_no_scan(tmp_path):
     (root / "more").symlink_to(tmp_path / "else")
     (root / "loop").symlink_to(root)
     (root / "sub-05.npy").symlink_to(tmp_path / "fetched_never.npy")
-    found = find_scans(root, images=False)
+    found = find_scans(root, images=None)
     assert chosen(found) == ["sub-01.npy", "sub-05.npy"]
     assert sorted(found.left_out) == ["loop/", "more/"]
     assert "datalad get" in found.unusable["sub-05.npy"]
@@ -261,7 +261,7 @@ def test_a_large_tree_is_understood_quickly(tmp_path):
             for end in ("bold.npy", "motion.tsv"):
                 (func / f"sub-{person:04d}_task-rest_run-{run}_{end}").touch()
     start = time.perf_counter()
-    found = find_scans(tmp_path, images=False)
+    found = find_scans(tmp_path, images=None)
     assert time.perf_counter() - start < 5
     assert len(chosen(found)) == 2000
 

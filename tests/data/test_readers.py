@@ -109,10 +109,16 @@ def test_what_is_no_series_is_refused(tmp_path, signals):
 
 def test_orientation_is_decided_or_refused_and_never_guessed(tmp_path):
     path = tmp_path / "scan.npy"
-    np.save(path, np.zeros((94, 94)))
+    square = np.random.default_rng(0).normal(size=(94, 94))
+    np.save(path, square)
     with pytest.raises(ROISeriesReadError, match="time cannot be told"):
         read_roi_series(path, roi_order="aal2-94")
     assert read_roi_series(path, roi_order="aal2-94", time_axis=0).signals.shape == (94, 94)
+    # A matrix of ROIs by ROIs is none, whatever axis is said to be time.
+    for time_axis in (0, 1):
+        np.save(path, np.corrcoef(square))
+        with pytest.raises(ROISeriesReadError, match="got a correlation matrix of 94 ROIs"):
+            read_roi_series(path, roi_order="aal2-94", time_axis=time_axis)
     np.save(path, np.zeros((90, 300)))
     with pytest.raises(ROISeriesReadError, match="expected 94 ROIs on one axis"):
         read_roi_series(path, roi_order="aal2-94")

@@ -9,7 +9,6 @@ import pytest
 import brain_transformers as bt
 from brain_transformers.data import SemantoksHDF5Builder, SemantoksRecordings
 from brain_transformers.data.readers import ROISeriesReadError
-from brain_transformers.data.semantoks_recordings import published_crop, published_recording
 
 SIZES = {"schaefer400": 400, "tian3": 50, "buckner7": 7}
 
@@ -113,33 +112,6 @@ def test_files_of_another_layout_are_one_clear_error(tmp_path: Path) -> None:
         file["long_subject_id"] = np.array([b"sub-a"])
     with pytest.raises(ROISeriesReadError, match="number of scans"):
         build(tmp_path / "scans.h5", tmp_path)
-
-
-def test_published_resampling_interpolates_and_goes_on_at_the_end() -> None:
-    signals = np.arange(10, dtype=np.float32)[None]
-    scaled, length = published_recording(signals, 10, source_t_r=1.0, target_t_r=0.5)
-    spread = signals.std() + 1e-8
-    assert length == 20
-    np.testing.assert_allclose(scaled[0], (np.arange(20) / 2 - 4.5) / spread, rtol=1e-5)
-    slower, length = published_recording(signals, 10, source_t_r=1.0, target_t_r=2.0)
-    assert (slower.shape, length) == ((1, 5), 5)
-    np.testing.assert_allclose(slower[0], (np.arange(5) * 2 - 4.5) / spread, rtol=1e-5)
-
-
-def test_published_crop_of_a_short_scan_has_zeros_behind_it() -> None:
-    crop = published_crop(np.ones((2, 7), np.float32), 7, 3, 10)
-    assert crop.shape == (2, 10)
-    assert crop[0].tolist() == [1] * 7 + [0] * 3
-
-
-def test_published_resampling_keeps_the_last_sample_before_a_gap() -> None:
-    signals = np.stack([np.arange(10.0), np.sin(np.arange(10.0))])
-    signals[:, 7:] = np.nan
-    scaled, length = published_recording(signals, 10, source_t_r=1.0, target_t_r=0.5)
-    assert length == 13  # places 0, 0.5, ..., 6
-    known = signals[:, :7]
-    expected = (known - known.mean(1, keepdims=True)) / known.std(1, keepdims=True)
-    np.testing.assert_allclose(scaled[:, ::2], expected, atol=1e-5)
 
 
 def test_files_of_other_atlases_and_orders_are_not_joined(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import authors_semantoks as authors
 import numpy as np
 import torch
 from golden_case import GoldenCase
@@ -1256,10 +1257,10 @@ def _check_dataset(case: GoldenCase, work: Path, tag: str, entry: dict[str, Any]
         expected = case.take(crops_name)
         matches = []
         for row in candidates:  # which scan of a subject was drawn is not stored
-            signals, length = recordings.published_recording(
+            signals, length = authors.published_recording(
                 scans[row].signals, scans[row].length, source_t_r, target_t_r
             )
-            crops = [recordings.published_crop(signals, length, start, target) for start in starts]
+            crops = [authors.published_crop(signals, length, start, target) for start in starts]
             if any(crop.shape != tuple(expected.shape[1:]) for crop in crops):
                 continue
             crops = np.stack(crops)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import authors_brainlm as recordings
 import numpy as np
 import torch
 from golden_case import GoldenCase
@@ -16,7 +17,6 @@ import convert_brainlm
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 import brain_transformers as bt
-from brain_transformers.data import brainlm_recordings as recordings
 from brain_transformers.layers.masking import num_kept_tokens, select_tokens
 from brain_transformers.layers.positions import sincos_1d_table, sincos_2d_table
 from brain_transformers.models.brainlm.conversion_brainlm import TOKENS_KEY_MAP, convert_state_dict

@@ -135,7 +135,7 @@ def _prepare(args: argparse.Namespace, output: Path) -> None:
 
 def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
     """What is in the dataset, as lines: counts of its rows alone."""
-    from ..data.builders import column_of
+    from ..data.scan_folders import column_of
 
     said: list[str] = []
     splits_of: dict[str, list[str]] = {}

@@ -6,7 +6,6 @@ Everything is loaded when it is first used, since `datasets` and nilearn are opt
 from ..lazy import lazy_attributes
 
 _EXPORTS = {
-    "CoordinatesBuilder": "builders",
     "ROISeries": "readers",
     "ROISeriesCollator": "collators",
     "ROISeriesFolderBuilder": "builders",

@@ -76,7 +76,7 @@ class FoundScans:
 def find_scans(
     root: Path,
     *,
-    images: bool,
+    images: str | None,
     pattern: str | None = None,
     name_pattern: str | None = None,
     participants: Collection[str] = (),
@@ -87,8 +87,8 @@ def find_scans(
 
     Args:
         root: the folder.
-        images: look for 4-D BOLD images, else for tables and arrays of ROI series.
-        pattern: glob of the files; by default every `*bold.nii[.gz]`, or every file of a known format.
+        images: BIDS suffix of the images to look for (`"bold"`), `None` for tables and arrays of ROI series.
+        pattern: glob of the files; by default every image of that suffix, or every file of a known format.
         name_pattern: regular expression with named groups, see [`ROISeriesFolderBuilder`].
         participants: identifiers without `sub-`; a file that begins with one is that person's.
         other_files: files that are known to be something else, such as the participants table.
@@ -145,7 +145,7 @@ def find_scans(
 # --- files ---
 
 
-def _candidates(root: Path, pattern: str | None, images: bool, found: FoundScans) -> list[str]:
+def _candidates(root: Path, pattern: str | None, images: str | None, found: FoundScans) -> list[str]:
     """Relative paths that may be scans; what is certainly none goes to `found.left_out`."""
     everything = list(_walk(root, "", found))
     found.sidecars = [root / name for name in everything if name.lower().endswith(".json")]
@@ -162,13 +162,13 @@ def _candidates(root: Path, pattern: str | None, images: bool, found: FoundScans
         chosen = [name for name in everything if name in chosen]
     of_kind = [name for name in chosen if (is_image(name) if images else bool(series_suffix(name)))]
     if images and pattern is None:
-        of_kind = [name for name in of_kind if name_parts(name)[1].endswith("bold")]
+        of_kind = [name for name in of_kind if name_parts(name)[1].endswith(images)]
     if pattern is None and not images:
         dense = "dense CIFTI, of vertices and voxels; average it over parcels first (wb_command -cifti-parcellate)"
         found.left_out.update({name: dense for name in chosen if name.lower().endswith(".dtseries.nii")})
     candidates = []
     for name in of_kind:
-        if (why := _no_series(name, pattern is not None)) is not None:
+        if (why := _no_series(name, pattern is not None, images)) is not None:
             # Tables that every BIDS folder has are not worth a word.
             if why:
                 found.left_out[name] = why
@@ -176,7 +176,7 @@ def _candidates(root: Path, pattern: str | None, images: bool, found: FoundScans
             candidates.append(name)
     if not candidates:
         suffixes = IMAGE_SUFFIXES if images else SERIES_SUFFIXES
-        default = "**/*bold.nii*" if images else "**/*"
+        default = f"**/*{images}.nii*" if images else "**/*"
         others = sum(map(is_image, everything)) if not images else 0
         hint = f" There are {others} images: give atlas (--atlas) to average them over parcels." if others else ""
         hint += (
@@ -213,7 +213,7 @@ def _walk(root: Path, inside: str, found: FoundScans) -> Iterator[str]:
             yield name
 
 
-def _no_series(name: str, chosen: bool) -> str | None:
+def _no_series(name: str, chosen: bool, images: str | None = None) -> str | None:
     """Why a file is no scan, `""` where that goes without saying, `None` where it may be one."""
     base = name.rsplit("/", 1)[-1]
     # Tables of people, which BIDS keeps in a folder of their own.
@@ -224,6 +224,8 @@ def _no_series(name: str, chosen: bool) -> str | None:
     if last in ("events", "scans", "sessions", "channels", "physio", "participants"):
         return ""
     match = re.search(r"(?:^|_)stat-([A-Za-z0-9]+)", stem)
+    if images is not None and last == images.lower():
+        return None
     if last in _SIDE_SUFFIXES:
         return f"no series of ROIs: {last}"
     if match and match[1] not in ("mean", "median", "pc1", "eigenvariate"):

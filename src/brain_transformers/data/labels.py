@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from . import row_kinds
 from .participants import is_gap
 
 TASKS = ("classification", "regression")
@@ -84,7 +85,7 @@ def column_values(dataset: Any, name: str, what: str = "dataset") -> list[Any]:
         raise ValueError(f"The {what} has no rows. Check where it comes from.")
     names = getattr(dataset, "column_names", None) or list(dataset[0])
     if name not in names:
-        others = sorted(set(names) - {"signals", "n_rois", "n_timepoints", "roi_order"})
+        others = sorted(set(names).difference(*(kind.columns for kind in row_kinds.ROW_KINDS)))
         raise ValueError(f"The {what} has no column {name!r}; it has {', '.join(others)}.")
     if hasattr(dataset, "column_names"):
         return list(dataset.with_format(None).select_columns([name])[name])

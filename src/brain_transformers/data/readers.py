@@ -289,6 +289,7 @@ def _orient(path: Path, array: np.ndarray, n_rois: int | None, time_axis: int | 
         )
     if signals.shape[1] < 2:
         raise ROISeriesReadError(f"{path}: expected a series in time, got {signals.shape[1]} timepoint(s).")
+    _refuse_matrix(path, signals)
     with np.errstate(over="ignore", invalid="ignore"):
         # A copy: what was read may be a view of the file's bytes.
         result = np.array(signals, dtype=np.float32, order="C")
@@ -303,6 +304,24 @@ def _orient(path: Path, array: np.ndarray, n_rois: int | None, time_axis: int | 
     if np.isnan(result).all():
         raise ROISeriesReadError(f"{path}: expected numbers, got only missing values.")
     return result
+
+
+def _refuse_matrix(path: Path, signals: np.ndarray) -> None:
+    """Refuse a matrix of ROIs by ROIs: no recording has as many timepoints as ROIs and is its own mirror image, has
+    one value along its diagonal, or nothing on one side of it."""
+    if not signals.shape[0] == signals.shape[1] > 2:
+        return
+    diagonal, filled = np.diag(signals), np.nan_to_num(signals)
+    mirrored = np.allclose(signals, signals.T, rtol=1e-4, atol=1e-5, equal_nan=True)
+    one_value = np.isnan(diagonal).all() or bool((np.abs(diagonal - diagonal[0]) < 1e-5).all())
+    one_sided = not np.triu(filled, 1).any() or not np.tril(filled, -1).any()
+    if mirrored or one_value or one_sided:
+        ones = bool((np.abs(diagonal - 1) < 1e-3).all())
+        kind = "correlation matrix" if ones else "symmetric matrix" if mirrored else "matrix"
+        raise ROISeriesReadError(
+            f"{path}: expected a series in time, got a {kind} of {len(signals)} ROIs. Leave such files out with "
+            "pattern (--pattern)."
+        )
 
 
 def _take_by_label(

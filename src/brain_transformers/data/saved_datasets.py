@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..optional import require
 from ..processing.roi_orders import ROIOrder, roi_order_text
+from . import row_kinds
 from .errors import ROISeriesReadError
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
-    import pyarrow.compute as pc
 else:
     datasets = require("datasets", extra="data", purpose="datasets of scans")
     pa = require("pyarrow", extra="data", purpose="datasets of scans")
-    pc = require("pyarrow.compute", extra="data", purpose="datasets of scans")
 
 SKIPPED_FILE = "skipped_files.tsv"
 """What `prepare` left out of a dataset, and why."""
@@ -65,13 +64,13 @@ def load_saved(
     if split is not None and split not in parts:
         raise ValueError(f"Expected split to be one of {list(parts)} for {folder}, got {split!r}.")
     for dataset in parts.values():
-        stored = set(pc.unique(dataset.data.column("roi_order")).to_pylist())
+        stored = _stored(dataset, "roi_order")
         if roi_order is not None and stored != {roi_order_text(roi_order)}:
             raise ValueError(
                 f"{folder}: expected rows in roi_order {roi_order_text(roi_order)!r}, got {sorted(map(str, stored))}. "
                 "Leave roi_order out to use what is stored."
             )
-        times = set(dataset.data.column("t_r").to_pylist()) if "t_r" in dataset.features else {None}
+        times = _stored(dataset, "t_r")
         if t_r is not None and any(value is None or not abs(value - t_r) <= 1e-3 for value in times):
             raise ValueError(
                 f"{folder}: expected rows with t_r={t_r:g} s, got {', '.join(sorted(map(str, times))[:5])}. Leave t_r "
@@ -80,6 +79,10 @@ def load_saved(
     if split is not None:
         return parts[split]
     return datasets.DatasetDict(parts) if names is not None else parts["train"]
+
+
+def _stored(dataset: "datasets.Dataset", column: str) -> set[Any]:
+    return set(dataset.data.column(column).unique().to_pylist()) if column in dataset.features else {None}
 
 
 def _splits(folder: Path) -> list[str] | None:
@@ -153,33 +156,13 @@ def check_arrow_file(path: Path, fix: str = _FIX) -> None:
 
 
 def _check_rows(folder: Path, dataset: "datasets.Dataset") -> None:
-    """Raise unless the rows are scans: columns, types and lengths that belong together."""
-    features = dataset.features
-    if not {"signals", "n_rois", "roi_order"} <= set(features):
+    """Raise unless the rows are scans of a kind that is known: columns, types and lengths that belong together."""
+    kind = row_kinds.kind_of(dataset.column_names)
+    if kind is None:
+        known = "; or ".join(f"{', '.join(kind.needed)} ({kind.name})" for kind in row_kinds.ROW_KINDS)
         raise ValueError(
-            f"{folder}: expected a dataset of scans with columns signals, n_rois and roi_order, got "
-            f"{dataset.column_names}. Make one with `brain-transformers prepare`."
+            f"{folder}: expected a dataset of scans with columns {known}, got {dataset.column_names}. Make one with "
+            "`brain-transformers prepare`."
         )
-    table = dataset.data
-    wrong = ""
-    if not pa.types.is_list(table.schema.field("signals").type) or not pa.types.is_floating(
-        table.schema.field("signals").type.value_type
-    ):
-        wrong = f"signals of type {table.schema.field('signals').type}"
-    elif not pa.types.is_integer(table.schema.field("n_rois").type):
-        wrong = f"n_rois of type {table.schema.field('n_rois').type}"
-    elif len(dataset):
-        n_rois = table.column("n_rois")
-        sizes = pc.list_value_length(table.column("signals"))
-        smallest = pc.min(n_rois).as_py()
-        if n_rois.null_count or sizes.null_count or smallest < 1:
-            wrong = "rows without signals, or with fewer than 1 ROI"
-        elif "n_timepoints" in features:
-            # Not a row may be cut into ROIs that it does not have.
-            product = pc.multiply(n_rois, table.column("n_timepoints"))
-            if product.null_count or not pc.all(pc.equal(product, pc.cast(sizes, product.type))).as_py():
-                wrong = "rows whose signals are not n_rois x n_timepoints values"
-    if wrong:
-        raise ROISeriesReadError(
-            f"{folder}: expected scans as flat signals of n_rois x n_timepoints, got {wrong}. {_FIX}"
-        )
+    if wrong := kind.fault(dataset.data):
+        raise ROISeriesReadError(f"{folder}: expected rows of {kind.name}, got {wrong}. {_FIX}")

@@ -15,8 +15,9 @@ from ..optional import require
 from ..processing.roi_orders import ROIOrder, resolve_roi_order, roi_order_text
 from ..processing.time import check_t_r
 from .arrays import read_npy
-from .builders import Key, _fingerprint, _scan_features, _signals_column, told_as_itself
 from .readers import ROISeriesReadError
+from .row_kinds import SERIES, arrow_table
+from .scan_folders import Key, fingerprint, told_as_itself
 from .scan_names import NAME_COLUMNS
 from .semantoks_recordings import SemantoksRecordings, measured_length
 
@@ -94,7 +95,7 @@ class SemantoksHDF5Builder(datasets.ArrowBasedBuilder):
             raise ValueError(f"Expected subjects of the splits {', '.join(paths)}, got {', '.join(map(str, other))}.")
         wanted = {split: _identifiers(part) for split, part in chosen.items() if part is not None}
         columns = [label.rsplit("/", 1)[-1] for label in labels]
-        if taken := [name for name in columns if columns.count(name) > 1 or name in _scan_features({})]:
+        if taken := [name for name in columns if columns.count(name) > 1 or name in SERIES.features()]:
             raise ValueError(
                 f"Expected labels with names of their own behind the last /, got {taken[0]!r} twice, or as a column "
                 "that every row has. Rename it in the file."
@@ -109,7 +110,7 @@ class SemantoksHDF5Builder(datasets.ArrowBasedBuilder):
             labels=list(labels),
             roi_order=roi_order_text(roi_order),
             t_r=check_t_r(t_r),
-            fingerprint=_fingerprint(everything[0].parent, everything),
+            fingerprint=fingerprint(everything[0].parent, everything),
         )
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
@@ -123,7 +124,7 @@ class SemantoksHDF5Builder(datasets.ArrowBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         columns = {label.rsplit("/", 1)[-1]: datasets.Value("float64") for label in self.config.labels}
-        return datasets.DatasetInfo(features=_scan_features(columns))
+        return datasets.DatasetInfo(features=SERIES.features(columns))
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         # Only `files` is a list here: num_proc splits every list of these arguments.
@@ -136,7 +137,7 @@ class SemantoksHDF5Builder(datasets.ArrowBasedBuilder):
         yield from files
 
     def _generate_tables(self, files: list[str], split: str) -> Iterator[tuple[Key, pa.Table]]:
-        config, schema = self.config, self.info.features.arrow_schema
+        config = self.config
         wanted = set(config.subjects[split]) if split in config.subjects else None
         for number, path in enumerate(files):
             with SemantoksRecordings(path, config.atlases, config.labels) as recordings:
@@ -151,27 +152,20 @@ class SemantoksHDF5Builder(datasets.ArrowBasedBuilder):
                     if not part:
                         continue
                     signals = [recording.signals[:, : measured_length(recording)] for recording in part]
-                    cells: dict[str, list[Any]] = {
+                    cells: dict[str, Any] = {
+                        **{column: [None] * len(part) for column in NAME_COLUMNS},
+                        "signals": [np.ascontiguousarray(series) for series in signals],
                         "n_rois": [series.shape[0] for series in signals],
                         "n_timepoints": [series.shape[1] for series in signals],
                         "t_r": [config.t_r] * len(part),
                         "roi_order": [config.roi_order] * len(part),
-                        **{column: [None] * len(part) for column in NAME_COLUMNS},
                         "subject": [recording.subject for recording in part],
                         "subject_known": [True] * len(part),
                         "source_file": [Path(path).name] * len(part),
-                        **{
-                            label.rsplit("/", 1)[-1]: [recording.labels[label] for recording in part]
-                            for label in config.labels
-                        },
                     }
-                    columns = [
-                        _signals_column([np.ascontiguousarray(series) for series in signals])
-                        if item.name == "signals"
-                        else pa.array(cells[item.name], item.type)
-                        for item in schema
-                    ]
-                    yield Key(number, block), pa.Table.from_arrays(columns, schema=schema)
+                    for label in config.labels:
+                        cells[label.rsplit("/", 1)[-1]] = [recording.labels[label] for recording in part]
+                    yield Key(number, block), arrow_table(cells, self.info.features)
 
 
 def _look_through(

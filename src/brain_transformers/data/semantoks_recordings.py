@@ -1,10 +1,9 @@
-"""The HDF5 files and the preprocessing of the Brain-Semantoks authors.
+"""The HDF5 files of the Brain-Semantoks authors.
 
 A file has a group `timeseries` with one dataset an atlas, `(n_scans, n_rois, n_timepoints)`, with NaN at the end of
 short scans; `long_subject_id`, one byte string a scan; optionally `ts_len`; and labels under any path.
 
-Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, released training code. New data go through
-[`SemantoksHDF5Builder`] and the feature extractor; the functions here reproduce the authors' numbers.
+Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, released training code.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,6 @@ ATLASES = ("schaefer400", "tian3", "buckner7")
 
 _ORDERS = {"schaefer400": "schaefer400-7net", "tian3": "tian-s3", "buckner7": "buckner7"}
 _SIZES = {"schaefer400": 400, "tian3": 50, "buckner7": 7}
-_EPS = 1e-8
 
 
 @dataclass(frozen=True)
@@ -170,54 +168,3 @@ def measured_length(recording: SemantoksRecording) -> int:
     """Timepoints up to the last that any parcel has: `ts_len`, or what NaN at the end leaves, if that is less."""
     measured = np.flatnonzero(~np.isnan(recording.signals).all(axis=0))
     return min(recording.length, int(measured[-1]) + 1 if measured.size else 0)
-
-
-def published_recording(
-    signals: np.ndarray, length: int, source_t_r: float = 2.0, target_t_r: float | None = None
-) -> tuple[np.ndarray, int]:
-    """The authors' preprocessing of a whole scan.
-
-    z-score per parcel without NaN, linear resampling if a repetition time is wanted, and a cut at the first NaN of
-    parcel 0. (Timepoints behind `ts_len` take part in the z-score and stay in the series.)
-
-    Args:
-        signals: `(n_rois, n_timepoints)`.
-        length: `ts_len`, or `n_timepoints`.
-        source_t_r, target_t_r: seconds.
-
-    Returns:
-        float32 signals and the length that crops are drawn from.
-    """
-    signals = signals.astype(np.float32)
-    with np.errstate(invalid="ignore"):
-        known = ~np.isnan(signals).all(axis=1)
-        values = np.where(known[:, None], signals, 0.0).astype(np.float32)
-        mean = np.nanmean(values, axis=1, keepdims=True)
-        spread = np.nanstd(values, axis=1, keepdims=True)
-    scaled = (signals - mean) / (spread + np.float32(_EPS))
-    if target_t_r is not None:
-        ratio = source_t_r / target_t_r
-        n_old, n_new = scaled.shape[1], int(scaled.shape[1] * ratio)
-        places = np.arange(n_new) / ratio
-        # A place on a sample belongs to the interval before it, so that the last sample before a gap is kept; beyond
-        # the last sample the last slope goes on.
-        left = np.clip(np.ceil(places).astype(np.int64) - 1, 0, max(n_old - 2, 0))
-        fraction = places - left
-        right = np.minimum(left + 1, n_old - 1)
-        scaled = (scaled[:, left] + (scaled[:, right] - scaled[:, left]) * fraction).astype(np.float32)
-        length = int(length * ratio)
-    gaps = np.flatnonzero(np.isnan(scaled[0]))
-    if gaps.size:
-        scaled, length = scaled[:, : gaps[0]], int(gaps[0])
-    return scaled.astype(np.float32, copy=False), length
-
-
-def published_crop(signals: np.ndarray, length: int, start: int, n_timepoints: int) -> np.ndarray:
-    """The authors' crop: from `start`, or from 0 with zeros behind it where the scan is shorter than the crop.
-
-    Returns:
-        float32 `(n_rois, n_timepoints)`.
-    """
-    if length < n_timepoints:
-        signals, start = np.pad(signals, ((0, 0), (0, n_timepoints - length))), 0
-    return signals[:, start : start + n_timepoints]

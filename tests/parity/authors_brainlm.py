@@ -1,8 +1,8 @@
 """The preprocessing of the BrainLM authors, as functions: splits, normalisation columns, robust scaling, images,
 labels.
 
-Needed to reproduce published numbers and to feed checkpoints the scale they were trained on. New datasets are better
-served by `ROISeriesFeatureExtractor`. Recordings are (n_timepoints, n_parcels) here, as the authors store them.
+Golden cases hold what the authors' scripts gave; the package itself scales with `ROISeriesFeatureExtractor`.
+Recordings are (n_timepoints, n_parcels) here, as the authors store them.
 Source: the released conversion scripts and notebooks of Ortega Caro et al., BrainLM, ICLR 2024.
 """
 
@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ..models.brainlm_vit.family import DIVISOR
+from brain_transformers.models.brainlm_vit.family import DIVISOR
 
 # Standard deviation and 99th percentile of the authors' 1000-recording set, as their scripts fix them.
 GLOBAL_STD = 41.44047

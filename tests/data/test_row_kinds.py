@@ -1,0 +1,108 @@
+"""Rows of another modality: a kind and a builder of a few lines, and nothing generic knows of them."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+datasets = pytest.importorskip("datasets")
+
+import brain_transformers as bt  # noqa: E402
+from brain_transformers.data import row_kinds  # noqa: E402
+from brain_transformers.data.errors import ROISeriesReadError  # noqa: E402
+from brain_transformers.data.labels import column_values  # noqa: E402
+from brain_transformers.data.row_kinds import RowKind, kind_of  # noqa: E402
+from brain_transformers.data.scan_folders import ScanFolderBuilder  # noqa: E402
+from brain_transformers.processing.base import CheckedScan, ScanProcessor  # noqa: E402
+
+
+def _pulse_fault(table: Any) -> str:
+    return "" if all(length > 0 for length in table.column("rate").to_pylist()) else "rates of 0"
+
+
+PULSE = RowKind("pulses", {"pulse": ["float32"], "rate": "float64"}, needed=("pulse", "rate"), fault=_pulse_fault)
+
+
+class PulseFolderBuilder(ScanFolderBuilder):
+    """Pulses of the heart: one `.npy` a scan."""
+
+    kind = PULSE
+
+    def __init__(self, folder: Any, rate: float, **options: Any) -> None:
+        super().__init__(folder, images=None, options={"rate": rate}, **options)
+
+    def read(self, path: Any) -> dict[str, Any]:
+        values = np.load(path)
+        if values.ndim != 1:
+            raise ROISeriesReadError(f"{path}: expected one axis, got {values.ndim}.")
+        if len(values) < 6:
+            warnings.warn(f"{path}: {len(values)} values are few.", stacklevel=2)
+        return {"pulse": values.astype(np.float32), "rate": self.config.options["rate"]}
+
+
+class PulseProcessor(ScanProcessor):
+    reads = ("pulse", "rate")
+    scan_ndim = 1
+    model_input_names = ["pulses"]
+
+    def check(self, scan: Any, name: str, **known: Any) -> CheckedScan:
+        return CheckedScan(name, np.asarray(scan))
+
+    def cut(self, scan: CheckedScan, starts: Any) -> dict[str, np.ndarray]:
+        return {"pulses": np.stack([scan.values[:4]] * len(starts))}
+
+
+@pytest.fixture(autouse=True)
+def known_kind(monkeypatch):
+    monkeypatch.setattr(row_kinds, "ROW_KINDS", [*row_kinds.ROW_KINDS, PULSE])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "study"
+    root.mkdir()
+    for number, length in enumerate((8, 4, 5)):
+        np.save(root / f"sub-0{number}_pulse.npy", np.arange(float(length)) + number)
+    (root / "participants.tsv").write_text("participant_id\tage\nsub-00\t31\nsub-01\t40\nsub-02\tn/a\n")
+    return root
+
+
+def build(folder, tmp_path, **options):
+    builder = PulseFolderBuilder(folder, 50.0, cache_dir=tmp_path / "cache", **options)
+    builder.download_and_prepare()
+    return builder.as_dataset(split="train")
+
+
+def test_a_kind_goes_from_files_to_batches(folder, tmp_path):
+    with pytest.warns(UserWarning, match=r"sub-01_pulse\.npy: 4 values are few\. So it is for 1 other files"):
+        rows = build(folder, tmp_path)
+    assert rows.column_names[:2] == ["pulse", "rate"]
+    assert list(rows.with_format(None)["age"]) == [31, 40, None]
+    rows.save_to_disk(str(tmp_path / "saved"))
+    loaded = bt.load_dataset(tmp_path / "saved")
+    assert kind_of(loaded.column_names) is PULSE
+    batch = bt.ROISeriesCollator(PulseProcessor())(list(loaded))
+    assert batch["pulses"].tolist() == [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5]]
+    with pytest.raises(ValueError, match=r"for scan 00 .*got one without signals"):
+        bt.ROISeriesFeatureExtractor()(loaded[0])
+
+
+def test_its_bad_files_and_rows_are_refused_by_its_own_words(folder, tmp_path):
+    np.save(folder / "sub-03_pulse.npy", np.zeros((2, 2)))
+    with pytest.raises(ROISeriesReadError, match=r"1 of 4 files cannot be used(.|\n)*expected one axis, got 2"):
+        build(folder, tmp_path)
+    with pytest.warns(UserWarning, match="1 of 4 files were left out"):
+        rows = build(folder, tmp_path, on_error="skip")
+    rows.remove_columns("rate").add_column("rate", [0.0] * 3).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(ROISeriesReadError, match="expected rows of pulses, got rates of 0"):
+        bt.load_dataset(tmp_path / "saved")
+    rows.remove_columns("rate").save_to_disk(str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"columns signals, n_rois, roi_order \(series of ROIs\); or pulse, rate"):
+        bt.load_dataset(tmp_path / "other")
+
+
+def test_labels_are_proposed_without_what_belongs_to_the_scan(folder, tmp_path):
+    rows = build(folder, tmp_path)
+    with pytest.raises(ValueError, match="no column 'sex'; it has acq, age, desc"):
+        column_values(rows, "sex")
