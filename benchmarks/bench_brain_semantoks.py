@@ -159,7 +159,7 @@ def pretrain_step() -> Result:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         our_optimizer.step()
-        ours.update_teacher(0.99)
+        ours.update_moving_average(0.99)
         return loss.detach()[None]
 
     return compare(

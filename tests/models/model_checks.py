@@ -179,8 +179,7 @@ CASES = (
         wrong=("mask_ratio", [0.9, 0.2]),
         poolings={
             **CLS_POOLINGS,
-            "avg": CLS_POOLINGS["mean"],
-            "cls_avg": lambda tokens: torch.cat([tokens[:, 1:].mean(1), tokens[:, 0]], dim=1),
+            "cls_mean": lambda tokens: torch.cat([tokens[:, 1:].mean(1), tokens[:, 0]], dim=1),
         },
         keeps_padding=True,
         views=2,

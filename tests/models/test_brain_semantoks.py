@@ -184,7 +184,7 @@ def test_teacher_and_student_keep_norms_of_their_own() -> None:
     with torch.no_grad():
         norm.add_(1.0)
     before = model.brain_semantoks.embeddings.tokenizers[0].branches[1].kernel_norm.clone()
-    model.update_teacher(0.5)
+    model.update_moving_average(0.5)
     assert torch.equal(model.brain_semantoks.embeddings.tokenizers[0].branches[1].kernel_norm, before)
 
 

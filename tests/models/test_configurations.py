@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig
 
 import brain_transformers as bt
-from brain_transformers.models.validation import check_range, range_of
+from brain_transformers.models.validation import check_range
 
 TINY = ("brainlm-tiny", "brainlm-vit-tiny", "brain-jepa-tiny", "brain-semantoks-tiny")
 every_family = pytest.mark.parametrize("name", TINY)
@@ -31,9 +31,9 @@ def test_every_number_of_every_family_has_a_range_that_its_default_keeps(name: s
     own = [field for field in dataclasses.fields(config) if field.name not in inherited]
     numbers = [field.name for field in own if _holds_numbers(field.type)]
     assert len(numbers) > 15
-    assert not [field for field in numbers if range_of(field) is None and field != "n_cortical_networks"]
+    assert not [field for field in numbers if config.range_of(field) is None and field != "n_cortical_networks"]
     for field in numbers:
-        check_range(field, getattr(config, field))
+        check_range(field, getattr(config, field), config.range_of(field))
 
 
 @every_family

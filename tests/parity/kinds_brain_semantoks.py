@@ -25,6 +25,8 @@ from brain_transformers.models.brain_semantoks.modeling_brain_semantoks import (
     window_positions,
 )
 
+# What the authors call a pooling of tokens -> our name.
+_POOLINGS = {"cls": "cls", "avg": "mean", "cls_avg": "cls_mean"}
 _SCENARIO_POOLINGS = ("mean", "max", "attention")
 
 
@@ -139,9 +141,10 @@ def _encoder_values(
             "last_hidden_state": output.last_hidden_state,
             "cls": output.last_hidden_state[:, 0],
             **{f"hidden_states.{i}": state for i, state in enumerate(output.hidden_states)},
-            **{f"features.{name}": model.pool(output.last_hidden_state, name) for name in ("cls", "avg", "cls_avg")},
+            **{f"features.{name}": model.pool(output.last_hidden_state, ours) for name, ours in _POOLINGS.items()},
         }
-        case.check(f"{which}: pooler_output", output.pooler_output, values[f"features.{config.pooling}"])
+        theirs = {ours: name for name, ours in _POOLINGS.items()}[config.pooling]
+        case.check(f"{which}: pooler_output", output.pooler_output, values[f"features.{theirs}"])
         signals, _ = model.prepare(x)
         values["tokenizer_out"] = model.embeddings.tokenize(signals)
         windows = signals.reshape(len(x), config.n_rois, config.n_windows, config.patch_size).transpose(1, 2)
@@ -431,7 +434,7 @@ def _trajectory(case: GoldenCase, work: Path, encoders: _Encoders) -> None:
             views, _ = _views(case)
             with torch.no_grad():
                 tokens = trainer.model.brain_semantoks.eval()(views[:, 0]).last_hidden_state
-            case.compare(name, trainer.model.brain_semantoks.pool(tokens, "cls_avg"), atol=1e-4, rtol=1e-4)
+            case.compare(name, trainer.model.brain_semantoks.pool(tokens, "cls_mean"), atol=1e-4, rtol=1e-4)
         elif _is_dropped(mapping, key) and "_mask_predictor." not in key:
             case.leave_out(name, "a tokenizer that nothing uses; ours has none")
         else:

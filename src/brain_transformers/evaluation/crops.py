@@ -35,7 +35,7 @@ def crop_features(
         extractor: the model's feature extractor.
         n_crops: crops a scan, from its start to its end; they overlap where the scan is short, and are all the same
             where it is not longer than one.
-        pooling: `"model"`: `pooler_output`, which for Brain-Semantoks is `cls_avg` (1,536 values) unless its
+        pooling: `"model"`: `pooler_output`, which for Brain-Semantoks is `cls_mean` (1,536 values) unless its
             configuration says otherwise; or another of those that [`embed_dataset`] takes.
         batch_size: crops in a forward pass, of as many scans as it takes.
         device: where to run; by default where the model is.

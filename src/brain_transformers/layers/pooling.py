@@ -4,45 +4,36 @@ import torch
 from torch import nn
 
 
-def pool_tokens(hidden_states: torch.Tensor, pooling: str, token_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Pool a sequence whose first token is CLS.
+def pool_tokens(
+    hidden_states: torch.Tensor, pooling: str, token_mask: torch.Tensor | None = None, has_cls: bool = True
+) -> torch.Tensor:
+    """Pool a sequence of tokens.
 
     Args:
-        hidden_states: `(batch, 1 + n_tokens, hidden_size)`.
-        pooling: `"cls"`; `"mean"` or `"max"` over the tokens without CLS; `"mean_with_cls"` over all of them, as
-            BrainLM's fine-tuning code does.
-        token_mask: `(batch, n_tokens)`, true for tokens that count; `None` if all do.
+        hidden_states: `(batch, n_tokens, hidden_size)`, with CLS in front of them if there is one.
+        pooling: `"cls"`; `"mean"`, `"max"` or `"first"` of the tokens without CLS; `"mean_with_cls"` over all of them,
+            as BrainLM's fine-tuning code does; `"cls_mean"`: mean, then CLS.
+        token_mask: `(batch, n_tokens)` without CLS, true for tokens that count; `None` if all do.
+        has_cls: whether CLS stands in front.
 
     Returns:
-        `(batch, hidden_size)`; NaN for a mean or maximum of no tokens.
+        `(batch, hidden_size)`, twice as wide for `"cls_mean"`; NaN for a mean or maximum of no tokens.
+
+    Raises:
+        ValueError: for a pooling that there is none of.
     """
+    if pooling not in ("mean", "max", "first", *(("cls", "mean_with_cls", "cls_mean") if has_cls else ())):
+        raise ValueError(f"pooling must be one of those of the model's configuration, got {pooling!r}.")
+    tokens = hidden_states[:, int(has_cls) :]
     if pooling == "cls":
         return hidden_states[:, 0]
-    tokens = hidden_states if pooling == "mean_with_cls" else hidden_states[:, 1:]
-    if token_mask is not None and pooling == "mean_with_cls":
-        token_mask = nn.functional.pad(token_mask.bool(), (1, 0), value=True)
-    return _pool(tokens, pooling, token_mask)
-
-
-def pool_all_tokens(hidden_states: torch.Tensor, pooling: str, token_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Pool a sequence without CLS.
-
-    Args:
-        hidden_states: `(batch, n_tokens, hidden_size)`.
-        pooling: `"mean"`, `"max"`, or `"first"` for the first token alone.
-        token_mask: `(batch, n_tokens)`, true for tokens that count; `None` if all do.
-
-    Returns:
-        `(batch, hidden_size)`; NaN for a mean or maximum of no tokens.
-    """
     if pooling == "first":
-        return hidden_states[:, 0]
-    return _pool(hidden_states, pooling, token_mask)
-
-
-def _pool(tokens: torch.Tensor, pooling: str, token_mask: torch.Tensor | None) -> torch.Tensor:
-    if pooling not in ("mean", "mean_with_cls", "max"):
-        raise ValueError(f"pooling must be one of those of the model's configuration, got {pooling!r}.")
+        return tokens[:, 0]
+    if pooling == "cls_mean":
+        return torch.cat([pool_tokens(hidden_states, "mean", token_mask), hidden_states[:, 0]], dim=1)
+    if pooling == "mean_with_cls":
+        tokens = hidden_states
+        token_mask = None if token_mask is None else nn.functional.pad(token_mask.bool(), (1, 0), value=True)
     if token_mask is None:
         return tokens.amax(1) if pooling == "max" else tokens.mean(1)
     weights = token_mask.to(tokens.dtype)[:, :, None]

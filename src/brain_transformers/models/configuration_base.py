@@ -1,5 +1,7 @@
 """What the configurations of all families share."""
 
+import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from .family import Family
 from .remote_code import shim_reference, write_shim
-from .validation import PROBLEM_TYPES, check_choice, check_range
+from .validation import PROBLEM_TYPES, RANGES, Range, check_choice, check_range
 
 # What a caller may say and a file may not: code to run, and where to take it from.
 _NOT_FROM_FILES = ("auto_map", "trust_remote_code", "attn_implementation", "experts_implementation")
@@ -19,13 +21,13 @@ _NOT_FROM_FILES = ("auto_map", "trust_remote_code", "attn_implementation", "expe
 
 @dataclass(frozen=True)
 class ScanFacts:
-    """What the scans of a dataset have in common, for a model that fits them.
+    """What the scans of a dataset have in common, for a model that fits them; `None` where it is not known.
 
     Attributes:
-        n_rois: parcels of a scan.
-        roi_order: name of their order, or the list of labels, or `None` if unknown.
+        n_rois: parcels of a scan, where scans are series of parcels.
+        roi_order: name of their order, or the list of labels.
         known_order: whether `roi_order` is a name that this package knows labels and centres of.
-        t_r: repetition time of most scans in seconds, or `None` if unknown.
+        t_r: repetition time of most scans in seconds.
     """
 
     n_rois: int | None = None
@@ -36,7 +38,7 @@ class ScanFacts:
 
 @dataclass(frozen=True)
 class Table:
-    """What a model must be told of its parcels.
+    """What a model must be told beside its input, such as where its parcels lie.
 
     Attributes:
         what: what a row says.
@@ -73,20 +75,19 @@ class TableError(ValueError):
 
 @strict
 class BrainConfig(PreTrainedConfig):
-    """Base of every configuration: what the input of the model is, in words that the extractor checks.
+    """Base of every configuration, whatever the modality: its family, checks of its fields, saving and loading.
 
-    Args:
-        roi_order: name of the parcel order that the weights expect, or the list of labels, or `None` if unknown.
-        t_r: repetition time of the training data in seconds, or `None` if unknown.
+    Models of parcel series start from [`ROIConfig`].
     """
-
-    roi_order: str | list[str] | None = None
-    t_r: float | int | None = None
 
     # What the configurations of one family share: the names of its classes, its objective, how scans come to it.
     family: ClassVar[Family]
     # Table that is saved with the weights -> field that says where it came from; `None` there means that it is none.
     table_sources: ClassVar[Mapping[str, str]] = {}
+    # Pattern of a field's name -> what its numbers can be; a family adds those of fields that only it has.
+    ranges: ClassVar[Mapping[str, Range]] = RANGES
+    # Field -> values of earlier versions and what they are called now.
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     # Run once, before the first configuration is made: the package registers its model classes here, so that importing
     # it does not have to load them.
     before_first_instance: ClassVar[Callable[[], None] | None] = None
@@ -99,11 +100,19 @@ class BrainConfig(PreTrainedConfig):
         return super().__new__(cls)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, str) and name in self.renamed_values:
+            value = self.renamed_values[name].get(value, value)
         try:
-            check_range(name, value)
+            check_range(name, value, self.range_of(name))
         except ValueError as error:
             raise StrictDataclassFieldValidationError(field=name, cause=error) from error
         super().__setattr__(name, value)
+
+    @classmethod
+    @functools.cache
+    def range_of(cls, name: str) -> Range | None:
+        """What the numbers of a field can be, or `None` if it holds none."""
+        return next((span for pattern, span in cls.ranges.items() if re.fullmatch(pattern, name)), None)
 
     def validate_labels(self) -> None:
         """Check what transformers declares but does not check: the kind of problem and the tables of labels."""
@@ -155,19 +164,19 @@ class BrainConfig(PreTrainedConfig):
         return {"encoder": f"{layers} layers, width {self.hidden_size}, {heads} heads"}
 
     @property
-    def tables(self) -> dict[str, Table]:
-        """Name -> what a model of this configuration must be told of its parcels."""
-        return {}
+    def processor_defaults(self) -> Mapping[str, Any]:
+        """Arguments of the processor that the weights of this family expect, beside what the configuration says."""
+        return self.family.processor_defaults
 
-    def t_r_for(self, t_r: float) -> float:
-        """Repetition time of a new model like this one for scans with `t_r`: theirs."""
-        return t_r
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Name -> what a model of this configuration must be told; none unless a family says so."""
+        return {}
 
     def fitted_to(self, facts: ScanFacts, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Fields of a configuration like this one, but for what fits the scans of a dataset and what was chosen.
 
-        Parcels and repetition time are those of the scans. A configuration without an order takes theirs if it is one
-        that is known, with the rule of its family (sorted by the centres or not).
+        By default nothing follows from the scans; the processor brings them to the sizes of this configuration.
 
         Args:
             facts: of the scans.
@@ -179,16 +188,7 @@ class BrainConfig(PreTrainedConfig):
         Raises:
             ValueError: if the family cannot be made to fit them, saying what is needed.
         """
-        found: dict[str, Any] = {"n_rois": facts.n_rois}
-        fallback = type(self)().roi_order if facts.known_order else None
-        wanted = chosen.get("roi_order", self.roi_order or fallback)
-        if facts.roi_order is not None and wanted is not None:
-            order = facts.roi_order
-            by_centres = all(isinstance(name, str) for name in (wanted, order)) and str(wanted).endswith("@y")
-            found["roi_order"] = f"{order}@y" if by_centres and not str(order).endswith("@y") else order
-        if "t_r" not in chosen:
-            found["t_r"] = None if facts.t_r is None else facts.t_r if self.t_r is None else self.t_r_for(facts.t_r)
-        return {**found, **chosen}
+        return dict(chosen)
 
     @classmethod
     def auto_class_names(cls) -> dict[str, str]:

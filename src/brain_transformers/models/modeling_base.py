@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from ..layers.bfloat16 import warn_where_bfloat16_is_slow
-from ..layers.masking import TokenSelection, check_tensor, unpack_tokens
+from ..layers.masking import TokenSelection, unpack_tokens
 from ..layers.pooling import pool_tokens
 from .configuration_base import BrainConfig, Table
 from .validation import check_choice
@@ -115,99 +116,6 @@ class MaskedModelingOutput(ModelOutput):
     decoder_logits: torch.Tensor | None = None
 
 
-@dataclass
-class BrainClassifierOutput(ModelOutput):
-    """Output of a sequence-classification (or regression) head.
-
-    Args:
-        loss: the loss if `labels` were given; with joint reconstruction, the weighted sum of the two partial losses.
-        logits: `(batch, num_labels)`; after the sigmoid if `config.sigmoid_outputs`.
-        raw_logits: `(batch, num_labels)` before the sigmoid; `None` unless `config.sigmoid_outputs`.
-        classification_loss, reconstruction_loss: the parts of `loss` with joint reconstruction.
-        token_mask: `(batch, n_tokens)`, 1 for hidden tokens; `None` without masking.
-        last_hidden_state, pooler_output, hidden_states, attentions: of the body.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    raw_logits: torch.Tensor | None = None
-    classification_loss: torch.Tensor | None = None
-    reconstruction_loss: torch.Tensor | None = None
-    token_mask: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-def classifier_output(
-    outputs: BrainModelOutput, logits: torch.Tensor, loss: torch.Tensor | None, **others: Any
-) -> BrainClassifierOutput:
-    """Output of a classification head over a body; `others` are fields to add or to set otherwise than the body."""
-    of_body = {
-        name: outputs.get(name)
-        for name in ("token_mask", "last_hidden_state", "pooler_output", "hidden_states", "attentions")
-    }
-    return BrainClassifierOutput(loss=loss, logits=logits, **{**of_body, **others})
-
-
-def describe_order(roi_order: str | list[str] | None) -> str:
-    """A parcel order in a few words, for messages."""
-    if isinstance(roi_order, list):
-        return f"a list of {len(roi_order)} labels"
-    return repr(roi_order)
-
-
-def check_series(signals: torch.Tensor, config: Any) -> None:
-    """Raise ValueError unless `signals` are `(batch, n_rois, n_timepoints)` with the parcels of `config`."""
-    check_tensor("signals", signals)
-    if signals.dim() != 3:
-        raise ValueError(
-            f"signals must be (batch, n_rois, n_timepoints), got {tuple(signals.shape)}. "
-            "Add the batch axis, or pass the series through the feature extractor."
-        )
-    check_n_rois(signals.shape[1], signals.shape[2], config)
-
-
-def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str | None) -> None:
-    """Raise ValueError unless `labels` are those of `logits` `(batch, num_labels)`; values are looked at on a CPU.
-
-    Args:
-        labels: `(batch,)` or `(batch, 1)` class ids or numbers, or `(batch, num_labels)`.
-        logits: output of the head.
-        problem_type: of the configuration.
-    """
-    batch, num_labels = logits.shape
-    check_tensor("labels", labels)
-    whole = not labels.is_floating_point() and labels.dtype != torch.bool
-    classes = problem_type == "single_label_classification" or (problem_type is None and num_labels > 1 and whole)
-    shapes = [(batch,), (batch, 1)] if classes or num_labels == 1 else [(batch, num_labels)]
-    if tuple(labels.shape) not in shapes or (classes and not whole):
-        kind = "class ids (int64)" if classes else "numbers"
-        raise ValueError(
-            f"labels must be {kind} of shape {' or '.join(map(str, shapes))} for {num_labels} outputs, got "
-            f"{labels.dtype} {tuple(labels.shape)}. Set problem_type and num_labels when the model is loaded."
-        )
-    if classes and labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        outside = labels[(labels >= num_labels) | ((labels < 0) & (labels != -100))]
-        if len(outside):
-            raise ValueError(
-                f"labels must be class ids from 0 to {num_labels - 1}, got {int(outside.flatten()[0])}. Load the "
-                "model with num_labels, or number the classes from 0."
-            )
-
-
-def check_n_rois(n_rois: int, n_timepoints: int, config: Any) -> None:
-    """Raise ValueError if the model was built for another number of parcels."""
-    if config.n_rois is None or n_rois == config.n_rois:
-        return
-    transposed = " The axes look swapped: transpose the last two." if n_timepoints == config.n_rois else ""
-    raise ValueError(
-        f"This model was built for {config.n_rois} ROIs (roi_order {describe_order(config.roi_order)}), got signals "
-        f"with {n_rois}.{transposed} Use the atlas of the model, or a config with n_rois={n_rois}."
-    )
-
-
 def _check_shapes(model: Any, files: list[str], load_config: Any) -> None:
     """Raise ValueError if `model`, built without memory, has other shapes than its files, or far more weights."""
     shapes: dict[str, tuple[int, ...]] = {}
@@ -241,8 +149,6 @@ class BrainPreTrainedModel(PreTrainedModel):
     """Base of every model: loads strictly, so that a wrong folder is an error and never a random model."""
 
     config: BrainConfig
-    main_input_name = "signals"
-    input_modalities = ["time"]
     # Whether a CLS token stands in front of `last_hidden_state`.
     has_cls_token = True
     # Whether the authors fine-tune with optimizer groups of their own, see `training.parameter_groups`.
@@ -283,19 +189,6 @@ class BrainPreTrainedModel(PreTrainedModel):
             if isinstance(getattr(part, "config", None), BrainConfig):
                 part.config = self.config
 
-    def _check_signals(self, signals: torch.Tensor) -> None:
-        """Raise ValueError for signals that the model cannot take."""
-        check_series(signals, self.config)
-        self._check_length(signals.shape[2])
-
-    def _classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss of transformers for the kind of problem that the configuration names or the labels imply."""
-        check_labels(labels, logits, self.config.problem_type)
-        return self.loss_function(labels, logits, self.config)
-
-    def _check_length(self, n_timepoints: int) -> None:
-        """Raise ValueError for a number of timepoints that the model cannot take."""
-
     def observed_tokens(self, output: Any, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """Which tokens of an unmasked pass were measured: bool `(batch, n_tokens)` without CLS, `None` if all were.
 
@@ -319,6 +212,19 @@ class BrainPreTrainedModel(PreTrainedModel):
             ValueError: if the model has no tokens of single ROIs.
         """
         raise ValueError(f'{type(self).__name__} has no tokens of single ROIs; choose pooling="mean".')
+
+    @classmethod
+    def n_tokens(cls, config: Any, inputs: Mapping[str, torch.Tensor] | None = None) -> int:
+        """Tokens, without CLS, that the body makes of each sample: the length of a masking noise.
+
+        Args:
+            config: of the model.
+            inputs: the batch, whose sizes count; `None` for inputs of the sizes in the configuration.
+
+        Raises:
+            ValueError: if the model does not say it.
+        """
+        raise ValueError(f"{cls.__name__} does not say how many tokens it makes of a sample.")
 
     def layer_groups(self) -> list[list[torch.nn.Parameter]]:
         """Parameters of the encoder by depth, for learning rates that fall towards the input: embeddings, then layers.

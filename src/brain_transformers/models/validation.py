@@ -1,14 +1,11 @@
 """Choices, ranges and checks that the configurations share; free of torch, so that configurations stay light."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 POOLINGS = ("cls", "mean", "mean_with_cls", "max")
-CLASSIFIER_HEADS = ("linear", "mlp")
-CLASSIFIER_LOSSES = ("mse", "mae", "binary_cross_entropy", "weighted_mse")
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 TRAIN_MODES = ("auto_encode", "predict_last", "predict_last_pixel")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 
 @dataclass(frozen=True)
@@ -37,10 +34,9 @@ class Range:
         return f"{low} and {'below' if self.without_high else 'at most'} {high}"
 
 
-_WIDTH, _HEADS, _LAYERS = Range(1, 65_536), Range(1, 1_024), Range(1, 1_024)
-_DROPOUT, _SHARE, _WEIGHT = Range(0, 1, without_high=True), Range(0, 1), Range(0, 1e6)
+WIDTH, SHARE, SHARE_BELOW_1, WEIGHT = Range(1, 65_536), Range(0, 1), Range(0, 1, without_high=True), Range(0, 1e6)
 
-# Pattern of a field's name -> its range. Names are one vocabulary, so the ranges are too.
+# Names are one vocabulary, so the ranges are too; a family adds those of fields that only it has.
 RANGES: dict[str, Range] = {
     "n_rois": Range(1, 100_000),
     "n_timepoints": Range(1, 1_000_000),
@@ -48,38 +44,23 @@ RANGES: dict[str, Range] = {
     "patch_size": Range(1, 512),
     "image_size": Range(1, 8_192),
     "num_channels": Range(1, 64),
-    r"(\w+_)?hidden_size|projection_size|classifier_hidden_sizes": _WIDTH,
+    r"(\w+_)?hidden_size|classifier_hidden_sizes": WIDTH,
     r"(\w+_)?intermediate_size": Range(1, 1_048_576),
-    r"(\w+_)?num_attention_heads": _HEADS,
-    r"(\w+_)?num_hidden_layers|projection_num_layers": _LAYERS,
-    "conv_kernel_size": Range(1, 10_001),
-    "num_landmarks|segment_means_seq_len|num_positions": Range(1, 1_000_000),
-    "gradient_size": Range(1, 10_000),
-    "networks": Range(0, 1_000, without_high=True),
+    r"(\w+_)?num_(attention_heads|hidden_layers)": Range(1, 1_024),
     "num_labels": Range(0, 100_000),
-    r"\w+_dropout(_prob)?|drop_path_rate": _DROPOUT,
-    r"layer_norm_eps|coding_rate_epsilon": Range(1e-30, 1),
+    r"\w+_dropout(_prob)?|drop_path_rate|classifier_mask_ratio": SHARE_BELOW_1,
+    "layer_norm_eps": Range(1e-30, 1),
     "initializer_range": Range(0, 10),
-    "coordinate_init_scale|layer_scale_init_value": Range(0, 1_000),
-    r"mask_ratio|mask_\w+_(rois|windows)|mask_observation|masking_frequency": _SHARE,
-    "classifier_mask_ratio": Range(0, 1, without_high=True),
-    r"\w+_loss_weight|alignment_weight|reconstruction_weight": _WEIGHT,
+    "layer_scale_init_value": Range(0, 1_000),
+    "mask_ratio": SHARE,
+    r"\w+_loss_weight|reconstruction_weight": WEIGHT,
     "pos_weight": Range(0, 1e6, without_low=True),
-    "(out_channels|kernel_size|dilation) of a tokenizer branch": _WIDTH,
-    "num_scales of a tokenizer branch": Range(1, 16),
-    r"decay_\w+ of a tokenizer branch": Range(0, 1_000, without_low=True),
 }
-_PATTERNS = [(re.compile(pattern), span) for pattern, span in RANGES.items()]
+"""Pattern of a field's name -> its range."""
 
 
-def range_of(name: str) -> Range | None:
-    """The range of the field of that name, or `None` if it is no number."""
-    return next((span for pattern, span in _PATTERNS if pattern.fullmatch(name)), None)
-
-
-def check_range(name: str, value: Any) -> None:
-    """Raise ValueError for a number out of the range of its field, alone or in a list; `None` is not looked at."""
-    span = range_of(name)
+def check_range(name: str, value: Any, span: Range | None) -> None:
+    """Raise ValueError for a number out of its range, alone or in a list; `None` is not looked at."""
     if span is None or value is None:
         return
     values = value if isinstance(value, (list, tuple)) else [value]

@@ -55,7 +55,7 @@ def test_a_fresh_teacher_is_the_student_and_follows_it(tmp_path):
 def test_a_loaded_teacher_stays_frozen(tmp_path):
     make_model().save_pretrained(tmp_path)
     model = bt.BrainSemantoksForMaskedModeling.from_pretrained(tmp_path).train()
-    assert not any(p.requires_grad for part, _ in model.teacher_and_student() for p in part.parameters())
+    assert not any(p.requires_grad for part, _ in model.averages() for p in part.parameters())
     assert not model.brain_semantoks.training
     assert model.student.training
 

@@ -57,7 +57,7 @@ def published_loop(model, rows, accumulation, layer_decay, weight_decay_end):
             optimizer.zero_grad()
             momentum = 1 - (1 - 0.9) * (math.cos(math.pi * batch / BATCHES) + 1) / 2
             with torch.no_grad():
-                for teacher, student in model.teacher_and_student():
+                for teacher, student in model.averages():
                     for mine, theirs in zip(teacher.parameters(), student.parameters(), strict=True):
                         mine.mul_(momentum).add_(theirs, alpha=1 - momentum)
             updates += 1

@@ -79,7 +79,7 @@ def test_momentum_climbs_over_the_run_or_over_all_forward_passes(tmp_path):
 
 def test_update_target_needs_a_target():
     body = bt.BrainJEPAModel(bt.load_config("brain-jepa-tiny"))
-    with pytest.raises(TypeError, match="context_encoder"):
+    with pytest.raises(TypeError, match="target network"):
         update_target(body, 0.5)
 
 

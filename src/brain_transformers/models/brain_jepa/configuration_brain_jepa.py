@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..configuration_base import BrainConfig, Table
+from ..configuration_base import Table
+from ..configuration_roi import ROIConfig
 from ..family import Family
-from ..validation import check_choice, check_heads
+from ..validation import RANGES, SHARE, Range, check_choice, check_heads
 from .family import FAMILY
 
 POOLINGS = ("mean", "max", "first")
@@ -21,7 +22,7 @@ def _scale(low: float, high: float) -> Any:
 
 
 @strict
-class BrainJEPAConfig(BrainConfig):
+class BrainJEPAConfig(ROIConfig):
     """Configuration of [`BrainJEPAModel`]: a ViT over (ROI, 16 frames) tokens, trained by latent prediction.
 
     Defaults are those of the released ViT-Base checkpoint and the released training configuration.
@@ -61,6 +62,7 @@ class BrainJEPAConfig(BrainConfig):
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
     table_sources = {"gradients": "gradient_source"}
+    ranges = {"gradient_size": Range(1, 10_000), r"mask_\w+_(rois|windows)|mask_observation": SHARE, **RANGES}
     keys_to_ignore_at_inference = [
         "predictions",
         "targets",

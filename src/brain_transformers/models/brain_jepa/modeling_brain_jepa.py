@@ -20,10 +20,13 @@ from ...layers.attention import SelfAttention, pick_tokens
 from ...layers.heads import initialise, initialised_linear
 from ...layers.masking import check_attention_mask, check_tensor, pack_observed_tokens, padding_mask, unpack_tokens
 from ...layers.plain import input_dtype
-from ...layers.pooling import pool_all_tokens
+from ...layers.pooling import pool_tokens
 from ...layers.positions import TimeROIPositions
 from ...layers.transformer import PreNormLayer
-from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel, classifier_output
+from ..classification import BrainForSequenceClassification
+from ..modeling_base import BrainModelOutput
+from ..modeling_roi import ROIPreTrainedModel
+from ..moving_average import MovingAverageMixin
 from ..parcel_tables import GRADIENT_SOURCE, parcel_gradients
 from .configuration_brain_jepa import BrainJEPAConfig
 from .masking_brain_jepa import draw_masks
@@ -234,7 +237,7 @@ class BrainJEPAClassifier(nn.Module):
         return self.linear(features), pooled
 
 
-class BrainJEPAPreTrainedModel(BrainPreTrainedModel):
+class BrainJEPAPreTrainedModel(ROIPreTrainedModel):
     """Weights and input checks that the Brain-JEPA classes share."""
 
     config: BrainJEPAConfig
@@ -405,34 +408,26 @@ class BrainJEPAModel(BrainJEPAPreTrainedModel):
                 hidden_states = pick_tokens(hidden_states, output_indices)
             keep = None if keep is None else keep.gather(1, output_indices)
         hidden_states = self.layernorm(hidden_states)
-        pooled = pool_all_tokens(hidden_states, self.config.pooling, keep)
+        pooled = pool_tokens(hidden_states, self.config.pooling, keep, has_cls=False)
         if self.config.pooler_norm:
             pooled = nn.functional.layer_norm(pooled, pooled.shape[-1:], eps=self.config.layer_norm_eps)
         if packed is not None:
             hidden_states = unpack_tokens(hidden_states, packed, n_tokens)
         return BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
 
-    def roi_tokens(self, last_hidden_state: torch.Tensor, n_timepoints: int | None = None) -> torch.Tensor:
-        """Tokens of an unmasked pass as `(batch, n_rois, n_windows, hidden_size)`."""
-        batch, length, width = last_hidden_state.shape
-        n_rois = self.config.n_rois
-        if length % n_rois:
-            raise ValueError(
-                f"Expected {n_rois} x n_windows tokens in natural order, got {length}: this looks like the output of "
-                "a masked pass. Call the model without context_indices."
-            )
-        return last_hidden_state.reshape(batch, n_rois, length // n_rois, width)
 
-
-class BrainJEPAForMaskedModeling(BrainJEPAPreTrainedModel):
+class BrainJEPAForMaskedModeling(MovingAverageMixin, BrainJEPAPreTrainedModel):
     """Brain-JEPA with its three networks: predicts the target encoder's representation of hidden blocks.
 
     `brain_jepa` is the target encoder, an exponential moving average of `context_encoder` that gets no gradients; it
     is the network that `AutoModel` loads. `JEPATrainer` updates it after each optimizer step; in another training loop
-    call `brain_transformers.training.update_target` there.
+    call `update_moving_average` there.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+    # As in the released code, whose position tables are parameters.
+    averaged_buffers = ("time_positions",)
+    rounds_product = True
 
     def __init__(self, config: BrainJEPAConfig):
         super().__init__(config)
@@ -440,47 +435,15 @@ class BrainJEPAForMaskedModeling(BrainJEPAPreTrainedModel):
         self.context_encoder = BrainJEPAModel(config)
         self.predictor = BrainJEPAPredictor(config)
         self.post_init()
-        self.copy_context_to_target()
-        self.freeze_target()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The embeddings of the network that is trained."""
-        return self.context_encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the embeddings of the network that is trained."""
-        self.context_encoder.set_input_embeddings(value)
-
-    @torch.no_grad()
-    def copy_context_to_target(self) -> None:
-        """Make the target encoder a copy of the context encoder, as at the start of training."""
-        target = self.brain_jepa.state_dict()
-        for name, value in self.context_encoder.state_dict().items():
-            if not value.is_meta:
-                target[name].copy_(value)
-
-    def freeze_target(self) -> None:
-        """Take the target encoder out of training; loading calls it, since `requires_grad` is not saved."""
-        self.brain_jepa.requires_grad_(False)
+    def averages(self) -> list[tuple[nn.Module, nn.Module]]:
+        """See [`MovingAverageMixin.averages`]."""
+        return [(self.brain_jepa, self.context_encoder)]
 
     def draw_masks(self, batch_size: int, seed: int | None = None) -> dict[str, torch.Tensor]:
         """See [`BrainPreTrainedModel.draw_masks`]: `context_indices` and `target_indices` for whole windows."""
         masks = draw_masks(self.config, batch_size, self.config.n_windows, call_index=seed, seed=seed)
         return {"context_indices": masks.context_indices, "target_indices": masks.target_indices}
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """See [`BrainPreTrainedModel.from_pretrained`]; the target encoder comes frozen."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.freeze_target()
-        return loaded
-
-    def train(self, mode: bool = True) -> "BrainJEPAForMaskedModeling":
-        """Set training mode; the target encoder stays in evaluation mode."""
-        super().train(mode)
-        self.brain_jepa.eval()
-        return self
 
     @can_return_tuple
     def forward(
@@ -567,48 +530,24 @@ class BrainJEPAForMaskedModeling(BrainJEPAPreTrainedModel):
         return states.split([mask.shape[1] for mask in target_indices], dim=1)
 
 
-class BrainJEPAForSequenceClassification(BrainJEPAPreTrainedModel):
-    """Brain-JEPA with a head for classification or regression on the pooled vector.
+class BrainJEPAForSequenceClassification(BrainForSequenceClassification, BrainJEPAPreTrainedModel):
+    """Brain-JEPA with a head for classification or regression; `pooler_output` is the vector after its LayerNorm."""
 
-    The loss follows `config.problem_type` as in transformers: one label is regression, integer labels are classes,
-    several float labels are multi-label.
-    """
-
-    _may_be_new = ("classifier.",)
+    body_class = BrainJEPAModel
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\."]
 
-    def __init__(self, config: BrainJEPAConfig):
-        super().__init__(config)
-        self.num_labels = int(config.num_labels or 0)
-        self.brain_jepa = BrainJEPAModel(config)
-        self.classifier = BrainJEPAClassifier(config, self.num_labels)
-        self.post_init()
+    def add_head(self) -> None:
+        """The head of the downstream model."""
+        self.classifier = BrainJEPAClassifier(self.config, self.num_labels)
+
+    def predict(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See [`BrainForSequenceClassification.predict`]."""
+        return self.classifier(pooled)
 
     def freeze_for_probing(self) -> None:
         """Leave only the last linear layer trainable, as in linear probing (batch norm has no parameters)."""
         self.requires_grad_(False)
         self.classifier.linear.requires_grad_(True)
-
-    @can_return_tuple
-    def forward(
-        self,
-        signals: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> BrainClassifierOutput:
-        """Predict labels; other arguments as in [`BrainJEPAModel.forward`].
-
-        Args:
-            labels: `(batch,)` class ids or numbers, or `(batch, num_labels)`.
-
-        Returns:
-            `pooler_output` is the vector that the head reads, after its LayerNorm.
-        """
-        outputs = self.brain_jepa(signals, attention_mask, return_dict=True, **kwargs)
-        logits, pooled = self.classifier(outputs.pooler_output)
-        loss = None if labels is None else self._classification_loss(logits, labels)
-        return classifier_output(outputs, logits, loss, pooler_output=pooled)
 
 
 __all__ = [

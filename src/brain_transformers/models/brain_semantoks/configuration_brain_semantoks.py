@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..configuration_base import BrainConfig, ScanFacts, Table, TableError
+from ..configuration_base import ScanFacts, Table, TableError
+from ..configuration_roi import ROIConfig
 from ..family import Family
-from ..validation import POOLINGS, check_choice, check_heads, check_range
+from ..validation import POOLINGS, RANGES, SHARE, WEIGHT, WIDTH, Range, check_choice, check_heads, check_range
 from .family import FAMILY
 from .networks_brain_semantoks import networks_of_parcels
 
@@ -16,16 +17,20 @@ SPATIAL_MODES = ("networks", "rois", "whole_brain")
 TOKENIZER_POOLINGS = ("mean", "max", "attention")
 BRANCH_TYPES = ("convolution", "long_convolution")
 CLASSIFIER_HEADS = ("linear", "batch_norm_linear", "mlp")
-SEMANTOKS_POOLINGS = (*POOLINGS, "avg", "cls_avg")
 
 _BRANCH_DEFAULTS: dict[str, dict[str, Any]] = {
     "convolution": {"kernel_size": 3, "dilation": 1, "depthwise": False},
     "long_convolution": {"kernel_size": 4, "num_scales": 3, "decay_min": 2.0, "decay_max": 2.0},
 }
+_BRANCH_RANGES = {
+    **dict.fromkeys(("out_channels", "kernel_size", "dilation"), WIDTH),
+    "num_scales": Range(1, 16),
+    **dict.fromkeys(("decay_min", "decay_max"), Range(0, 1_000, without_low=True)),
+}
 
 
 @strict
-class BrainSemantoksConfig(BrainConfig):
+class BrainSemantoksConfig(ROIConfig):
     """Configuration of [`BrainSemantoksModel`]: a token per functional network and window, then a transformer.
 
     Defaults are those of the released checkpoint. Source: Gijsen, Schulz, Ritter, "Brain-Semantoks: Learning Semantic
@@ -58,8 +63,8 @@ class BrainSemantoksConfig(BrainConfig):
             embedding, as hidden tokens were in training; `"zeros"`, the token of a zero signal, as in the authors'
             data code.
         layer_norm_eps, initializer_range: as usual.
-        pooling: how `pooler_output` is made: `"cls"`, `"avg"` (same as `"mean"`: all tokens without CLS), `"cls_avg"`
-            (average first, then CLS: twice the width), `"mean_with_cls"` or `"max"`.
+        pooling: how `pooler_output` is made: `"cls"`, `"mean"` (all tokens without CLS), `"cls_mean"` (mean first,
+            then CLS: twice the width), `"mean_with_cls"` or `"max"`. Earlier versions said `"avg"` and `"cls_avg"`.
         projection_hidden_size, projection_size, projection_num_layers: projection head of pretraining.
         separate_mask_head: a projection head of its own for hidden tokens.
         mask_kind, mask_rule, mask_ratio: how pretraining masks are drawn, see `masking_brain_semantoks`. The ratio is
@@ -79,6 +84,16 @@ class BrainSemantoksConfig(BrainConfig):
 
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
+    renamed_values = {"pooling": {"avg": "mean", "cls_avg": "cls_mean"}}
+    ranges = {
+        "projection_size": WIDTH,
+        "projection_num_layers": Range(1, 1_024),
+        "networks": Range(0, 1_000, without_high=True),
+        "masking_frequency": SHARE,
+        "alignment_weight": WEIGHT,
+        "coding_rate_epsilon": Range(1e-30, 1),
+        **RANGES,
+    }
     keys_to_ignore_at_inference = [
         "token_mask",
         "last_hidden_state",
@@ -117,7 +132,7 @@ class BrainSemantoksConfig(BrainConfig):
     missing_tokens: str = "mask"
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
-    pooling: str = "cls_avg"
+    pooling: str = "cls_mean"
     projection_hidden_size: int = 1024
     projection_size: int = 128
     projection_num_layers: int = 2
@@ -174,7 +189,7 @@ class BrainSemantoksConfig(BrainConfig):
     @property
     def pooled_size(self) -> int:
         """Width of `pooler_output`."""
-        return self.hidden_size * (2 if self.pooling == "cls_avg" else 1)
+        return self.hidden_size * (2 if self.pooling == "cls_mean" else 1)
 
     @property
     def mask_range(self) -> tuple[float, float]:
@@ -246,7 +261,7 @@ class BrainSemantoksConfig(BrainConfig):
         check_choice("spatial_mode", self.spatial_mode, SPATIAL_MODES)
         check_choice("tokenizer_pooling", self.tokenizer_pooling, TOKENIZER_POOLINGS)
         check_choice("missing_tokens", self.missing_tokens, ("mask", "zeros"))
-        check_choice("pooling", self.pooling, SEMANTOKS_POOLINGS)
+        check_choice("pooling", self.pooling, (*POOLINGS, "cls_mean"))
         check_choice("mask_kind", self.mask_kind, ("slice", "temporal", "network"))
         check_choice("mask_rule", self.mask_rule, ("published", "nominal"))
         check_choice("classifier_head", self.classifier_head, CLASSIFIER_HEADS)
@@ -298,7 +313,7 @@ class BrainSemantoksConfig(BrainConfig):
             if set(branch) != known:
                 raise ValueError(f"A {branch['type']} branch has the fields {sorted(known)}, got {sorted(branch)}.")
             for name, value in branch.items():
-                check_range(f"{name} of a tokenizer branch", value)
+                check_range(f"{name} of a tokenizer branch", value, _BRANCH_RANGES.get(name))
             if branch["type"] == "long_convolution":
                 length = branch["kernel_size"] * 2 ** (branch["num_scales"] - 1)
                 if length > self.patch_size:

@@ -24,7 +24,10 @@ from ...layers.masking import check_observed, check_tensor
 from ...layers.plain import is_plain, linear
 from ...layers.pooling import pool_tokens
 from ...layers.transformer import FeedForward
-from ..modeling_base import BrainClassifierOutput, BrainModelOutput, BrainPreTrainedModel, classifier_output
+from ..classification import BrainForSequenceClassification
+from ..modeling_base import BrainModelOutput
+from ..modeling_roi import ROIPreTrainedModel
+from ..moving_average import MovingAverageMixin
 from .configuration_brain_semantoks import BrainSemantoksConfig
 from .masking_brain_semantoks import NumpyDraws, draw_mask
 
@@ -465,7 +468,7 @@ def coding_rate_loss(
         return CodingRateLoss(-alignment_weight * compression - expansion, compression, expansion)
 
 
-class BrainSemantoksPreTrainedModel(BrainPreTrainedModel):
+class BrainSemantoksPreTrainedModel(ROIPreTrainedModel):
     """Weights and input checks that the Brain-Semantoks classes share."""
 
     config: BrainSemantoksConfig
@@ -475,12 +478,7 @@ class BrainSemantoksPreTrainedModel(BrainPreTrainedModel):
     _can_record_outputs = {"hidden_states": BrainSemantoksLayer, "attentions": SelfAttention}
     _can_compile_fullgraph = True
     # What only the pretraining model or only the classifier has.
-    _keys_to_ignore_on_load_unexpected = [
-        r"^student\.",
-        r"^(student|teacher)_head\.",
-        r"^(student|teacher)_mask_head\.",
-        r"^classifier\.",
-    ]
+    _keys_to_ignore_on_load_unexpected = [r"^student\.", r"^(student|teacher)_(mask_)?head\.", r"^classifier\."]
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Learned vectors, tokenizers, layers; the last layer is in none: the authors train it at the full rate."""
@@ -673,10 +671,7 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
 
     def pool(self, last_hidden_state: torch.Tensor, pooling: str | None = None) -> torch.Tensor:
         """Pool tokens `(batch, 1 + n_tokens, hidden_size)`; `pooling` defaults to that of the configuration."""
-        pooling = self.config.pooling if pooling is None else pooling
-        if pooling == "cls_avg":
-            return torch.cat([last_hidden_state[:, 1:].mean(1), last_hidden_state[:, 0]], dim=1)
-        return pool_tokens(last_hidden_state, "mean" if pooling == "avg" else pooling)
+        return pool_tokens(last_hidden_state, self.config.pooling if pooling is None else pooling)
 
     def network_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
         """Tokens as `(batch, n_networks, n_windows, hidden_size)`, without CLS."""
@@ -700,12 +695,12 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
         return self.network_tokens(last_hidden_state).index_select(1, networks.to(last_hidden_state.device))
 
 
-class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
+class BrainSemantoksForMaskedModeling(MovingAverageMixin, BrainSemantoksPreTrainedModel):
     """Self-distillation: a student that sees two masked crops of a scan learns what its own moving average sees.
 
     `self.brain_semantoks` is the moving average (the teacher), which is the network that gets released and that
     `BrainSemantoksModel` and `BrainSemantoksForSequenceClassification` load; `self.student` is trained. The teacher
-    moves only through [`update_teacher`], which the Trainer calls after each optimizer step.
+    moves only through [`update_moving_average`], which the Trainer calls after each optimizer step.
     """
 
     def __init__(self, config: BrainSemantoksConfig):
@@ -719,26 +714,9 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
         # Set by the Trainer: losses are then those of the joint batch of all processes.
         self.across_ranks = False
         self.post_init()
-        self.sync_teacher()
-        self.freeze_teacher()
 
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """See [`BrainPreTrainedModel.from_pretrained`]; the teacher stays frozen."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_teacher()
-        return loaded
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The embeddings of the network that is trained."""
-        return self.student.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the embeddings of the network that is trained."""
-        self.student.set_input_embeddings(value)
-
-    def teacher_and_student(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Pairs of a part of the teacher and the part of the student that it follows."""
+    def averages(self) -> list[tuple[nn.Module, nn.Module]]:
+        """See [`MovingAverageMixin.averages`]: the parts of the teacher."""
         pairs: list[tuple[nn.Module, nn.Module]] = [
             (self.brain_semantoks, self.student),
             (self.teacher_head, self.student_head),
@@ -746,30 +724,6 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
         if self.teacher_mask_head is not None and self.student_mask_head is not None:
             pairs.append((self.teacher_mask_head, self.student_mask_head))
         return pairs
-
-    @torch.no_grad()
-    def sync_teacher(self) -> None:
-        """Make the teacher an exact copy of the student, as at the start of training."""
-        for teacher, student in self.teacher_and_student():
-            for mine, theirs in zip(
-                (*teacher.parameters(), *teacher.buffers()), (*student.parameters(), *student.buffers())
-            ):
-                mine.copy_(theirs)
-
-    def freeze_teacher(self) -> None:
-        """Take the teacher out of training; needed again whenever weights were loaded by hand."""
-        for teacher, _ in self.teacher_and_student():
-            teacher.requires_grad_(False)
-
-    @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
-        """Move the teacher's parameters: `teacher = momentum * teacher + (1 - momentum) * student`. Buffers stay."""
-        teacher: list[torch.Tensor] = []
-        student: list[torch.Tensor] = []
-        for mine, theirs in self.teacher_and_student():
-            teacher += list(mine.parameters())
-            student += list(theirs.parameters())
-        torch._foreach_lerp_(teacher, student, 1.0 - momentum)
 
     def draw_masks(self, batch_size: int, seed: int | None = None) -> dict[str, torch.Tensor]:
         """See [`BrainPreTrainedModel.draw_masks`]: `bool_masked_pos` `(batch, 2, n_networks, n_windows)`."""
@@ -783,13 +737,6 @@ class BrainSemantoksForMaskedModeling(BrainSemantoksPreTrainedModel):
         except ValueError as error:
             raise ValueError(f"{error} For a new model: mask_rule=nominal (--config mask_rule=nominal).") from error
         return {"bool_masked_pos": torch.from_numpy(np.stack(masks)).unflatten(0, (batch_size, 2))}
-
-    def train(self, mode: bool = True) -> "BrainSemantoksForMaskedModeling":
-        """Set the mode of the student; the teacher is always in evaluation mode."""
-        super().train(mode)
-        for teacher, _ in self.teacher_and_student():
-            teacher.eval()
-        return self
 
     @can_return_tuple
     def forward(
@@ -970,48 +917,22 @@ class SemantoksClassifier(nn.Module):
         return self.output(pooled)
 
 
-class BrainSemantoksForSequenceClassification(BrainSemantoksPreTrainedModel):
+class BrainSemantoksForSequenceClassification(BrainForSequenceClassification, BrainSemantoksPreTrainedModel):
     """Brain-Semantoks with a head for classification or regression on the pooled vector.
 
-    The loss follows `config.problem_type` as in transformers; for regression `config.classifier_loss` chooses between
-    squared and absolute error.
+    For regression `config.classifier_loss` chooses between squared and absolute error.
     """
 
-    _may_be_new = ("classifier.",)
-    _keys_to_ignore_on_load_unexpected = [
-        r"^student\.",
-        r"^(student|teacher)_head\.",
-        r"^(student|teacher)_mask_head\.",
-    ]
+    body_class = BrainSemantoksModel
+    _keys_to_ignore_on_load_unexpected = [r"^student\.", r"^(student|teacher)_(mask_)?head\."]
 
-    def __init__(self, config: BrainSemantoksConfig):
-        super().__init__(config)
-        self.num_labels = int(config.num_labels or 0)
-        self.brain_semantoks = BrainSemantoksModel(config)
-        self.classifier = SemantoksClassifier(config, self.num_labels)
-        self.post_init()
+    def add_head(self) -> None:
+        """The head of the authors' downstream code, or a linear one."""
+        self.classifier = SemantoksClassifier(self.config, self.num_labels)
 
-    @can_return_tuple
-    def forward(
-        self,
-        signals: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        bool_masked_pos: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> BrainClassifierOutput:
-        """Predict labels; other arguments as in [`BrainSemantoksModel.forward`].
-
-        Args:
-            labels: `(batch,)` class ids or numbers, or `(batch, num_labels)`.
-        """
-        outputs = self.brain_semantoks(signals, attention_mask, bool_masked_pos, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
-        loss = None if labels is None else self._loss(logits, labels)
-        return classifier_output(outputs, logits, loss)
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        loss = self._classification_loss(logits, labels)
+    def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See [`BrainForSequenceClassification.classification_loss`]; for regression as it is configured."""
+        loss = super().classification_loss(logits, labels)
         if self.config.problem_type == "regression" and self.config.classifier_loss == "mae":
             # Labels of one output may come as (batch,) or (batch, 1); subtracting those would broadcast.
             return nn.functional.l1_loss(logits, labels.reshape(logits.shape).to(logits.dtype))

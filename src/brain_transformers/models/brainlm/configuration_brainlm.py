@@ -4,14 +4,15 @@ from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..configuration_base import BrainConfig, Table
+from ..configuration_base import Table
+from ..configuration_roi import ROIConfig
 from ..family import Family
-from ..validation import CLASSIFIER_HEADS, POOLINGS, check_choice, check_heads
+from ..validation import POOLINGS, RANGES, SHARE_BELOW_1, Range, check_choice, check_heads
 from .family import FAMILY
 
 
 @strict
-class BrainLMConfig(BrainConfig):
+class BrainLMConfig(ROIConfig):
     """Configuration of [`BrainLMModel`], the first BrainLM (13M): one token per parcel and 20 timepoints.
 
     Defaults are those of the released 13M checkpoint; where the paper and the weights differ, the weights win.
@@ -54,6 +55,13 @@ class BrainLMConfig(BrainConfig):
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
     table_sources = {"coordinates": "coordinates_source"}
+    ranges = {
+        "mask_ratio": SHARE_BELOW_1,
+        "conv_kernel_size": Range(1, 10_001),
+        "num_landmarks|segment_means_seq_len|num_positions": Range(1, 1_000_000),
+        "coordinate_init_scale": Range(0, 1_000),
+        **RANGES,
+    }
     attribute_map = {"loss_fn": "reconstruction_loss"}
     keys_to_ignore_at_inference = [
         "mask",
@@ -136,11 +144,9 @@ class BrainLMConfig(BrainConfig):
                 f"segment_means_seq_len ({self.segment_means_seq_len}) must be a multiple of num_landmarks "
                 f"({self.num_landmarks})."
             )
-        if not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio must be at least 0 and below 1, got {self.mask_ratio}.")
         check_choice("reconstruction_loss", self.reconstruction_loss, ("mse", "mae"))
         check_choice("pooling", self.pooling, POOLINGS)
-        check_choice("classifier_head", self.classifier_head, CLASSIFIER_HEADS)
+        check_choice("classifier_head", self.classifier_head, ("linear", "mlp"))
 
 
 __all__ = ["BrainLMConfig"]

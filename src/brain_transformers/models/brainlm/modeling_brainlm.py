@@ -15,7 +15,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import FusedProjections, attend
-from ...layers.heads import build_classifier, masked_mean
+from ...layers.heads import masked_mean
 from ...layers.masking import (
     check_tensor,
     choose_tokens,
@@ -29,14 +29,9 @@ from ...layers.plain import is_plain, linear
 from ...layers.positions import sincos_1d_table
 from ...layers.token_convolution import TokenConvolution
 from ...layers.transformer import FeedForward
-from ..modeling_base import (
-    BrainClassifierOutput,
-    BrainModelOutput,
-    BrainPreTrainedModel,
-    MaskedModelingOutput,
-    classifier_output,
-    encoder_output,
-)
+from ..classification import BrainForSequenceClassification
+from ..modeling_base import BrainModelOutput, MaskedModelingOutput, encoder_output
+from ..modeling_roi import ROIPreTrainedModel
 from .configuration_brainlm import BrainLMConfig
 
 
@@ -282,7 +277,7 @@ class BrainLMDecoder(nn.Module):
         return predictions, tuple(states) if output_hidden_states else None
 
 
-class BrainLMPreTrainedModel(BrainPreTrainedModel):
+class BrainLMPreTrainedModel(ROIPreTrainedModel):
     """Weights, input checks and reconstruction that the BrainLM classes share."""
 
     config: BrainLMConfig
@@ -473,17 +468,6 @@ class BrainLMModel(BrainLMPreTrainedModel):
             hidden_states = layer(hidden_states, mask, keep, **kwargs)
         return encoder_output(self.layernorm(hidden_states), selection, self.config.pooling, n_tokens)
 
-    def roi_tokens(self, last_hidden_state: torch.Tensor, n_timepoints: int | None = None) -> torch.Tensor:
-        """Tokens of an unmasked pass as `(batch, n_rois, n_windows, hidden_size)`, without CLS."""
-        batch, length, width = last_hidden_state.shape
-        n_rois = self.config.n_rois
-        if (length - 1) % n_rois:
-            raise ValueError(
-                f"Expected 1 + {n_rois} x n_windows tokens in natural order, got {length}: this looks like the "
-                "output of a masked pass. Call the model without mask_ratio and noise."
-            )
-        return last_hidden_state[:, 1:].reshape(batch, n_rois, (length - 1) // n_rois, width)
-
 
 class BrainLMForMaskedModeling(BrainLMPreTrainedModel):
     """BrainLM with its decoder: hides a share of the parcel x time tokens and reconstructs their signal."""
@@ -526,45 +510,11 @@ class BrainLMForMaskedModeling(BrainLMPreTrainedModel):
         return self._reconstruct(self.decoder, encoded, signals, coordinates, attention_mask, **kwargs)
 
 
-class BrainLMForSequenceClassification(BrainLMPreTrainedModel):
-    """BrainLM with a head for classification or regression on the pooled vector.
+class BrainLMForSequenceClassification(BrainForSequenceClassification, BrainLMPreTrainedModel):
+    """BrainLM with a head for classification or regression on the pooled vector, linear or the authors' MLP."""
 
-    The loss follows `config.problem_type` as in transformers: one label is regression, integer labels are classes,
-    several float labels are multi-label.
-    """
-
-    _may_be_new = ("classifier.",)
+    body_class = BrainLMModel
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
-
-    def __init__(self, config: BrainLMConfig):
-        super().__init__(config)
-        self.num_labels = int(config.num_labels or 0)
-        self.brainlm = BrainLMModel(config)
-        self.classifier = build_classifier(
-            config.classifier_head, config.hidden_size, self.num_labels, config.classifier_dropout
-        )
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        signals: torch.Tensor,
-        coordinates: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        noise: torch.Tensor | None = None,
-        mask_ratio: float | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> BrainClassifierOutput:
-        """Predict labels; other arguments as in [`BrainLMModel.forward`].
-
-        Args:
-            labels: `(batch,)` class ids or numbers, or `(batch, num_labels)`.
-        """
-        outputs = self.brainlm(signals, coordinates, attention_mask, noise, mask_ratio, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
-        loss = None if labels is None else self._classification_loss(logits, labels)
-        return classifier_output(outputs, logits, loss)
 
 
 __all__ = [

@@ -4,17 +4,19 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..configuration_base import BrainConfig, Table
+from ..configuration_base import Table
+from ..configuration_roi import ROIConfig
 from ..family import Family
-from ..validation import CLASSIFIER_HEADS, CLASSIFIER_LOSSES, POOLINGS, TRAIN_MODES, check_choice, check_heads
+from ..validation import POOLINGS, RANGES, SHARE_BELOW_1, TRAIN_MODES, check_choice, check_heads
 from .family import FAMILY
 
+CLASSIFIER_LOSSES = ("mse", "mae", "binary_cross_entropy", "weighted_mse")
 # Side of the padded square for each patch size that the authors' code knows.
 _IMAGE_SIDES = {14: 434, 16: 432}
 
 
 @strict
-class BrainLMViTConfig(BrainConfig):
+class BrainLMViTConfig(ROIConfig):
     """Configuration of [`BrainLMViTModel`], the later BrainLM (111M, 650M): a ViT over the parcel x time image.
 
     Defaults are those of the 111M checkpoint. Source: Ortega Caro et al., "BrainLM: A foundation model for brain
@@ -57,6 +59,7 @@ class BrainLMViTConfig(BrainConfig):
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
     attribute_map = {"loss_fn": "classifier_loss"}
+    ranges = {"mask_ratio": SHARE_BELOW_1, **RANGES}
     keys_to_ignore_at_inference = [
         "mask",
         "predictions",
@@ -151,11 +154,9 @@ class BrainLMViTConfig(BrainConfig):
                 raise ValueError(f"{name} must be a multiple of 4 for the position table, got {getattr(self, name)}.")
         if self.image_size is not None and self.image_size % self.patch_size:
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size}).")
-        if not 0 <= self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio must be at least 0 and below 1, got {self.mask_ratio}.")
         check_choice("train_mode", self.train_mode, TRAIN_MODES)
         check_choice("pooling", self.pooling, POOLINGS)
-        check_choice("classifier_head", self.classifier_head, CLASSIFIER_HEADS)
+        check_choice("classifier_head", self.classifier_head, ("linear", "mlp"))
         check_choice("classifier_loss", self.classifier_loss, (None, *CLASSIFIER_LOSSES))
 
 

@@ -4,6 +4,7 @@ Source: Ortega Caro et al., "BrainLM: A foundation model for brain activity reco
 weights (111M, 650M).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.heads import build_classifier, masked_mean, single_output_loss
+from ...layers.heads import masked_mean, single_output_loss
 from ...layers.masking import (
     check_tensor,
     choose_tokens,
@@ -26,17 +27,9 @@ from ...layers.masking import (
 from ...layers.plain import is_plain
 from ...layers.positions import sincos_2d_table
 from ...layers.transformer import PreNormLayer
-from ..modeling_base import (
-    BrainClassifierOutput,
-    BrainModelOutput,
-    BrainPreTrainedModel,
-    MaskedModelingOutput,
-    check_labels,
-    check_n_rois,
-    check_series,
-    classifier_output,
-    encoder_output,
-)
+from ..classification import BrainClassifierOutput, BrainForSequenceClassification, check_labels, classifier_output
+from ..modeling_base import BrainModelOutput, MaskedModelingOutput, encoder_output
+from ..modeling_roi import ROIPreTrainedModel, check_n_rois, check_series
 from .configuration_brainlm_vit import BrainLMViTConfig
 from .masking_brainlm_vit import last_timepoints_mask, last_timepoints_noise
 
@@ -250,7 +243,7 @@ class BrainLMViTDecoder(nn.Module):
         return pixels[:, top : top + n_rois, left : left + n_timepoints]
 
 
-class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
+class BrainLMViTPreTrainedModel(ROIPreTrainedModel):
     """Weights, input checks and reconstruction that the BrainLM-ViT classes share."""
 
     config: BrainLMViTConfig
@@ -301,6 +294,11 @@ class BrainLMViTPreTrainedModel(BrainPreTrainedModel):
                 )
         image_geometry(n_rois, n_timepoints, config.side, config.patch_size)
         return image
+
+    @classmethod
+    def n_tokens(cls, config: Any, inputs: Mapping[str, torch.Tensor] | None = None) -> int:
+        """See [`BrainPreTrainedModel.n_tokens`]: all patches of the padded square."""
+        return config.grid_size**2
 
     def _reconstruct(
         self,
@@ -508,23 +506,20 @@ class BrainLMViTForMaskedModeling(BrainLMViTPreTrainedModel):
         return self._reconstruct(self.decoder, encoded, image, timepoints, attention_mask, **kwargs)
 
 
-class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
+class BrainLMViTForSequenceClassification(BrainForSequenceClassification, BrainLMViTPreTrainedModel):
     """BrainLM-ViT with a head for classification or regression, optionally with joint reconstruction.
 
     With `config.classifier_loss=None` the loss follows `config.problem_type` as in transformers; otherwise it is one
     of the authors' losses for a single output.
     """
 
-    _may_be_new = ("classifier.",)
+    body_class = BrainLMViTModel
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
 
-    def __init__(self, config: BrainLMViTConfig):
-        super().__init__(config)
-        self.num_labels = int(config.num_labels or 0)
-        self.brainlm_vit = BrainLMViTModel(config)
-        self.classifier = build_classifier(
-            config.classifier_head, config.hidden_size, self.num_labels, config.classifier_dropout
-        )
+    def add_head(self) -> None:
+        """The head, and the decoder of joint reconstruction."""
+        super().add_head()
+        config = self.config
         self.decoder = BrainLMViTDecoder(config) if config.reconstruction_weight > 0 else None
         if config.classifier_loss is not None and self.num_labels != 1:
             raise ValueError(
@@ -537,7 +532,14 @@ class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
                 "sigmoid_outputs with binary_cross_entropy applies the sigmoid twice, as the authors' code does. "
                 "Set sigmoid_outputs=False unless you need their numbers."
             )
-        self.post_init()
+
+    def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See [`BrainForSequenceClassification.classification_loss`], or the authors' loss that is configured."""
+        config = self.config
+        if config.classifier_loss is None:
+            return super().classification_loss(logits, labels)
+        check_labels(labels, logits, "regression")
+        return single_output_loss(logits, labels, config.classifier_loss, config.pos_weight)
 
     @can_return_tuple
     def forward(
@@ -561,33 +563,21 @@ class BrainLMViTForSequenceClassification(BrainLMViTPreTrainedModel):
         config = self.config
         if mask_ratio is None:
             mask_ratio = config.classifier_mask_ratio if self.training else 0.0
-        outputs = self.brainlm_vit(
+        outputs = self.base_model(
             signals, coordinates, attention_mask, noise, mask_ratio, pixel_values, return_dict=True, **kwargs
         )
         raw_logits = self.classifier(outputs.pooler_output)
         logits = torch.sigmoid(raw_logits) if config.sigmoid_outputs else raw_logits
-        loss = classification_loss = reconstruction_loss = None
-        if labels is not None:
-            if config.classifier_loss is None:
-                classification_loss = self._classification_loss(logits, labels)
-            else:
-                check_labels(labels, logits, "regression")
-                classification_loss = single_output_loss(logits, labels, config.classifier_loss, config.pos_weight)
-            loss = classification_loss
-            if self.decoder is not None:
-                image = self._check_image(signals, pixel_values, None)
-                mask = drop_cls_entry(attention_mask, image.shape[0], config.grid_size**2)
-                reconstruction_loss = self._reconstruct(self.decoder, outputs, image, None, mask).loss
-                if reconstruction_loss is not None:
-                    loss = classification_loss + config.reconstruction_weight * reconstruction_loss
-        return classifier_output(
-            outputs,
-            logits,
-            loss,
-            raw_logits=raw_logits if config.sigmoid_outputs else None,
-            classification_loss=classification_loss if self.decoder is not None else None,
-            reconstruction_loss=reconstruction_loss,
-        )
+        loss = None if labels is None else self.classification_loss(logits, labels)
+        others = {"raw_logits": raw_logits if config.sigmoid_outputs else None}
+        if loss is not None and self.decoder is not None:
+            image = self._check_image(signals, pixel_values, None)
+            mask = drop_cls_entry(attention_mask, image.shape[0], config.grid_size**2)
+            reconstruction_loss = self._reconstruct(self.decoder, outputs, image, None, mask).loss
+            others |= {"classification_loss": loss, "reconstruction_loss": reconstruction_loss}
+            if reconstruction_loss is not None:
+                loss = loss + config.reconstruction_weight * reconstruction_loss
+        return classifier_output(outputs, logits, loss, **others)
 
 
 __all__ = [

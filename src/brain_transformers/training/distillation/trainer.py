@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ...models.moving_average import check_moving_average
 from ...processing.roi_series import ROISeriesFeatureExtractor
 from ..monitors import CollapseMonitor
 from ..parameter_groups import SCHEDULED_DECAY, semantoks_parameter_groups
@@ -53,7 +54,7 @@ class SelfDistillationTrainer(SeededTrainer):
     brings a warning), the weight decay, the momentum of the teacher and the weight of the network term.
 
     Args:
-        model: a model with `update_teacher`, such as [`BrainSemantoksForMaskedModeling`].
+        model: a model with a [`MovingAverageMixin`], such as [`BrainSemantoksForMaskedModeling`].
         args: training arguments.
         data_collator: makes batches of two views; by default a [`TwoViewCollator`] that cuts scans with
             `processing_class` if that is a [`ROISeriesFeatureExtractor`], and otherwise takes rows that hold two
@@ -83,12 +84,8 @@ class SelfDistillationTrainer(SeededTrainer):
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
         args = self.args  # of the right class, or refused
         self.teacher_model = cast(Any, self.model)
-        if not hasattr(self.teacher_model, "update_teacher"):
-            raise TypeError(
-                f"Expected a model with a teacher, got {type(self.teacher_model).__name__}. Use "
-                "BrainSemantoksForMaskedModeling."
-            )
-        self.teacher_model.freeze_teacher()
+        check_moving_average(self.teacher_model)
+        self.teacher_model.freeze_moving_average()
         self.teacher_model.across_ranks = args.world_size > 1
         if data_collator is None:
             self.data_collator = self._two_views(train_dataset)
@@ -220,7 +217,7 @@ class SelfDistillationTrainer(SeededTrainer):
         """Move the teacher; called after each optimizer step."""
         step, total, _ = self._counts()
         self._momentum = cosine_between(step, first=self.args.teacher_momentum, last=1, total_steps=total)
-        self.teacher_model.update_teacher(self._momentum)
+        self.teacher_model.update_moving_average(self._momentum)
         self._part = 0
 
     # --- loss and logs ---

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ...models.moving_average import check_moving_average
 from ..monitors import CollapseMonitor, target_statistics
 from ..parameter_groups import SCHEDULED_DECAY, own_name
 from ..schedules import linear_between
@@ -16,7 +17,6 @@ from ..seeded_trainer import SeededTrainer
 from .arguments import JEPATrainingArguments
 from .collator import BlockMaskCollator
 from .schedule import LatentPredictionSchedule
-from .target import target_pairs, update_target
 
 
 class _MoveTarget(TrainerCallback):
@@ -28,8 +28,8 @@ class _MoveTarget(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        assert self.trainer.model is not None
-        update_target(self.trainer.model, self.trainer.momentum_of(state.global_step))
+        model: Any = self.trainer.model
+        model.update_moving_average(self.trainer.momentum_of(state.global_step))
 
 
 class JEPATrainer(SeededTrainer):
@@ -74,14 +74,13 @@ class JEPATrainer(SeededTrainer):
     ):
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
         args = self.args  # of the right class, or refused
-        assert self.model is not None  # the Trainer has refused that
-        targets, _ = target_pairs(self.model)
-        for tensor in targets:
-            tensor.requires_grad_(False)
+        predictor: Any = self.model
+        check_moving_average(predictor)
+        predictor.freeze_moving_average()
         if not getattr(data_collator, "makes_masks", False):
             self.data_collator = BlockMaskCollator(
                 self.window_collator(data_collator),
-                self.model.config,
+                predictor.config,
                 seed=self.row_seed,
                 n_rows=0 if train_dataset is None else len(train_dataset),
                 rows_per_batch=args.train_batch_size * args.world_size,

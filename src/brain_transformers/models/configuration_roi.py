@@ -1,0 +1,48 @@
+"""What the configurations of models of parcel series share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_base import BrainConfig, ScanFacts
+
+
+@strict
+class ROIConfig(BrainConfig):
+    """Base of the configurations of models that read series of parcels, in words that the extractor checks.
+
+    Args:
+        n_rois: parcels of a sample, or `None` to accept any.
+        n_timepoints: timepoints of a window.
+        patch_size: timepoints of a token.
+        roi_order: name of the parcel order that the weights expect, or the list of labels, or `None` if unknown.
+        t_r: repetition time of the training data in seconds, or `None` if unknown.
+    """
+
+    n_rois: int | None = None
+    n_timepoints: int = 200
+    patch_size: int = 16
+    roi_order: str | list[str] | None = None
+    t_r: float | int | None = None
+
+    def t_r_for(self, t_r: float) -> float:
+        """Repetition time of a new model like this one for scans with `t_r`: theirs."""
+        return t_r
+
+    def fitted_to(self, facts: ScanFacts, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """See [`BrainConfig.fitted_to`]: parcels and repetition time are those of the scans.
+
+        A configuration without an order takes theirs if it is one that is known, with the rule of its family (sorted
+        by the centres or not).
+        """
+        found: dict[str, Any] = {"n_rois": facts.n_rois}
+        fallback = type(self)().roi_order if facts.known_order else None
+        wanted = chosen.get("roi_order", self.roi_order or fallback)
+        if facts.roi_order is not None and wanted is not None:
+            order = facts.roi_order
+            by_centres = all(isinstance(name, str) for name in (wanted, order)) and str(wanted).endswith("@y")
+            found["roi_order"] = f"{order}@y" if by_centres and not str(order).endswith("@y") else order
+        if "t_r" not in chosen:
+            found["t_r"] = None if facts.t_r is None else facts.t_r if self.t_r is None else self.t_r_for(facts.t_r)
+        return {**found, **chosen}
