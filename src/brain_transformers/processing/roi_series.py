@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,43 +10,18 @@ from transformers import BatchFeature
 
 from ..models.configuration_base import ScanFacts
 from . import scaling, time
-from .base import CheckedScan, ScanProcessor, as_array, check_choice, check_number, check_size, not_finite
+from .base import ScanProcessor, as_array, check_choice, check_number, check_size, not_finite
 from .filtering import band_pass_filter, check_band
-from .frame_sampling import frame_step, sampled_frames
-from .missing import bridged, measured_part
+from .missing import measured_part
 from .parcel_gradients import gradients_of_rows
 from .parcels import MISSING_ROIS, ModelParcels, Rows, check_coordinates, order_name, split_order
-from .resampling import resample_t_r
 from .roi_orders import SORTED_BY_Y, ROIOrder, resolve_roi_order, roi_coordinates, roi_order_text
+from .roi_scan import ROIScan
 from .rows import agreed, series_facts, series_row, shortest_of_each_kind, unpack_row
 from .tokens import LAYOUTS, image_side, image_token_mask, series_token_mask
 
 # 1 GB in float32: more is a damaged file and not a window.
 _MOST_VALUES = 2**28
-
-
-@dataclass
-class ROIScan(CheckedScan):
-    """A checked series: (n_rows, n_timepoints) float32 `values` as they came, and how they become the model's.
-
-    Attributes:
-        rows: where each emitted row comes from.
-        timing: how it comes to the repetition time of the model.
-        scaling: what is taken out of it.
-        missing: (n_timepoints,) bool, frames in which nothing was measured, or `None`.
-    """
-
-    rows: Rows
-    timing: time.Timing
-    scaling: scaling.Scaling
-    missing: np.ndarray | None
-
-    @property
-    def unmeasured(self) -> np.ndarray | None:
-        """`missing` at the times that windows are cut at."""
-        if self.missing is None or self.timing.interpolate_from is None:
-            return self.missing
-        return self.missing[self.timing.nearest_frames()]
 
 
 class ROISeriesFeatureExtractor(ScanProcessor):
@@ -336,10 +310,15 @@ class ROISeriesFeatureExtractor(ScanProcessor):
                 )
             signals = band_pass_filter(signals, rate, self.band_pass)
         new_time = time.ModelTiming(
-            self.t_r, self.t_r_tolerance, self.resampling, self.n_timepoints, "folding" not in self._warned
+            self.t_r,
+            self.t_r_tolerance,
+            self.resampling,
+            self.n_timepoints,
+            self.patch_size,
+            "folding" not in self._warned,
         )
         timing = new_time.of(signals, t_r, name, self.warn_once)
-        time.check_length(timing, missing, self.patch_size, self.t_r, name)
+        time.check_length(timing, missing, self.t_r, name)
         if timing.n_timepoints < self.n_timepoints and self.short_scans == "error":
             raise ValueError(
                 f"Expected {name} with at least {self.n_timepoints} timepoints, got {timing.n_timepoints}. "
@@ -437,67 +416,12 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         """The timepoint after resampling."""
         return int(start / scan.timing.sampling_rate)
 
-    def _frames(self, scan: ROIScan, start: float) -> tuple[slice | np.ndarray, int]:
-        """Which frames fill a window or the first part of it (of the resampled scan where it is interpolated), and
-        how much of it that is."""
-        timing = scan.timing
-        if timing.sampling_rate == 1:
-            filled = min(self.n_timepoints, timing.n_timepoints - int(start))
-            return slice(int(start), int(start) + filled), filled
-        step = frame_step(self.n_timepoints, timing.sampling_rate)
-        measured = min(int(np.ceil((timing.n_frames - start) / step - 1e-6)), self.n_timepoints)
-        filled = min(-(-measured // self.patch_size) * self.patch_size, self.n_timepoints)
-        return sampled_frames(timing.n_frames, start, self.n_timepoints, timing.sampling_rate)[:filled], filled
-
     def cut(self, scan: ROIScan, starts: Sequence[float]) -> dict[str, np.ndarray]:
         """`signals` (n_windows, n_rois, n_timepoints) float32, and `coordinates` where they are known and wanted."""
-        whole, gaps = self._resampled(scan) if scan.timing.interpolate_from is not None else (None, None)
-        if whole is None and self.normalization == "zscore-window" and scan.scaling.non_finite is not None:
-            gaps = scan.scaling.non_finite[scan.rows.index]
-        output = np.empty((len(starts), self.n_rois, self.n_timepoints), dtype=np.float32)
-        for start, window in zip(starts, output):
-            frames, filled = self._frames(scan, start)
-            target = window[:, :filled]
-            if whole is not None:
-                target[:] = whole[:, frames]
-            else:
-                scan.scaling.write(scan.values, scan.rows.identity, frames, target)
-            window[:, filled:] = 0.0
-            if self.normalization == "zscore-window":
-                not_measured = None if gaps is None else gaps[:, frames]
-                scaling.zscore_window(target, scan.scaling.zero_rows, not_measured, self.divisor)
-        parts = {"signals": output}
+        parts = {"signals": scan.windows(starts)}
         if self.return_coordinates and scan.rows.coordinates is not None:
             parts["coordinates"] = np.stack([scan.rows.coordinates] * len(starts))
         return parts
-
-    def _resampled(self, scan: ROIScan) -> tuple[np.ndarray, np.ndarray | None]:
-        """The whole scan, scaled and interpolated, and where nothing was measured."""
-        assert scan.timing.interpolate_from is not None
-        assert self.t_r is not None
-        # Scaling is affine, so it can come first; then the filter sees no large offset.
-        values = np.empty((self.n_rois, scan.timing.n_frames), dtype=np.float32)
-        scan.scaling.write(scan.values, scan.rows.identity, slice(0, scan.timing.n_frames), values)
-        gaps = None
-        if scan.scaling.non_finite is not None:
-            gaps = scan.scaling.non_finite[scan.rows.index]
-            gaps[scan.scaling.zero_rows] = False
-            # Gaps are bridged for the filter, so that they reach nothing beside them, and are gaps again after it.
-            values = bridged(values, ~gaps)
-            gaps = gaps[:, scan.timing.nearest_frames()]
-        values = resample_t_r(values, scan.timing.interpolate_from, self.t_r)
-        if gaps is not None:
-            values[gaps] = 0.0
-        return values, gaps
-
-    def _observed(self, scan: ROIScan, starts: Sequence[float]) -> np.ndarray:
-        """(n_windows, n_timepoints) bool: timepoints that were measured."""
-        missing = scan.unmeasured
-        observed = np.zeros((len(starts), self.n_timepoints), dtype=bool)
-        for start, window in zip(starts, observed):
-            frames, filled = self._frames(scan, start)
-            window[:filled] = True if missing is None else ~missing[frames]
-        return observed
 
     def mask(self, scan: ROIScan, starts: Sequence[float]) -> np.ndarray | None:
         """Tokens of which nothing was measured; a token that is measured in part counts as observed."""
@@ -505,7 +429,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         padded = scan.missing is not None or scan.timing.n_timepoints < self.n_timepoints
         if not (masked or padded or scan.timing.sampling_rate > 1):
             return None  # as for most scans, without a look at every timepoint
-        observed = self._observed(scan, starts)
+        observed = scan.observed(starts)
         if observed.all() and not masked:
             return None
         hidden = scan.scaling.zero_rows if masked else None
@@ -517,7 +441,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
 
     def report(self, scans: Sequence[Any], starts: Sequence[Sequence[float]], batch: Mapping[str, np.ndarray]) -> None:
         """Say which rows and frames were not measured, and whether the scale is far from what the model knows."""
-        affected = [(scan, rows) for scan in scans if (rows := _bad_rows(scan))]
+        affected = [(scan, rows) for scan in scans if (rows := scan.bad_rows())]
         if affected:
             scan, rows = affected[0]
             n_masked = int(scan.scaling.zero_rows[list(rows)].sum()) if self.missing_rois == "mask" else 0
@@ -540,12 +464,12 @@ class ROISeriesFeatureExtractor(ScanProcessor):
     def _report_scale(self, scans: Sequence[Any], starts: Sequence[Sequence[float]], output: np.ndarray) -> None:
         said = None
         if self.normalization == "none" and "raw units" not in self._warned:
-            measured = self._observed(scans[0], starts[0][:1])[0]
+            measured = scans[0].observed(starts[0][:1])[0]
             if said := scaling.raw_units(output[0, :: max(1, self.n_rois // 64), measured]):
                 self.warn_once("raw units", said)
         if self.expected_std is None or "scale" in self._warned:
             return
-        count = float(sum(self._observed(*each).sum() for each in zip(scans, starts)) * self.n_rois)
+        count = float(sum(scan.observed(first).sum() for scan, first in zip(scans, starts)) * self.n_rois)
         first = scans[0]
         signals = first.values if first.missing is None else first.values[:, ~first.missing]
         if said := scaling.far_from(self.expected_std, output, count, first.name, signals):
@@ -649,16 +573,6 @@ class ROISeriesFeatureExtractor(ScanProcessor):
     def as_row(self, item: Any, index: int) -> Mapping[str, Any]:
         """Item `index` of a dataset as a row that says its shape."""
         return series_row(item, index)
-
-
-def _bad_rows(scan: ROIScan) -> tuple[int, ...]:
-    """Emitted rows that are constant or hold values, in measured frames, that are not finite."""
-    flagged = scan.scaling.zero_rows & scan.rows.present
-    if scan.scaling.non_finite is not None:
-        measured = slice(None) if scan.missing is None else ~scan.missing
-        gaps = np.asarray(scan.scaling.non_finite[:, measured].any(axis=1))
-        flagged |= gaps[scan.rows.index] & scan.rows.present
-    return tuple(np.flatnonzero(flagged).tolist())
 
 
 def _others(affected: Sequence[Any]) -> str:

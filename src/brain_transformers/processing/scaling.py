@@ -75,6 +75,7 @@ class Scaling:
         zero_rows: (n_rois,) bool: emitted rows that are 0, whatever the scan holds.
         non_finite: (n_rows, n_timepoints) of the scan's own rows, or `None`.
         divisor: divides last.
+        of_windows: whether it is each window that is scaled, see `finish`.
         dtype: of the arithmetic.
     """
 
@@ -84,6 +85,7 @@ class Scaling:
     zero_rows: np.ndarray
     non_finite: np.ndarray | None
     divisor: float
+    of_windows: bool = False
     dtype: type[np.floating] = np.float32
 
     @property
@@ -105,12 +107,26 @@ class Scaling:
                 rows = np.divide(rows, self.scale, out=target if rows.dtype == np.float32 else rows)
             if rows is not target:
                 target[:] = rows
-            if self.divisor != 1.0:
+            if self.divisor != 1.0 and not self.of_windows:
                 np.divide(target, np.float32(self.divisor), out=target)
         if self.non_finite is not None:
             target[self.non_finite[self.index][:, columns]] = 0.0
         if self.zero_rows.any():
             target[self.zero_rows] = 0.0
+
+    def finish(self, window: np.ndarray, gaps: np.ndarray | None) -> None:
+        """Where it is windows that are scaled: one in place by its own mean and unbiased std; `gaps` (bool, its
+        shape) are 0."""
+        if not self.of_windows:
+            return
+        good = window[~self.zero_rows]
+        if gaps is not None:
+            good = good[~gaps[~self.zero_rows, :]]
+        window -= np.float32(good.mean(dtype=np.float64))
+        window /= np.float32(good.std(ddof=1, dtype=np.float64)) * np.float32(self.divisor)
+        window[self.zero_rows] = 0.0
+        if gaps is not None:
+            window[gaps] = 0.0
 
 
 def scaling_of(
@@ -132,7 +148,7 @@ def scaling_of(
         index: (n_rois,) row of the scan for each emitted one, -1 where it has none.
         statistics: fitted values, for the modes in `FITTED`.
         order: (n_rois,) how those are sorted.
-        divisor: divides last (`"zscore-window"`, which scales a window at a time, does that itself).
+        divisor: divides last.
     """
     mean, non_finite = of_rows.mean[index][:, None], of_rows.non_finite
     zero = of_rows.constant[index]
@@ -178,19 +194,7 @@ def scaling_of(
             iqr = quartiles[2] - quartiles[0]
             zero |= iqr[:, 0] <= 0
             shifts, scale = [mean, quartiles[1]], np.where(iqr > 0, iqr, np.float32(1))
-    return Scaling(index, shifts, scale, zero, non_finite, 1.0 if mode == "zscore-window" else divisor, dtype)
-
-
-def zscore_window(window: np.ndarray, zero_rows: np.ndarray, gaps: np.ndarray | None, divisor: float) -> None:
-    """Scale one window in place by its own mean and unbiased std; `gaps` (bool, its shape) and `zero_rows` are 0."""
-    good = window[~zero_rows]
-    if gaps is not None:
-        good = good[~gaps[~zero_rows, :]]
-    window -= np.float32(good.mean(dtype=np.float64))
-    window /= np.float32(good.std(ddof=1, dtype=np.float64)) * np.float32(divisor)
-    window[zero_rows] = 0.0
-    if gaps is not None:
-        window[gaps] = 0.0
+    return Scaling(index, shifts, scale, zero, non_finite, divisor, mode == "zscore-window", dtype)
 
 
 # --- statistics of a training set ---

@@ -5,12 +5,12 @@ import numbers
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .frame_sampling import frame_step, regular_starts
+from .frame_sampling import frame_step, regular_starts, sampled_frames
 
 # The fastest whole-brain sequences (MREG) take 0.1 s, the slowest that are used (sparse sampling) some 20 s. What lies
 # outside of that is another unit: 720 are milliseconds, 72 hundredths.
@@ -116,36 +116,51 @@ def new_model_remarks(t_r: float | None, scans: float | None) -> list[str]:
 
 @dataclass
 class Timing:
-    """How a scan comes to the repetition time of the model.
+    """How a scan comes to the repetition time and the windows of the model.
 
     Attributes:
         n_frames: of the scan.
         n_timepoints: what they are afterwards.
-        interpolate_from: t_r to interpolate from, or `None`.
+        window: timepoints of a window.
+        patch_size: timepoints of a token.
+        t_rs: repetition times of the scan and of the model where it is interpolated, or `None`.
         sampling_rate: frames of the scan for each one that is picked.
-        step: frames of the scan between neighbouring timepoints, where it is interpolated.
     """
 
     n_frames: int
     n_timepoints: int
-    interpolate_from: float | None = None
+    window: int
+    patch_size: int
+    t_rs: tuple[float, float] | None = None
     sampling_rate: int = 1
-    step: float = 1.0
 
     def nearest_frames(self) -> np.ndarray:
         """The frame of the scan nearest to each timepoint."""
-        return np.clip(np.rint(np.arange(self.n_timepoints) * self.step), 0, self.n_frames - 1).astype(np.int64)
+        step = 1.0 if self.t_rs is None else self.t_rs[1] / self.t_rs[0]
+        return np.clip(np.rint(np.arange(self.n_timepoints) * step), 0, self.n_frames - 1).astype(np.int64)
+
+    def frames(self, start: float) -> tuple[slice | np.ndarray, int]:
+        """Which frames fill a window or the first part of it (of the resampled scan where it is interpolated), and
+        how much of it that is."""
+        if self.sampling_rate == 1:
+            filled = min(self.window, self.n_timepoints - int(start))
+            return slice(int(start), int(start) + filled), filled
+        step = frame_step(self.window, self.sampling_rate)
+        measured = min(int(np.ceil((self.n_frames - start) / step - 1e-6)), self.window)
+        filled = min(-(-measured // self.patch_size) * self.patch_size, self.window)
+        return sampled_frames(self.n_frames, start, self.window, self.sampling_rate)[:filled], filled
 
 
 @dataclass
 class ModelTiming:
-    """The repetition time that a model takes.
+    """The repetition time and the windows that a model takes.
 
     Attributes:
         t_r: seconds, or `None` to take any.
         tolerance: relative difference that counts as equal.
         resampling: one of `RESAMPLINGS`.
         n_timepoints: of a window.
+        patch_size: timepoints of a token.
         look_for_folding: whether to say what picking frames folds into slower frequencies.
     """
 
@@ -153,25 +168,27 @@ class ModelTiming:
     tolerance: float
     resampling: str
     n_timepoints: int
+    patch_size: int
     look_for_folding: bool = True
 
     def of(self, signals: np.ndarray, t_r: float | None, name: str, warn: Warn) -> Timing:
         """How this scan, (n_rois, n_frames), comes to the time of the model; says what that costs it."""
         n_frames = signals.shape[1]
+        as_it_is = Timing(n_frames, n_frames, self.n_timepoints, self.patch_size)
         if self.t_r is None:
-            return Timing(n_frames, n_frames)
+            return as_it_is
         if t_r is None:
             warn(
                 "no t_r",
                 f"No t_r was given for {name}; it is used as if it had the {self.t_r} s that the model was trained "
                 "on. Pass t_r in seconds (prepare --t-r) to have it resampled.",
             )
-            return Timing(n_frames, n_frames)
+            return as_it_is
         if abs(t_r - self.t_r) <= self.tolerance * self.t_r:
-            return Timing(n_frames, n_frames)
+            return as_it_is
         if self.resampling == "filter":
             n_timepoints = int(np.floor((n_frames - 1) * t_r / self.t_r + 1e-6)) + 1
-            return Timing(n_frames, n_timepoints, interpolate_from=t_r, step=self.t_r / t_r)
+            return replace(as_it_is, n_timepoints=n_timepoints, t_rs=(t_r, self.t_r))
         rate = max(1, round(self.t_r / t_r))
         step = frame_step(self.n_timepoints, rate) if rate > 1 else 1.0
         if abs(t_r * step - self.t_r) > self.tolerance * self.t_r:
@@ -182,10 +199,11 @@ class ModelTiming:
                 'slower or faster to the model. Set resampling="filter" on the extractor to have it interpolated.',
             )
         if rate == 1:
-            return Timing(n_frames, n_frames)
+            return as_it_is
         if self.look_for_folding:
             _report_folding(signals, t_r, rate, 0.5 / (t_r * step), name, warn)
-        return Timing(n_frames, int(np.floor((n_frames - 1) / step + 1e-6)) + 1, sampling_rate=rate)
+        n_timepoints = int(np.floor((n_frames - 1) / step + 1e-6)) + 1
+        return replace(as_it_is, n_timepoints=n_timepoints, sampling_rate=rate)
 
 
 def _report_folding(signals: np.ndarray, t_r: float, rate: int, highest: float, name: str, warn: Warn) -> None:
@@ -204,11 +222,11 @@ def _report_folding(signals: np.ndarray, t_r: float, rate: int, highest: float, 
         )
 
 
-def check_length(timing: Timing, missing: np.ndarray | None, patch_size: int, t_r: float | None, name: str) -> None:
+def check_length(timing: Timing, missing: np.ndarray | None, t_r: float | None, name: str) -> None:
     """Refuse a scan without one patch of measured timepoints (`missing`: frames that were not measured)."""
-    n_timepoints = timing.n_timepoints
+    n_timepoints, patch_size = timing.n_timepoints, timing.patch_size
     if n_timepoints < patch_size:
-        resampled = timing.interpolate_from is not None or timing.sampling_rate > 1
+        resampled = timing.t_rs is not None or timing.sampling_rate > 1
         raise ValueError(
             f"Expected {name} with at least one patch of {patch_size} timepoints, got {n_timepoints}"
             f"{f' at t_r {t_r} s' if resampled else ''}. Leave this scan out: it is too short for the model."

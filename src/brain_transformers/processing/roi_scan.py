@@ -1,0 +1,90 @@
+"""A series that was checked, and how its windows come out of it: scaled, resampled, with gaps where they were."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .base import CheckedScan
+from .missing import bridged
+from .parcels import Rows
+from .resampling import resample_t_r
+from .scaling import Scaling
+from .time import Timing
+
+
+@dataclass
+class ROIScan(CheckedScan):
+    """A checked series: (n_rows, n_timepoints) float32 `values` as they came, and how they become the model's.
+
+    Attributes:
+        rows: where each emitted row comes from.
+        timing: how it comes to the repetition time and the windows of the model.
+        scaling: what is taken out of it.
+        missing: (n_timepoints,) bool, frames in which nothing was measured, or `None`.
+    """
+
+    rows: Rows
+    timing: Timing
+    scaling: Scaling
+    missing: np.ndarray | None
+
+    @property
+    def unmeasured(self) -> np.ndarray | None:
+        """`missing` at the times that windows are cut at."""
+        if self.missing is None or self.timing.t_rs is None:
+            return self.missing
+        return self.missing[self.timing.nearest_frames()]
+
+    def windows(self, starts: Sequence[float]) -> np.ndarray:
+        """(n_windows, n_rois, n_timepoints) float32; zeros behind a short scan and where nothing was measured."""
+        whole, gaps = self._resampled() if self.timing.t_rs is not None else (None, None)
+        if whole is None and self.scaling.of_windows and self.scaling.non_finite is not None:
+            gaps = self.scaling.non_finite[self.rows.index]
+        output = np.empty((len(starts), len(self.rows.index), self.timing.window), dtype=np.float32)
+        for start, window in zip(starts, output):
+            frames, filled = self.timing.frames(start)
+            target = window[:, :filled]
+            if whole is not None:
+                target[:] = whole[:, frames]
+            else:
+                self.scaling.write(self.values, self.rows.identity, frames, target)
+            window[:, filled:] = 0.0
+            self.scaling.finish(target, None if gaps is None else gaps[:, frames])
+        return output
+
+    def _resampled(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The whole scan, scaled and interpolated, and where nothing was measured."""
+        assert self.timing.t_rs is not None
+        # Scaling is affine, so it can come first; then the filter sees no large offset.
+        values = np.empty((len(self.rows.index), self.timing.n_frames), dtype=np.float32)
+        self.scaling.write(self.values, self.rows.identity, slice(0, self.timing.n_frames), values)
+        gaps = None
+        if self.scaling.non_finite is not None:
+            gaps = self.scaling.non_finite[self.rows.index]
+            gaps[self.scaling.zero_rows] = False
+            # Gaps are bridged for the filter, so that they reach nothing beside them, and are gaps again after it.
+            values = bridged(values, ~gaps)
+            gaps = gaps[:, self.timing.nearest_frames()]
+        values = resample_t_r(values, *self.timing.t_rs)
+        if gaps is not None:
+            values[gaps] = 0.0
+        return values, gaps
+
+    def observed(self, starts: Sequence[float]) -> np.ndarray:
+        """(n_windows, n_timepoints) bool: timepoints that were measured."""
+        missing = self.unmeasured
+        observed = np.zeros((len(starts), self.timing.window), dtype=bool)
+        for start, window in zip(starts, observed):
+            frames, filled = self.timing.frames(start)
+            window[:filled] = True if missing is None else ~missing[frames]
+        return observed
+
+    def bad_rows(self) -> tuple[int, ...]:
+        """Emitted rows that are constant or hold values, in measured frames, that are not finite."""
+        flagged = self.scaling.zero_rows & self.rows.present
+        if self.scaling.non_finite is not None:
+            measured = slice(None) if self.missing is None else ~self.missing
+            gaps = np.asarray(self.scaling.non_finite[:, measured].any(axis=1))
+            flagged |= gaps[self.rows.index] & self.rows.present
+        return tuple(np.flatnonzero(flagged).tolist())
