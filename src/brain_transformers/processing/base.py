@@ -164,6 +164,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
 
     def unpack(self, row: Mapping[str, Any], name: str, **known: Any) -> tuple[Any, dict[str, Any]]:
         """(scan, what is known of it) of a row of a dataset; `known` is what the call says."""
+        check_columns(row, self.reads, name)
         return row[self.reads[0]], known
 
     def per_scan(self, name: str, value: Any, n_scans: int) -> list[Any]:
@@ -342,7 +343,6 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         if not isinstance(item, Mapping):
             return item, f"scan {number}", known
         name = scan_name(item, number)
-        check_columns(item, self.reads, name)
         scan, facts = self.unpack(item, name, **known)
         return scan, name, facts
 

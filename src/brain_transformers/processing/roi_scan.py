@@ -2,15 +2,40 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from .base import CheckedScan
+from .base import CheckedScan, as_array
 from .missing import bridged
 from .parcels import Rows
 from .resampling import resample_t_r
 from .scaling import Scaling
 from .time import Timing
+
+
+def series_values(scan: Any, n_rois: int, name: str, fix: str) -> np.ndarray:
+    """A scan as (n_rois, n_timepoints) float32.
+
+    Raises:
+        ValueError: if it is no series of that many ROIs; the message ends with `fix` where their number differs.
+    """
+    signals = as_array(scan)
+    if signals.dtype.kind not in "fiub":
+        raise ValueError(f"Expected {name} to hold real numbers, got dtype {signals.dtype}.")
+    if signals.ndim != 2:
+        raise ValueError(f"Expected {name} of shape (n_rois, n_timepoints), got {signals.shape}.")
+    if signals.shape[0] != n_rois:
+        if signals.shape[1] == n_rois:
+            raise ValueError(
+                f"Expected {name} of shape ({n_rois}, n_timepoints), got {signals.shape}: it is transposed. "
+                "Pass scan.T."
+            )
+        raise ValueError(f"Expected {name} with {n_rois} ROIs in its rows, got shape {signals.shape}. {fix}")
+    if not signals.shape[1]:
+        raise ValueError(f"Expected {name} with timepoints, got shape {signals.shape}.")
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is seen afterwards
+        return signals.astype(np.float32, copy=False)
 
 
 @dataclass

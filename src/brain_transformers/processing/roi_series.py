@@ -16,7 +16,7 @@ from .missing import measured_part
 from .parcel_gradients import gradients_of_rows
 from .parcels import MISSING_ROIS, ModelParcels, Rows, check_coordinates, order_name, split_order
 from .roi_orders import SORTED_BY_Y, ROIOrder, resolve_roi_order, roi_coordinates, roi_order_text
-from .roi_scan import ROIScan
+from .roi_scan import ROIScan, series_values
 from .rows import agreed, series_facts, series_row, shortest_of_each_kind, unpack_row
 from .tokens import LAYOUTS, image_side, image_token_mask, series_token_mask
 
@@ -278,7 +278,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
 
     def unpack(self, row: Mapping[str, Any], name: str, **known: Any) -> tuple[Any, dict[str, Any]]:
         """Signals of a row, with the order and the repetition time that the row and the call agree on."""
-        signals, order, t_r = unpack_row(row)
+        signals, order, t_r = unpack_row(row, name)
         given = known.get("roi_order")
         known["roi_order"] = agreed("roi_order", given, order, name, given is None or roi_order_text(given) == order)
         if "t_r" in known:
@@ -309,14 +309,8 @@ class ROISeriesFeatureExtractor(ScanProcessor):
                     "Pass t_r in seconds (prepare --t-r)."
                 )
             signals = band_pass_filter(signals, rate, self.band_pass)
-        new_time = time.ModelTiming(
-            self.t_r,
-            self.t_r_tolerance,
-            self.resampling,
-            self.n_timepoints,
-            self.patch_size,
-            "folding" not in self._warned,
-        )
+        window, look = (self.n_timepoints, self.patch_size), "folding" not in self._warned
+        new_time = time.ModelTiming(self.t_r, self.t_r_tolerance, self.resampling, *window, look)
         timing = new_time.of(signals, t_r, name, self.warn_once)
         time.check_length(timing, missing, self.t_r, name)
         if timing.n_timepoints < self.n_timepoints and self.short_scans == "error":
@@ -346,52 +340,27 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         return ROIScan(name, signals, rows, timing, scaled, missing)
 
     def _series(self, scan: Any, n_source: int, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """The scan as float32 with NaN where nothing was measured, and in which frames that was so (None: nowhere)."""
-        signals = as_array(scan)
-        if signals.dtype.kind not in "fiub":
-            raise ValueError(f"Expected {name} to hold real numbers, got dtype {signals.dtype}.")
-        if signals.ndim != 2:
-            raise ValueError(f"Expected {name} of shape (n_rois, n_timepoints), got {signals.shape}.")
-        if signals.shape[0] != n_source:
-            if signals.shape[1] == n_source:
-                raise ValueError(
-                    f"Expected {name} of shape ({n_source}, n_timepoints), got {signals.shape}: it is transposed. "
-                    "Pass scan.T."
-                )
-            fix = "Parcellate with the atlas of the model, or name the roi_order that these rows are in."
-            if self.roi_order is None:
-                fix = (
-                    "This model names no parcels (as the *-tiny ones, which are for tests): make one for yours with "
-                    f"load_config(name, n_rois={signals.shape[0]}, roi_order=...)."
-                )
-            raise ValueError(f"Expected {name} with {n_source} ROIs in its rows, got shape {signals.shape}. {fix}")
-        if not signals.shape[1]:
-            raise ValueError(f"Expected {name} with timepoints, got shape {signals.shape}.")
-        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is seen afterwards
-            signals = signals.astype(np.float32, copy=False)
-        return measured_part(signals, name, self.warn_once)
+        fix = "Parcellate with the atlas of the model, or name the roi_order that these rows are in."
+        if self.roi_order is None:
+            fix = (
+                "This model names no parcels (as the *-tiny ones, which are for tests): make one for yours with "
+                f"load_config(name, n_rois={next(iter(np.shape(scan)), 0)}, roi_order=...)."
+            )
+        return measured_part(series_values(scan, n_source, name, fix), name, self.warn_once)
 
     def _rows(self, roi_order: ROIOrder | None, coordinates: np.ndarray | None, sort: bool = True) -> Rows:
         own = None if self.roi_order is None else roi_order_text(self.roi_order)
         given = None if roi_order is None else roi_order_text(roi_order)
         # Attributes may be set after construction, so the rows depend on them too.
         centres = None if self.coordinates is None else np.asarray(self.coordinates, dtype=np.float32)
-        key = (
-            given,
-            sort,
-            own,
-            self.n_rois,
-            self.sort_rows,
-            self.missing_rois,
-            None if centres is None else centres.tobytes(),
-        )
+        table = None if centres is None else centres.tobytes()
+        key = (given, sort, own, self.n_rois, self.sort_rows, self.missing_rois, table)
         if coordinates is None and key in self._known_rows:
             return self._known_rows[key]
         if centres is None and self.roi_order is not None:
             centres = roi_coordinates(self.roi_order)
-        parcels = ModelParcels(
-            self.roi_order, self.n_rois, centres, self.sort_rows if sort else None, self.missing_rois
-        )
+        sort_rows = self.sort_rows if sort else None
+        parcels = ModelParcels(self.roi_order, self.n_rois, centres, sort_rows, self.missing_rois)
         rows = parcels.rows(roi_order, coordinates, self.warn_once)
         if coordinates is None:
             self._known_rows[key] = rows

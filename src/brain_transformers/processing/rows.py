@@ -58,13 +58,15 @@ def agreed(what: str, given: Any, own: Any, name: str, same: bool) -> Any:
 # --- series ---
 
 
-def unpack_row(row: Mapping[str, Any]) -> tuple[np.ndarray, str | None, float | None]:
+def unpack_row(row: Mapping[str, Any], name: str | None = None) -> tuple[np.ndarray, str | None, float | None]:
     """A row of a scan dataset as (signals (n_rois, n_timepoints) float32, roi_order, t_r in seconds or `None`).
+
+    Messages call it `name`.
 
     Raises:
         ValueError: if a column is not there, or the numbers do not fit each other; the message names the scan.
     """
-    name = scan_name(row)
+    name = name or scan_name(row)
     check_columns(row, ("signals", "n_rois", "n_timepoints"), name)
     try:
         signals = np.asarray(row["signals"], dtype=np.float32).reshape(int(row["n_rois"]), int(row["n_timepoints"]))
