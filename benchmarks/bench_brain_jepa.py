@@ -153,7 +153,7 @@ def moving_average() -> Result:
 def dataset_item() -> Result:
     """One pretraining window from storage: two gzipped CSV files (float64 text, as pandas writes it) against a row."""
     from brain_transformers.data.builders import dataset_from_arrays
-    from brain_transformers.data.collators import ROISeriesCollator
+    from brain_transformers.data.collators import ScanCollator
 
     rng = np.random.default_rng(0)
     series = 8000 + 200 * rng.standard_normal((450, 490))
@@ -172,7 +172,7 @@ def dataset_item() -> Result:
         statistics={"median": medians.tolist(), "iqr": iqrs.tolist(), "n_scans": 9},
     )
     rows = dataset_from_arrays([series.astype(np.float32)], roi_order=config.roi_order, t_r=0.735)
-    collator = ROISeriesCollator(extractor, window="first")
+    collator = ScanCollator(extractor, window="first")
     return compare(
         "dataset item, 450 x 490 cut to 160",
         ("two csv.gz", lambda: plain_item(folder, medians, iqrs, 0.0)[None]),

@@ -268,7 +268,7 @@ def dataset_item() -> Result:
     import numpy as np
 
     from brain_transformers.data.builders import dataset_from_arrays
-    from brain_transformers.data.collators import ROISeriesCollator
+    from brain_transformers.data.collators import ScanCollator
 
     rng = np.random.default_rng(0)
     scans = [rng.standard_normal((424, 490), dtype=np.float32) for _ in range(8)]
@@ -292,7 +292,7 @@ def dataset_item() -> Result:
     extractor = bt.ROISeriesFeatureExtractor.from_model_config(
         bt.load_config("brainlm-13m"), normalization="none", coordinates=centres.tolist()
     )
-    collator = ROISeriesCollator(extractor, window="first")
+    collator = ScanCollator(extractor, window="first")
 
     def ours() -> list[torch.Tensor]:
         batch = collator([ours_rows[0]])

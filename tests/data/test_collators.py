@@ -7,7 +7,7 @@ import torch
 pytest.importorskip("datasets")
 
 from brain_transformers.data.builders import dataset_from_arrays
-from brain_transformers.data.collators import ROISeriesCollator
+from brain_transformers.data.collators import ScanCollator
 from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
 from brain_transformers.training.seeded_rows import RowKey, SeededRows
 
@@ -27,7 +27,7 @@ def extractor():
 
 
 def test_batch_has_what_the_extractor_gives(dataset, extractor):
-    batch = ROISeriesCollator(extractor, "group")([dataset[0], dataset[1], dataset[2]])
+    batch = ScanCollator(extractor, "group")([dataset[0], dataset[1], dataset[2]])
     signals = [row["signals"].reshape(94, -1) for row in dataset]
     expected = extractor(signals, t_r=0.72, roi_order="aal2-94", return_tensors="pt")
     assert set(batch) == {"signals", "coordinates", "attention_mask", "labels"}
@@ -38,63 +38,63 @@ def test_batch_has_what_the_extractor_gives(dataset, extractor):
 
 
 def test_works_in_a_data_loader(dataset, extractor):
-    loader = torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=ROISeriesCollator(extractor, "group"))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=2, collate_fn=ScanCollator(extractor, "group"))
     shapes = [tuple(batch["signals"].shape) for batch in loader]
     assert shapes == [(2, 94, 40), (1, 94, 40)]
 
 
 def test_labels_as_floats_text_and_missing(dataset, extractor):
     rows = [dataset[0], dataset[1]]
-    ages = ROISeriesCollator(extractor, "age")(rows)["labels"]
+    ages = ScanCollator(extractor, "age")(rows)["labels"]
     assert ages.dtype == torch.float32
     assert ages.tolist() == [31.0, 40.5]
-    assert ROISeriesCollator(extractor, "sex", label2id={"F": 0, "M": 1})(rows)["labels"].tolist() == [0, 1]
+    assert ScanCollator(extractor, "sex", label2id={"F": 0, "M": 1})(rows)["labels"].tolist() == [0, 1]
     with pytest.raises(ValueError, match="Pass label2id="):
-        ROISeriesCollator(extractor, "sex")(rows)
+        ScanCollator(extractor, "sex")(rows)
     with pytest.raises(ValueError, match="not in label2id"):
-        ROISeriesCollator(extractor, "sex", label2id={"F": 0})(rows)
+        ScanCollator(extractor, "sex", label2id={"F": 0})(rows)
     with pytest.raises(ValueError, match="no age"):
-        ROISeriesCollator(extractor, "age")([dataset[2]])
+        ScanCollator(extractor, "age")([dataset[2]])
 
 
 def test_random_windows_depend_on_the_row_only(dataset, extractor):
     def rng_for_row(row):
         return np.random.default_rng([5, int(row["n_timepoints"])])
 
-    collator = ROISeriesCollator(extractor, window="random", rng_for_row=rng_for_row)
+    collator = ScanCollator(extractor, window="random", rng_for_row=rng_for_row)
     together = collator([dataset[0], dataset[1]])["signals"]
     apart = torch.cat([collator([dataset[1]])["signals"], collator([dataset[0]])["signals"]])
     assert torch.equal(together, apart.flip(0))
-    first = ROISeriesCollator(extractor)([dataset[0], dataset[1]])["signals"]
+    first = ScanCollator(extractor)([dataset[0], dataset[1]])["signals"]
     assert not torch.equal(together, first)
     with pytest.raises(ValueError, match="Random windows need seed="):
-        ROISeriesCollator(extractor, window="random")
+        ScanCollator(extractor, window="random")
 
 
 def test_training_and_evaluation_have_a_window_each(dataset, extractor):
     rows = SeededRows(dataset)
-    collator = ROISeriesCollator(extractor, "group", train_window="random", eval_window="all", seed=3)
+    collator = ScanCollator(extractor, "group", train_window="random", eval_window="all", seed=3)
     evaluation = collator([rows[0], rows[1]])
     assert evaluation["scan_index"].tolist() == [0, 1, 1]
     assert evaluation["labels"].tolist() == [0, 1, 1]
     training = [collator([rows[RowKey(epoch, 0)], rows[RowKey(epoch, 1)]]) for epoch in range(6)]
     assert all(set(batch) == {"signals", "coordinates", "labels"} for batch in training)
     assert len({batch["signals"][0, 0, 0].item() for batch in training}) > 3
-    again = ROISeriesCollator(extractor, "group", train_window="random", eval_window="all", seed=3)
+    again = ScanCollator(extractor, "group", train_window="random", eval_window="all", seed=3)
     assert torch.equal(again([rows[RowKey(4, 1)]])["signals"][0], training[4]["signals"][1])
     with pytest.raises(ValueError, match=r"Use FineTuningTrainer.*SeededRows"):
         collator([dataset[0]])
     with pytest.raises(ValueError, match="both train_window and eval_window"):
-        ROISeriesCollator(extractor, train_window="random", seed=3)
+        ScanCollator(extractor, train_window="random", seed=3)
 
 
 def test_columns_that_the_trainer_took_away_are_asked_for(dataset, extractor):
     with pytest.raises(ValueError, match=r"without n_rois, n_timepoints.*remove_unused_columns=False"):
-        ROISeriesCollator(extractor)([{"signals": dataset[0]["signals"]}])
+        ScanCollator(extractor)([{"signals": dataset[0]["signals"]}])
 
 
 def test_streamed_rows_and_the_extractor_itself_take_rows(dataset, extractor):
-    collator = ROISeriesCollator(extractor, "group")
+    collator = ScanCollator(extractor, "group")
     loader = torch.utils.data.DataLoader(dataset.to_iterable_dataset(), batch_size=2, collate_fn=collator)
     streamed = torch.cat([batch["signals"] for batch in loader])
     expected = extractor(list(dataset), return_tensors="pt")["signals"]
@@ -107,7 +107,7 @@ def test_streamed_rows_and_the_extractor_itself_take_rows(dataset, extractor):
 
 
 def test_all_windows_repeat_labels_and_say_where_they_come_from(dataset, extractor):
-    collator = ROISeriesCollator(extractor, "group", window="all", return_windows=True)
+    collator = ScanCollator(extractor, "group", window="all", return_windows=True)
     batch = collator([dataset[0], dataset[1]])
     assert batch["scan_index"].tolist() == [0, 1, 1]
     assert batch["window_start"].tolist() == [0, 0, 40]
@@ -117,4 +117,4 @@ def test_all_windows_repeat_labels_and_say_where_they_come_from(dataset, extract
 def test_error_names_the_row(dataset, extractor):
     extractor.short_scans = "error"
     with pytest.raises(ValueError, match=r"Expected scan 2 with at least 40 timepoints, got 25"):
-        ROISeriesCollator(extractor)([dataset[2]])
+        ScanCollator(extractor)([dataset[2]])

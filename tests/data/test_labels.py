@@ -83,12 +83,12 @@ def test_a_gap_in_a_dataset_leaves_its_scan_out(capsys) -> None:
 
 def test_a_batch_numbers_classes_by_the_same_names() -> None:
     from brain_transformers import ROISeriesFeatureExtractor
-    from brain_transformers.data.collators import ROISeriesCollator
+    from brain_transformers.data.collators import ScanCollator
 
     rng = np.random.default_rng(0)
     dataset = dataset_from_arrays(
         [rng.normal(size=(2, 8)) for _ in range(3)], roi_order=["a", "b"], sex=[0.0, 1.0, float("nan")]
     )
     extractor = ROISeriesFeatureExtractor(n_rois=2, n_timepoints=8, patch_size=4, roi_order=["a", "b"])
-    collator = ROISeriesCollator(extractor, "sex", label2id=Labels.read(dataset, "sex").label2id)
+    collator = ScanCollator(extractor, "sex", label2id=Labels.read(dataset, "sex").label2id)
     assert torch.equal(collator([dataset[1], dataset[0]])["labels"], torch.tensor([1, 0]))

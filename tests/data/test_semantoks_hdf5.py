@@ -77,7 +77,7 @@ def test_a_row_reaches_the_model(tmp_path: Path) -> None:
     config = bt.load_config(
         "brain-semantoks-base", hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32
     )
-    collator = bt.ROISeriesCollator(bt.ROISeriesFeatureExtractor.from_model_config(config))
+    collator = bt.ScanCollator(bt.ROISeriesFeatureExtractor.from_model_config(config))
     with pytest.warns(UserWarning, match="NaN"):
         batch = collator([rows[0], rows[1], rows[2]])
     output = bt.BrainSemantoksModel(config).eval()(**batch)

@@ -1166,14 +1166,12 @@ def data_pipeline(case: GoldenCase, work: Path) -> None:
 
 def _check_random_starts(case: GoldenCase, last: int, expected: dict[str, float]) -> None:
     """Starts of both crops of many scans, as the collator of the Trainer draws them."""
-    from brain_transformers.training import TwoViewCollator
-
-    collator = TwoViewCollator(bt.load_config("brain-semantoks-tiny"), seed=0)
-    starts = np.empty((4000, 2))
-    for row in range(len(starts)):
-        for collator._view in range(2):
-            rng = collator._window_generator({"__row_index__": row, "__epoch__": 0})
-            starts[row, collator._view] = rng.integers(0, last + 1)
+    extractor = bt.ROISeriesFeatureExtractor(n_timepoints=4, normalization="none")
+    collator = bt.ScanCollator(extractor, window="random", n_views=2, seed=0)
+    series = np.arange(last + 4, dtype=np.float32)  # so that the first value of a crop is its start
+    scan = {"signals": series, "n_rois": 1, "n_timepoints": len(series)}
+    crops = collator([{**scan, "__row_index__": row, "__epoch__": 0} for row in range(4000)])["signals"]
+    starts = crops[:, :, 0, 0].numpy()
     case.check("first start", starts.min(), np.float64(expected.pop("min")), atol=0, rtol=0)
     case.check("last start", starts.max(), np.float64(expected.pop("max")), atol=0, rtol=0)
     case.check("mean start", starts.mean(), np.float64(expected.pop("mean")), atol=0.03 * last, rtol=0)
@@ -1183,7 +1181,7 @@ def _check_random_starts(case: GoldenCase, last: int, expected: dict[str, float]
 
 
 def _check_augmentation(case: GoldenCase, number: str, entry: dict[str, Any]) -> None:
-    from brain_transformers.training.distillation import views as views
+    from brain_transformers.training import augmentation as views
 
     own = f"aug.{number}.input"
     signals = case.take(own if case.has(own) else "aug.input").numpy()

@@ -216,7 +216,7 @@ def test_it_goes_through_the_trainer(whose, processor, rows, tmp_path) -> None:
         labels = torch.tensor([row["age"] for row in rows])
         return {**processor(rows, window="first", return_tensors="pt"), "labels": labels}
 
-    collator = plain if whose == "plain" else bt.ROISeriesCollator(processor, "age", window="all")
+    collator = plain if whose == "plain" else bt.ScanCollator(processor, "age", window="all")
     before = model.project.weight.clone()
     arguments = TrainingArguments(
         tmp_path, max_steps=2, per_device_train_batch_size=2, remove_unused_columns=False, report_to=[], use_cpu=True

@@ -23,7 +23,7 @@ def test_a_gap_is_told_before_training(tmp_path: Path) -> None:
     extractor = bt.ROISeriesFeatureExtractor(
         n_rois=12, n_timepoints=40, patch_size=10, roi_order=None, normalization="zscore"
     )
-    collator = bt.ROISeriesCollator(extractor, label_column="sex", label2id={"F": 0, "M": 1}, window="first")
+    collator = bt.ScanCollator(extractor, label_column="sex", label2id={"F": 0, "M": 1}, window="first")
     arguments = bt.FineTuningArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     assert not arguments.dataloader_pin_memory or torch.accelerator.is_available()
     with pytest.raises(ValueError, match=r"2 of 4 scans have no sex\. Leave them out: dataset\.filter"):

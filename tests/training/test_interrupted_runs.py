@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.utils import logging as transformers_logging
 
 import brain_transformers
-from brain_transformers import ROISeriesCollator, ROISeriesFeatureExtractor, files
+from brain_transformers import ROISeriesFeatureExtractor, ScanCollator, files
 from brain_transformers.training import (
     FineTuningArguments,
     FineTuningTrainer,
@@ -29,7 +29,6 @@ from brain_transformers.training import (
 )
 from brain_transformers.training.checkpoints import RECORD, DamagedCheckpointError, write_record
 from brain_transformers.training.finite import NotFiniteError
-from brain_transformers.training.seeded_rows import RowRandomness
 
 # Lines of the log and checkpoints do not fall on the same steps, and 7 steps end within an epoch.
 RUN = {"max_steps": 7, "logging_steps": 3, "save_strategy": "steps", "save_steps": 2}
@@ -80,9 +79,7 @@ def _fine_tuned(output_dir, extractor=None, rows=None, **options):
     return FineTuningTrainer(
         AutoModelForSequenceClassification.from_config(config),
         FineTuningArguments(output_dir=str(output_dir), **arguments),
-        data_collator=ROISeriesCollator(
-            extractor, "age", window="random", rng_for_row=RowRandomness(arguments["seed"], "window")
-        ),
+        data_collator=ScanCollator(extractor, "age", window="random", seed=arguments["seed"]),
         train_dataset=tiny_pretraining.make_scans(12, age=ages) if rows is None else rows,
         processing_class=extractor,
     )

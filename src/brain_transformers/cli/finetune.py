@@ -295,7 +295,7 @@ def _train(
 ) -> int:
     from transformers import set_seed
 
-    from ..data.collators import ROISeriesCollator
+    from ..data.collators import ScanCollator
     from ..evaluation.predictions import predictions_csv
     from ..files import digest
     from ..hub.new_models import check_rows
@@ -307,7 +307,7 @@ def _train(
     model, extractor = _model_for(args, labels, train_rows)
     check_rows(extractor, eval_rows, "evaluation")
 
-    collator = ROISeriesCollator(
+    collator = ScanCollator(
         extractor,
         args.label,
         label2id=labels.label2id,

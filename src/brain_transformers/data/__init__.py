@@ -8,6 +8,7 @@ from ..lazy import lazy_attributes
 _EXPORTS = {
     "ROISeries": "readers",
     "ROISeriesCollator": "collators",
+    "ScanCollator": "collators",
     "ROISeriesFolderBuilder": "builders",
     "SemantoksHDF5Builder": "semantoks_builder",
     "SemantoksRecordings": "semantoks_recordings",

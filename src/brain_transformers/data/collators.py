@@ -11,29 +11,42 @@ from ..processing.base import ScanProcessor, join
 from ..processing.time import WINDOWS
 from .labels import class_name
 from .participants import is_gap
-from .row_randomness import EPOCH, EVALUATION_EPOCH, RowRandomness
+from .row_randomness import EPOCH, EVALUATION_EPOCH, ROW_INDEX, BatchNumbers, RowRandomness, SeededDraws, row_key
 
-# What an extractor says of its windows beside the inputs of the model.
+Rows = Sequence[Mapping[str, Any]]
+# What a processor says of its windows beside the inputs of the model.
 _WINDOW_NAMES = ("scan_index", "window_start")
 
 
-class ROISeriesCollator:
-    """Turn rows of a scan dataset into a batch: parcel order, scale, repetition time and window on the way.
+class ScanCollator:
+    """Turn rows of a scan dataset into a batch, whatever their modality: windows, labels, and masks for pretraining.
+
+    What is drawn (random windows, augmentation, masks) is a pure function of seed, epoch and row, or of seed, epoch
+    and number of the batch for what all its rows share. Resumed runs, any number of workers and of processes, and
+    every evaluation therefore see the same.
 
     Args:
-        extractor: the model's feature extractor.
+        processor: cuts and scales the scans; or a function from rows to a batch with one window a row, such as another
+            collator; or `None` for rows that hold the inputs of the model, one window each, as arrays.
         label_column: column of the rows that becomes `labels`: int64 for whole numbers and mapped text, else float32.
         label2id: numbers of text labels.
-        window: `"first"`, `"center"`, `"all"`, `"cover"` or `"random"`; by default the extractor's own choice. With
+        regression: labels are numbers to predict, so float32 even where they are whole.
+        window: `"first"`, `"center"`, `"all"`, `"cover"` or `"random"`; by default the processor's own choice. With
             `"all"` and `"cover"` a row may give several windows, and its label is repeated.
         train_window, eval_window: instead of `window`, one choice for training and one for evaluation, such as
             `"random"` and `"all"`, so that training sees the whole of every scan over its epochs. Which it is the rows
             say, as the Trainers of this package hand them out. Evaluation rows with several windows come with
             `scan_index`, by which [`FineTuningTrainer`] averages their predictions.
-        seed: for `"random"`: windows follow from it, the epoch and the row, so that a resumed run draws the same.
+        n_windows: this many evenly spaced windows of each scan, instead of `window`.
+        n_views: this many windows of each row on a new second axis of all inputs, each drawn on its own; rows that
+            hold inputs hold that axis already.
+        seed: of random windows, augmentation and masks.
         rng_for_row: for `"random"`, instead of `seed`: makes the generator that a row's window is drawn from.
         return_windows: also return `scan_index` (position of the row in the batch) and `window_start`.
-        n_windows: this many evenly spaced windows of each scan, instead of `window`.
+        augment: `(window, generator) -> window`, done to the main input of rows of training.
+        masks: `(draws, inputs) -> arguments of forward`, such as `draw_masks` of a model with its configuration; they
+            are added to the batch.
+        batches: which batch rows belong to, for what its rows share; by default a call is one.
 
     Raises:
         ValueError: if random windows come without `seed` or `rng_for_row`, or a row cannot be used.
@@ -41,17 +54,22 @@ class ROISeriesCollator:
 
     def __init__(
         self,
-        extractor: ScanProcessor,
+        processor: ScanProcessor | Callable[[Rows], Mapping[str, Any]] | None = None,
         label_column: str | None = None,
         *,
         label2id: Mapping[str, int] | None = None,
+        regression: bool = False,
         window: str | None = None,
         train_window: str | None = None,
         eval_window: str | None = None,
+        n_windows: int | None = None,
+        n_views: int | None = None,
         seed: int | None = None,
         rng_for_row: Callable[[Mapping[str, Any]], np.random.Generator] | None = None,
         return_windows: bool = False,
-        n_windows: int | None = None,
+        augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+        masks: Callable[[SeededDraws, Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]] | None = None,
+        batches: BatchNumbers | None = None,
     ) -> None:
         for name, value in (("window", window), ("train_window", train_window), ("eval_window", eval_window)):
             if value is not None and value not in WINDOWS:
@@ -61,51 +79,115 @@ class ROISeriesCollator:
                 f"Expected either window or both train_window and eval_window, got {window!r}, {train_window!r} and "
                 f'{eval_window!r}. Pass, for example, train_window="random", eval_window="all".'
             )
-        self.extractor = extractor
+        self.processor: Any = processor
         self.label_column = label_column
         self.label2id = None if label2id is None else dict(label2id)
+        self.regression = regression
         self.window = window
         self.train_window, self.eval_window = train_window, eval_window
+        self.n_windows, self.n_views = n_windows, n_views
         self.rng_for_row = RowRandomness(seed, "window") if rng_for_row is None and seed is not None else rng_for_row
         self.return_windows = return_windows
-        self.n_windows = n_windows
-        choices = (train_window, eval_window) if train_window is not None else (window or extractor.window,)
-        if n_windows is None and "random" in choices and self.rng_for_row is None:
-            raise ValueError(
-                "Random windows need seed=, from which they follow with the epoch and the row (the Trainers of this "
-                "package tell both), or rng_for_row=, a function from a row to a numpy generator."
-            )
+        self.augment, self.masks = augment, masks
+        if (augment is not None or masks is not None) and seed is None:
+            raise ValueError("Expected a seed for augment and masks, which are drawn, got none. Pass seed=.")
+        if seed is not None:
+            self._rng_of_views = RowRandomness(seed, "view")
+            self.batches = BatchNumbers(seed) if batches is None else batches
+        if isinstance(processor, ScanProcessor) and n_windows is None and self.rng_for_row is None:
+            choices = (train_window, eval_window) if train_window is not None else (window or processor.window,)
+            if "random" in choices:
+                raise ValueError(
+                    "Random windows need seed=, from which they follow with the epoch and the row (the Trainers of "
+                    "this package tell both), or rng_for_row=, a function from a row to a numpy generator."
+                )
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    @property
+    def makes_masks(self) -> bool:
+        """Whether batches come with masks; the Trainers add theirs otherwise."""
+        return self.masks is not None
+
+    def __call__(self, rows: Rows) -> dict[str, Any]:
         """Collate rows as a numpy-format dataset gives them.
 
         Returns:
-            What the extractor gives: `signals` (batch, n_rois, n_timepoints) float32, and where they apply
-            `coordinates` (batch, n_rois, 3) and `attention_mask` (batch, n_tokens) int64; and `labels` (batch,).
+            What the processor gives, such as `signals` (batch, n_rois, n_timepoints) float32, and where they apply
+            `attention_mask` (batch, n_tokens) int64, `labels` (batch,) and masks.
+
+        Raises:
+            ValueError: if a row cannot be used, or gives other than one window where something is drawn for each.
         """
         rows = list(rows)
+        if isinstance(self.processor, ScanProcessor):
+            batch = self._windows(self.processor, rows)
+        else:
+            beside = {ROW_INDEX, EPOCH, self.label_column}
+            inputs = [{key: value for key, value in row.items() if key not in beside} for row in rows]
+            batch = stack(inputs) if self.processor is None else dict(self.processor(rows))
+            for key in (ROW_INDEX, EPOCH):  # collators that make tensors of every key
+                batch.pop(key, None)
+            if self.label_column is not None:
+                batch["labels"] = self._labels([row[self.label_column] for row in rows])
+        if self.augment is None and self.masks is None:
+            return batch
+        main = next(iter(batch))
+        if len(batch[main]) != len(rows):
+            raise ValueError(
+                f"Expected one window a row, got {len(batch[main])} windows of {len(rows)} rows. Use a collator with "
+                'window "random", "first" or "center".'
+            )
+        if self.n_views is not None and (batch[main].dim() < 4 or batch[main].shape[1] != self.n_views):
+            raise ValueError(
+                f"Expected rows with {self.n_views} windows of a scan on the first axis of {main}, got shape "
+                f"{tuple(batch[main].shape[1:])}. For scans of any length pass the feature extractor as "
+                "processing_class."
+            )
+        if self.augment is not None and row_key(rows[0])[0] != EVALUATION_EPOCH:
+            batch[main] = self._augmented(batch[main], rows)
+        if self.masks is not None:
+            batch.update(self.masks(self.batches.draws(rows), batch))
+        return batch
+
+    def _windows(self, processor: ScanProcessor, rows: Rows) -> dict[str, Any]:
         evaluation = self.train_window is not None and self._is_evaluation(rows)
-        window = self.window or self.extractor.window
+        window = self.window or processor.window
         if self.train_window is not None:
             window = str(self.eval_window if evaluation else self.train_window)
-        parts = []
+        parts: list[Mapping[str, np.ndarray]] = []
         for row in rows:
             rng = self.rng_for_row(row) if window == "random" and self.rng_for_row is not None else None
-            parts.append(self.extractor(row, window=window, rng=rng, return_windows=True, n_windows=self.n_windows))
-        counts = [len(part["window_start"]) for part in parts]
+            rngs = [rng] * (self.n_views or 1) if self.n_views is None or rng is None else rng.spawn(self.n_views)
+            parts += [
+                processor(row, window=window, rng=rng, return_windows=True, n_windows=self.n_windows) for rng in rngs
+            ]
         windows = [{name: value for name, value in part.items() if name not in _WINDOW_NAMES} for part in parts]
         batch = {name: torch.from_numpy(value) for name, value in join(windows).items()}
+        counts = torch.tensor([len(part["window_start"]) for part in parts])
+        if self.n_views is not None:
+            batch = {name: value.unflatten(0, (len(rows), -1)) for name, value in batch.items()}
+            counts = torch.ones(len(rows), dtype=torch.int64)
         if self.label_column is not None:
             labels = self._labels([row[self.label_column] for row in rows])
-            batch["labels"] = torch.repeat_interleave(labels, torch.tensor(counts))
+            batch["labels"] = torch.repeat_interleave(labels, counts)
         if self.return_windows or (evaluation and window in ("all", "cover")):
-            batch["scan_index"] = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(counts))
+            batch["scan_index"] = torch.repeat_interleave(torch.arange(len(rows)), counts)
         if self.return_windows:
             batch["window_start"] = torch.from_numpy(np.concatenate([part["window_start"] for part in parts]))
         return batch
 
+    def _augmented(self, values: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Each window of each row changed, those of a row with one generator."""
+        assert self.augment is not None
+        views = values if self.n_views is not None else values[:, None]
+        changed = np.empty(views.shape, dtype=np.float32)
+        for of_row, output, row in zip(views.numpy(), changed, rows, strict=True):
+            rng = self._rng_of_views(row)
+            for number, view in enumerate(of_row):
+                output[number] = self.augment(view, rng)
+        return torch.from_numpy(changed.reshape(values.shape))
+
     @staticmethod
-    def _is_evaluation(rows: Sequence[Mapping[str, Any]]) -> bool:
+    def _is_evaluation(rows: Rows) -> bool:
         if any(EPOCH not in row for row in rows):
             raise ValueError(
                 "Expected rows that say whether they are for training or evaluation, since train_window and "
@@ -146,10 +228,43 @@ class ROISeriesCollator:
         if array.dtype.kind == "U":
             with contextlib.suppress(ValueError):  # numbers as text are numbers, as for Labels
                 array = array.astype(np.float64)
-        if array.dtype.kind in "iub":
+        if array.dtype.kind in "iub" and not self.regression:
             return torch.from_numpy(array.astype(np.int64))
-        if array.dtype.kind != "f":
+        if array.dtype.kind not in "iubf":
             raise ValueError(
                 f"Labels in {self.label_column!r} are not numbers (first: {values[0]!r}). Pass label2id=."
             )
         return torch.from_numpy(array.astype(np.float32))
+
+
+ROISeriesCollator = ScanCollator
+"""The name of [`ScanCollator`] when series of parcels were all that there was."""
+
+
+def stack(rows: Rows) -> dict[str, torch.Tensor]:
+    """Stack rows that hold model inputs as arrays of one shape, such as `signals` (n_rois, n_timepoints).
+
+    Floats become float32 and whole numbers int64.
+
+    Raises:
+        ValueError: if rows differ in keys or shapes, or hold text.
+    """
+    batch = {}
+    for key in rows[0]:
+        try:
+            values = np.stack([np.asarray(row[key]) for row in rows])
+        except (KeyError, ValueError) as error:
+            shapes = [np.shape(row[key]) if key in row else "missing" for row in rows]
+            raise ValueError(
+                f"Expected {key!r} of one shape in every row, got {shapes[:4]}. Rows must hold windows of one length; "
+                "for scans of any length pass the feature extractor as processing_class, or a ScanCollator as "
+                "data_collator."
+            ) from error
+        if values.dtype.kind not in "fiub":
+            raise ValueError(
+                f"Expected numbers in {key!r}, got dtype {values.dtype}. Keep only the model's inputs in the dataset, "
+                "or pass a ScanCollator as data_collator."
+            )
+        dtype = np.float32 if values.dtype.kind == "f" else np.int64
+        batch[key] = torch.from_numpy(values.astype(dtype, copy=False))
+    return batch

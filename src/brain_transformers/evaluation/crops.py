@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..data.collators import ROISeriesCollator
+from ..data.collators import ScanCollator
 from ..processing.roi_series import ROISeriesFeatureExtractor
 from .embedding import POOLINGS, pool_output, run_windows
 
@@ -107,7 +107,7 @@ def _run_crops(
     run = run_windows(
         model,
         dataset,
-        ROISeriesCollator(extractor, n_windows=n_crops, return_windows=True),
+        ScanCollator(extractor, n_windows=n_crops, return_windows=True),
         pick,
         batch_size=batch_size,
         device=device,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..data.collators import ROISeriesCollator
+from ..data.collators import ScanCollator
 from ..layers.bfloat16 import warn_where_bfloat16_is_slow
 from ..optional import require
 from ..processing.base import ScanProcessor
@@ -148,7 +148,7 @@ class _Scans:
     """
 
     dataset: Any
-    collator: ROISeriesCollator
+    collator: ScanCollator
     skip: bool
     progress: Any
     provenance: list[dict[str, Any]] = field(default_factory=list)
@@ -158,8 +158,8 @@ class _Scans:
     def windows(self) -> Iterator[tuple[int, dict[str, Any], int]]:
         """(number of the scan, model inputs of one window, its first timepoint), scan by scan."""
         for index, item in enumerate(self.dataset):
-            row = self.collator.extractor.as_row(item, index)
-            self.provenance.append(_provenance(row, self.collator.extractor.reads[0]))
+            row = self.collator.processor.as_row(item, index)
+            self.provenance.append(_provenance(row, self.collator.processor.reads[0]))
             self.names.append(scan_name(row, index))
             try:
                 batch = dict(self.collator([row]))
@@ -244,7 +244,7 @@ class WindowValues:
 def run_windows(
     model: Any,
     dataset: Any,
-    collator: ROISeriesCollator,
+    collator: ScanCollator,
     pick: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor],
     *,
     batch_size: int,
@@ -279,10 +279,10 @@ def run_windows(
             raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
     if batch_size < 1:
         raise ValueError(f"Expected batch_size to be at least 1, got {batch_size}.")
-    rows = _numpy_rows(dataset, collator.extractor)
+    rows = _numpy_rows(dataset, collator.processor)
     total = len(rows) if hasattr(rows, "__len__") else None
-    collator.extractor.refuse(model.config)
-    main = collator.extractor.model_input_names[0]
+    collator.processor.refuse(model.config)
+    main = collator.processor.model_input_names[0]
     device = torch.device(device) if device is not None else next(model.parameters()).device
     model.to(device)
     was_training = model.training
@@ -349,7 +349,7 @@ def embed_dataset(
         dataset: rows with what the extractor reads (series: `signals`, `n_rois`, `n_timepoints`, `t_r`, `roi_order`)
             and any other columns, as [`brain_transformers.data.load_dataset`] gives them; a list of such dictionaries
             and a dataset that streams work too.
-        extractor: the model's feature extractor, or a [`ROISeriesCollator`] that holds one.
+        extractor: the model's feature extractor, or a [`ScanCollator`] that holds one.
         pooling: `"model"`: `pooler_output`, as the configuration says; `"cls"`; `"mean"` or `"max"` over all tokens;
             `"roi"`: mean over time of each ROI's tokens, all ROIs side by side (n_rois * hidden_size columns; 0,
             with a warning, for a ROI of which nothing was measured).
@@ -381,12 +381,12 @@ def embed_dataset(
     ):
         if value not in choices:
             raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
-    inner = extractor.extractor if isinstance(extractor, ROISeriesCollator) else extractor
+    inner = extractor.processor if isinstance(extractor, ScanCollator) else extractor
     body = getattr(model, model.base_model_prefix, model)
     run = run_windows(
         body,
         dataset,
-        ROISeriesCollator(inner, window=window, return_windows=True),
+        ScanCollator(inner, window=window, return_windows=True),
         lambda output, inputs: pool_output(
             body, output, inputs.get("attention_mask"), pooling, inputs[inner.model_input_names[0]].shape[-1]
         ),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.row_randomness import SeededDraws
 from ..families import FAMILIES
 from ..models.configuration_base import ScanFacts, TableError
 from .registry import load_config
@@ -119,8 +120,8 @@ def check_masks(model: Any, batch_size: int) -> None:
     Raises:
         ValueError: what drawing says.
     """
-    for seed in range(8):
-        model.draw_masks(min(batch_size, 64), seed)
+    for seed in range(16):  # not every batch may be masked
+        model.draw_masks(model.config, SeededDraws.of_one_batch(min(batch_size, 64), seed))
 
 
 def fit_to_rows(processor: Any, rows: Any, what: str, *, fit: bool) -> None:

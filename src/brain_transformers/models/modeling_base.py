@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 from ..layers.bfloat16 import warn_where_bfloat16_is_slow
 from ..layers.masking import TokenSelection, unpack_tokens
 from ..layers.pooling import pool_tokens
+from .batch_draws import BatchDraws
 from .configuration_base import BrainConfig, Table
 from .validation import check_choice
 
@@ -274,12 +275,18 @@ class BrainPreTrainedModel(PreTrainedModel):
             getattr(body, name).copy_(values)
         setattr(self.config, self.config.table_sources[name], source)
 
-    def draw_masks(self, batch_size: int, seed: int | None = None) -> dict[str, torch.Tensor]:
+    @classmethod
+    def draw_masks(
+        cls, config: Any, draws: BatchDraws, inputs: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
         """Masks of a batch in pretraining, as arguments of `forward`; empty where `forward` draws them itself.
 
+        They follow from the configuration and the draws alone, so that the collator makes them, in whatever process.
+
         Args:
-            batch_size: samples.
-            seed: makes the masks a function of it; `None` draws from the global generators.
+            config: of the model; a Trainer may pass more options by name, which a family takes as arguments.
+            draws: generators that belong to the rows and to the batch.
+            inputs: the batch, whose sizes count; `None` for inputs of the sizes in the configuration.
 
         Raises:
             ValueError: if the grid of tokens is too small for masks by the rule of the configuration.

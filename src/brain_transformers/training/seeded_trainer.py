@@ -1,9 +1,10 @@
 """A Trainer whose data are the same whether a run was interrupted or not, and on how many processes it runs."""
 
 import errno
+import functools
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +22,8 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, rotate_checkpoints
 
 from .. import files
-from ..data.collators import ROISeriesCollator
+from ..data.collators import ScanCollator
+from ..data.row_randomness import BatchNumbers, SeededDraws
 from ..processing.base import ScanProcessor
 from .arguments import check_for_training
 from .checkpoints import (
@@ -44,8 +46,9 @@ from .finite import (
     is_broken,
     tensors_of,
 )
+from .parameter_groups import without_adapters
 from .run_settings import model_settings, processor_settings, rows_digest, same_processor, training_settings
-from .seeded_rows import EpochSampler, RowRandomness, SeededRows
+from .seeded_rows import EpochSampler, SeededRows
 from .uploads import UploadsTheModel
 
 _OR_TOO_LARGE = "NaN, infinite or too large to compute with"
@@ -77,7 +80,7 @@ class SeededTrainer(UploadsTheModel):
     """Base of the Trainers of this package; also of use on its own, for fine-tuning.
 
     Rows of its datasets know their index and epoch (see [`SeededRows`]), and the order of rows in an epoch follows
-    from the seed. Collators that draw from [`RowRandomness`] then give the same batches in a resumed run as in an
+    from the seed. A [`ScanCollator`] with that seed then gives the same batches in a resumed run as in an
     uninterrupted one, and the same rows, however many processes share a batch. Dropout draws from torch's global
     generator, which checkpoints hold; on several processes each has its own.
 
@@ -143,22 +146,47 @@ class SeededTrainer(UploadsTheModel):
 
     # --- data ---
 
-    def window_collator(self, data_collator: Callable[..., Any] | None) -> Callable[..., Any] | None:
-        """`data_collator`, or where there is none, random windows of scans by `processing_class`."""
-        if data_collator is None and isinstance(self.processing_class, ScanProcessor):
-            rng_for_row = RowRandomness(self.row_seed, "window")
-            return ROISeriesCollator(self.processing_class, window="random", rng_for_row=rng_for_row)
-        return data_collator
+    def pretraining_collator(
+        self, data_collator: Callable[..., Any] | None, mask_options: Mapping[str, Any] | None = None, **options: Any
+    ) -> Callable[..., Any]:
+        """`data_collator` with the masks that the model draws, unless it has a true attribute `makes_masks`.
+
+        Args:
+            data_collator: makes a batch with one window a row; `None` for random windows by `processing_class` where
+                that is a [`ScanProcessor`], and otherwise for rows that hold windows as arrays.
+            mask_options: what `model.draw_masks` takes by name; `None` values are left to the configuration.
+            options: of the [`ScanCollator`].
+        """
+        if data_collator is not None and getattr(data_collator, "makes_masks", False):
+            return data_collator
+        args, model = self.args, without_adapters(self.model)
+        chosen = {name: value for name, value in (mask_options or {}).items() if value is not None}
+        batches = BatchNumbers(
+            self.row_seed,
+            0 if self.train_dataset is None else len(self.train_dataset),  # type: ignore[arg-type]
+            rows_per_batch=args.train_batch_size * args.world_size,
+            eval_rows_per_batch=args.eval_batch_size * args.world_size,
+            shuffle=args.train_sampling_strategy == "random",
+            # The place of this process's first row, where several share a batch.
+            first_slot=args.process_index * args.train_batch_size if args.world_size > 1 else None,
+        )
+        masks = functools.partial(type(model).draw_masks, model.config, **chosen)
+        if chosen:
+            masks(SeededDraws.of_one_batch(1, self.row_seed))  # so that wrong options are told before the first batch
+        processor = self.processing_class if isinstance(self.processing_class, ScanProcessor) else None
+        return ScanCollator(
+            processor if data_collator is None else data_collator,
+            window="random",
+            seed=self.row_seed,
+            masks=masks,
+            batches=batches,
+            **options,
+        )
 
     @property
     def row_seed(self) -> int:
         """Seed of order, windows and masks: `args.data_seed`, or else `args.seed`."""
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    @property
-    def first_slot(self) -> int | None:
-        """Place in a training batch of this process's first row, where several processes share batches."""
-        return self.args.process_index * self.args.train_batch_size if self.args.world_size > 1 else None
 
     def get_train_dataloader(self) -> DataLoader:
         """Dataloader of the training set, with rows that know their index and epoch."""

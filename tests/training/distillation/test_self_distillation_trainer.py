@@ -1,5 +1,6 @@
 """Self-distillation: the teacher follows, the loss belongs to the joint batch, runs go on bit for bit."""
 
+import functools
 import json
 import os
 import subprocess
@@ -12,12 +13,10 @@ import torch
 from tiny_self_distillation import logged, make_arguments, make_model, make_scans, make_trainer, state_of, train
 
 import brain_transformers as bt
-from brain_transformers.training import MAETrainingArguments, TwoViewCollator, semantoks_parameter_groups
-from brain_transformers.training.distillation.views import (
-    AUGMENTATION_LEVELS,
-    draw_augmentation,
-)
-from brain_transformers.training.seeded_rows import EPOCH, ROW_INDEX, SeededRows
+from brain_transformers.data.row_randomness import EPOCH, ROW_INDEX, BatchNumbers, SeededDraws
+from brain_transformers.training import MAETrainingArguments, semantoks_parameter_groups
+from brain_transformers.training.augmentation import AUGMENTATION_LEVELS, augmenter, draw_augmentation
+from brain_transformers.training.seeded_rows import SeededRows
 
 SCRIPT = Path(__file__).parents[1] / "tiny_self_distillation.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -234,10 +233,20 @@ def seeded(rows, epoch=0):
     return [{**row, ROW_INDEX: number, EPOCH: epoch} for number, row in enumerate(rows)]
 
 
-def collator(**options):
+def collator(augmentation=1, masking_frequency=1.0, seed=3, **batches):
     config = bt.load_config("brain-semantoks-tiny")
-    extractor = bt.ROISeriesFeatureExtractor.from_model_config(config)
-    return TwoViewCollator.for_scans(config, extractor, **{"seed": 3, "masking_frequency": 1.0, **options})
+    draw_masks = functools.partial(
+        bt.BrainSemantoksForMaskedModeling.draw_masks, config, masking_frequency=masking_frequency
+    )
+    return bt.ScanCollator(
+        bt.ROISeriesFeatureExtractor.from_model_config(config),
+        window="random",
+        n_views=2,
+        seed=seed,
+        augment=augmenter(augmentation),
+        masks=draw_masks,
+        batches=BatchNumbers(seed, **batches),
+    )
 
 
 def test_views_are_two_windows_of_the_scaled_scan(tmp_path):
@@ -276,7 +285,7 @@ def test_masking_is_switched_for_whole_batches():
     places = {}
     for number in order:
         row = {**rows[number], ROW_INDEX: int(number), EPOCH: 2}
-        places.setdefault(make.batches.number([row]), set()).add("bool_masked_pos" in make([row]))
+        places.setdefault(make.batches.draws([row]).number, set()).add("bool_masked_pos" in make([row]))
     assert set(places) == set(range(100))
     assert all(len(answers) == 1 for answers in places.values())
     masked = sum(True in answers for answers in places.values())
@@ -324,17 +333,17 @@ def test_augmentations_stay_within_their_ranges(level):
         draw_augmentation(4, 40, 100, rng)
 
 
-def test_canonical_masks_cover_the_networks_of_a_finer_map():
+def test_canonical_masks_cover_the_networks_of_a_finer_map(tmp_path):
     order = "schaefer400-7net+tian-s3+buckner7"
     config = bt.load_config(
         "brain-semantoks-tiny", roi_order=order, n_rois=457, n_cortical_networks=17, networks=None, mask_kind="network"
     )
     assert config.n_networks == 19
-    make = TwoViewCollator(config, seed=0, canonical_masks=True, masking_frequency=1.0, augmentation=0)
-    rows = seeded([{"signals": np.zeros((2, 457, 40), np.float32)}] * 20)
-    masks = make(rows)["bool_masked_pos"]
+    draw_masks = bt.BrainSemantoksForMaskedModeling.draw_masks
+    options = {"canonical_masks": True, "masking_frequency": 1.0}
+    masks = draw_masks(config, SeededDraws.of_one_batch(20, seed=0), **options)["bool_masked_pos"]
     assert masks.shape == (20, 2, 19, 4)
     assert bool((masks == masks[..., :1]).all())
     assert {int(count) for count in masks[..., 0].sum(2).flatten()} - {5, 6}  # more networks than were drawn
     with pytest.raises(ValueError, match="roi_order"):
-        TwoViewCollator(bt.load_config("brain-semantoks-tiny"), seed=0, canonical_masks=True)
+        bt.SelfDistillationTrainer(make_model(), make_arguments(tmp_path, canonical_masks=True))

@@ -38,7 +38,7 @@ def arguments(kind, folder, **options):
 
 def test_a_scan_has_one_prediction_the_mean_over_its_windows(parts, tmp_path):
     model, extractor, dataset = parts
-    collator = bt.ROISeriesCollator(
+    collator = bt.ScanCollator(
         extractor, "sex", label2id={"F": 0, "M": 1}, train_window="random", eval_window="cover", seed=1
     )
     trainer = bt.FineTuningTrainer(
@@ -64,7 +64,7 @@ def test_a_scan_has_one_prediction_the_mean_over_its_windows(parts, tmp_path):
 
 def test_the_plain_trainer_says_what_it_needs_and_takes_streams(parts, tmp_path):
     model, extractor, dataset = parts
-    collator = bt.ROISeriesCollator(extractor, "sex", label2id={"F": 0, "M": 1})
+    collator = bt.ScanCollator(extractor, "sex", label2id={"F": 0, "M": 1})
     trainer = Trainer(model, arguments(TrainingArguments, tmp_path), data_collator=collator, train_dataset=dataset)
     with pytest.raises(ValueError, match="remove_unused_columns=False"):
         trainer.train()

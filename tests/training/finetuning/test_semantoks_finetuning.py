@@ -13,8 +13,8 @@ from transformers import TrainerCallback, set_seed
 
 import brain_transformers as bt
 from brain_transformers.evaluation import predict_crops
+from brain_transformers.training.augmentation import augmenter
 from brain_transformers.training.finetuning.semantoks import (
-    AugmentedCropCollator,
     SemantoksFineTuner,
     SemantoksFineTuningArguments,
 )
@@ -121,7 +121,9 @@ def test_crops_are_augmented_in_training_only():
     config = bt.load_config("brain-semantoks-tiny")
     extractor = bt.ROISeriesFeatureExtractor.from_model_config(config)
     rows = SeededRows(labelled(4))
-    plain, changed = (AugmentedCropCollator(extractor, "sex", seed=0, augmentation=level) for level in (0, 2))
+    plain, changed = (
+        bt.ScanCollator(extractor, "sex", window="random", seed=0, augment=augmenter(level)) for level in (0, 2)
+    )
     evaluated = [rows[number] for number in range(4)]
     trained = [rows[(0, number)] for number in range(4)]
     assert torch.equal(plain(evaluated)["signals"], changed(evaluated)["signals"])

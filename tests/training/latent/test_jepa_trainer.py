@@ -1,5 +1,6 @@
 """Latent-prediction training: the target follows, masks belong to the joined batch, runs go on bit for bit."""
 
+import functools
 import json
 import logging
 import os
@@ -14,9 +15,9 @@ from tiny_latent_prediction import logged, make_arguments, make_model, make_rows
 from transformers import TrainerCallback
 
 import brain_transformers as bt
+from brain_transformers.data.row_randomness import EPOCH, EVALUATION_EPOCH, ROW_INDEX, BatchNumbers
 from brain_transformers.training import (
     LARS,
-    BlockMaskCollator,
     CollapseMonitor,
     FineTuningArguments,
     JEPATrainer,
@@ -24,11 +25,9 @@ from brain_transformers.training import (
     SeededTrainer,
     layer_decay_groups,
     scale_learning_rates,
-    stack_windows,
     target_statistics,
     update_target,
 )
-from brain_transformers.training.seeded_rows import EPOCH, EVALUATION_EPOCH, ROW_INDEX, without_row_keys
 
 SCRIPT = Path(__file__).parents[1] / "tiny_latent_prediction.py"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -185,11 +184,11 @@ def test_two_processes_equal_one(tmp_path):
 # --- masks of a batch ---
 
 
-def collator(rows_per_batch=4, n_rows=12, **values):
+def collator(rows_per_batch=4, n_rows=12, seed=3, rule=None, **values):
     config = bt.load_config("brain-jepa-tiny")
-    return BlockMaskCollator(
-        None, config, seed=3, n_rows=n_rows, rows_per_batch=rows_per_batch, eval_rows_per_batch=4, **values
-    )
+    masks = functools.partial(bt.BrainJEPAForMaskedModeling.draw_masks, config, mask_rule=rule)
+    batches = BatchNumbers(seed, n_rows, rows_per_batch=rows_per_batch, eval_rows_per_batch=4, **values)
+    return bt.ScanCollator(seed=seed, masks=masks, batches=batches)
 
 
 def seeded(row, epoch=0):
@@ -209,8 +208,7 @@ def test_rows_that_fill_up_the_last_batch_get_masks_of_its_lengths():
     for seed in range(8):
         parts = []
         for first_slot, rows in ((0, (4, 0)), (2, (1, 2))):
-            make = collator(n_rows=5, shuffle=False, first_slot=first_slot)
-            make.seed = seed
+            make = collator(n_rows=5, seed=seed, shuffle=False, first_slot=first_slot)
             parts.append(make([seeded(row) for row in rows]))
         for name in ("context_indices", "target_indices"):
             assert parts[0][name].shape[1:] == parts[1][name].shape[1:]
@@ -224,7 +222,7 @@ def test_masks_change_with_epoch_and_batch_and_not_in_evaluation(rule):
 
     def first_rows(epoch):
         shuffled = collator(rule=rule)
-        return sorted(range(12), key=lambda row: shuffled.batches.place(seeded(row, epoch)))[:4]
+        return sorted(range(12), key=lambda row: shuffled.batches.place(epoch, row))[:4]
 
     assert masks(first_rows(0), 0) == masks(first_rows(0), 0)
     assert masks(first_rows(0), 0) != masks(first_rows(1), 1)
@@ -335,7 +333,7 @@ def test_the_trainers_schedule_keeps_the_ratio_of_learning_rates(tmp_path):
     trainer = SeededTrainer(
         model,
         arguments,
-        lambda rows: stack_windows(without_row_keys(rows)),
+        bt.ScanCollator(),
         rows,
         optimizers=(optimizer, None),
         callbacks=[Rates()],

@@ -275,6 +275,26 @@ def _cut_to_one_length(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return output - (np.arange(len(mask)) * mask.shape[1])[:, None]
 
 
+def masks_by_rule(
+    config: Any, batch: int, n_windows: int, rng: np.random.Generator, *, call_index: int, rule: str | None = None
+) -> BlockMasks:
+    """Masks as a function of a generator.
+
+    Args:
+        config: a [`BrainJEPAConfig`].
+        batch: number of samples.
+        n_windows: windows of the input.
+        rng: source of every draw.
+        call_index: for the published rule, number of batches before.
+        rule: `"balanced"` or `"published"`; by default that of the configuration.
+    """
+    scales = MaskScales.from_config(config)
+    if (rule or config.mask_rule) == "balanced":
+        return balanced_masks(batch, config.n_rois, n_windows, scales, rng=rng)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    return published_masks(batch, config.n_rois, n_windows, scales, call_index=call_index, generator=generator)
+
+
 def draw_masks(
     config: Any, batch: int, n_windows: int, *, call_index: int | None = None, seed: int | None = None
 ) -> BlockMasks:
@@ -297,4 +317,4 @@ def draw_masks(
     return published_masks(batch, config.n_rois, n_windows, scales, call_index=call_index, generator=generator)
 
 
-__all__ = ["BlockMasks", "MaskScales", "balanced_masks", "draw_masks", "published_masks"]
+__all__ = ["BlockMasks", "MaskScales", "balanced_masks", "draw_masks", "masks_by_rule", "published_masks"]

@@ -5,7 +5,7 @@ Source: Dong et al., "Brain-JEPA: Brain Dynamics Foundation Model with Gradient 
 NeurIPS 2024 (arXiv 2409.19407), and the released code's behaviour: plain index masks, no CLS token, smooth L1 loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,14 @@ from ...layers.plain import input_dtype
 from ...layers.pooling import pool_tokens
 from ...layers.positions import TimeROIPositions
 from ...layers.transformer import PreNormLayer
+from ..batch_draws import BatchDraws
 from ..classification import BrainForSequenceClassification
 from ..modeling_base import BrainModelOutput
 from ..modeling_roi import ROIPreTrainedModel
 from ..moving_average import MovingAverageMixin
 from ..parcel_tables import GRADIENT_SOURCE, parcel_gradients
 from .configuration_brain_jepa import BrainJEPAConfig
-from .masking_brain_jepa import draw_masks
+from .masking_brain_jepa import draw_masks, masks_by_rule
 
 Indices = torch.Tensor | Sequence[torch.Tensor]
 
@@ -440,10 +441,28 @@ class BrainJEPAForMaskedModeling(MovingAverageMixin, BrainJEPAPreTrainedModel):
         """See [`MovingAverageMixin.averages`]."""
         return [(self.brain_jepa, self.context_encoder)]
 
-    def draw_masks(self, batch_size: int, seed: int | None = None) -> dict[str, torch.Tensor]:
-        """See [`BrainPreTrainedModel.draw_masks`]: `context_indices` and `target_indices` for whole windows."""
-        masks = draw_masks(self.config, batch_size, self.config.n_windows, call_index=seed, seed=seed)
-        return {"context_indices": masks.context_indices, "target_indices": masks.target_indices}
+    @classmethod
+    def draw_masks(
+        cls,
+        config: Any,
+        draws: BatchDraws,
+        inputs: Mapping[str, torch.Tensor] | None = None,
+        *,
+        mask_rule: str | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """See [`BrainPreTrainedModel.draw_masks`]: `context_indices` and `target_indices`.
+
+        The sizes of the blocks, and the lengths that contexts and targets are cut to, belong to a batch and not to a
+        row, so masks are made for all rows that the processes see at the same time.
+        """
+        n_windows = config.n_windows if inputs is None else inputs["signals"].shape[2] // config.patch_size
+        masks = masks_by_rule(
+            config, draws.size, n_windows, draws.of_batch("mask"), call_index=draws.call_index, rule=mask_rule
+        )
+        return {
+            "context_indices": masks.context_indices[draws.slots],
+            "target_indices": masks.target_indices[draws.slots],
+        }
 
     @can_return_tuple
     def forward(

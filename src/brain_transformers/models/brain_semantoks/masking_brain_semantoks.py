@@ -9,10 +9,12 @@ upper end of the number of networks is exclusive and one window is always taken 
 import math
 import random
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+from .networks_brain_semantoks import networks_of_parcels
 
 MASK_KINDS = ("slice", "temporal", "network")
 MASK_RULES = ("published", "nominal")
@@ -182,6 +184,18 @@ def functional_network_mapping(functional_ids: Sequence[int], actual_ids: Sequen
     for functional, actual in zip(functional_ids, actual_ids):
         shared[functional].add(actual)
     return [sorted(networks) for networks in shared]
+
+
+def canonical_mapping(config: Any) -> list[list[int]]:
+    """[`functional_network_mapping`] of a model's configuration.
+
+    Raises:
+        ValueError: if its order of parcels is none that we know.
+    """
+    known = networks_of_parcels(config.roi_order, 7)
+    if known is None or config.networks is None:
+        raise ValueError(f"canonical_masks needs a roi_order whose parcel names are known, got {config.roi_order!r}.")
+    return functional_network_mapping(known[0], config.networks)
 
 
 def expand_functional_mask(mask: np.ndarray, mapping: Sequence[Sequence[int]], n_networks: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Foundation Model", ICLR 2026 (arXiv 2512.11582), and the released weights. The l
 """
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +25,13 @@ from ...layers.masking import check_observed, check_tensor
 from ...layers.plain import is_plain, linear
 from ...layers.pooling import pool_tokens
 from ...layers.transformer import FeedForward
+from ..batch_draws import BatchDraws
 from ..classification import BrainForSequenceClassification
 from ..modeling_base import BrainModelOutput
 from ..modeling_roi import ROIPreTrainedModel
 from ..moving_average import MovingAverageMixin
 from .configuration_brain_semantoks import BrainSemantoksConfig
-from .masking_brain_semantoks import NumpyDraws, draw_mask
+from .masking_brain_semantoks import NumpyDraws, canonical_mapping, draw_mask, expand_functional_mask
 
 logger = logging.get_logger(__name__)
 
@@ -725,18 +727,40 @@ class BrainSemantoksForMaskedModeling(MovingAverageMixin, BrainSemantoksPreTrain
             pairs.append((self.teacher_mask_head, self.student_mask_head))
         return pairs
 
-    def draw_masks(self, batch_size: int, seed: int | None = None) -> dict[str, torch.Tensor]:
-        """See [`BrainPreTrainedModel.draw_masks`]: `bool_masked_pos` `(batch, 2, n_networks, n_windows)`."""
-        config = self.config
-        if not config.use_mask_embedding or config.masking_frequency <= 0:
+    @classmethod
+    def draw_masks(
+        cls,
+        config: Any,
+        draws: BatchDraws,
+        inputs: Mapping[str, torch.Tensor] | None = None,
+        *,
+        masking_frequency: float | None = None,
+        canonical_masks: bool = False,
+    ) -> dict[str, torch.Tensor]:
+        """See [`BrainPreTrainedModel.draw_masks`]: `bool_masked_pos` `(batch, 2, n_networks, n_windows)`.
+
+        Batches are masked or not as a whole, with the probability of the configuration or `masking_frequency`. With
+        `canonical_masks` they are drawn over the networks of the 7-network edition and copied to those of the model,
+        which must have the 17-network map of an order that we know.
+        """
+        frequency = config.masking_frequency if masking_frequency is None else masking_frequency
+        has_masked_term = config.use_mask_embedding or config.masked_term_without_embedding
+        mapping = canonical_mapping(config) if canonical_masks else None
+        if not has_masked_term or frequency <= 0 or draws.of_batch("order").random() >= frequency:
             return {}
-        draws = NumpyDraws(np.random.default_rng(seed))
-        sizes = config.mask_kind, config.n_networks, config.n_windows
+        n_networks = config.n_networks if mapping is None else len(mapping)
+        sizes = config.mask_kind, n_networks, config.n_windows
         try:
-            masks = [draw_mask(*sizes, draws, config.mask_range, config.mask_rule) for _ in range(2 * batch_size)]
+            masks = [
+                draw_mask(*sizes, source, config.mask_range, config.mask_rule)
+                for source in map(NumpyDraws, draws.of_rows("mask"))
+                for _ in range(2)
+            ]
         except ValueError as error:
             raise ValueError(f"{error} For a new model: mask_rule=nominal (--config mask_rule=nominal).") from error
-        return {"bool_masked_pos": torch.from_numpy(np.stack(masks)).unflatten(0, (batch_size, 2))}
+        if mapping is not None:
+            masks = [expand_functional_mask(mask, mapping, config.n_networks) for mask in masks]
+        return {"bool_masked_pos": torch.from_numpy(np.stack(masks)).unflatten(0, (-1, 2))}
 
     @can_return_tuple
     def forward(

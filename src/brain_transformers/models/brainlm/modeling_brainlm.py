@@ -4,6 +4,7 @@ Source: Ortega Caro et al., "BrainLM: A foundation model for brain activity reco
 weights. The paper stresses linear (Nystrom) attention, but every released configuration runs full attention.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from ...layers.plain import is_plain, linear
 from ...layers.positions import sincos_1d_table
 from ...layers.token_convolution import TokenConvolution
 from ...layers.transformer import FeedForward
+from ..batch_draws import BatchDraws, draw_noise
 from ..classification import BrainForSequenceClassification
 from ..modeling_base import BrainModelOutput, MaskedModelingOutput, encoder_output
 from ..modeling_roi import ROIPreTrainedModel
@@ -477,6 +479,14 @@ class BrainLMForMaskedModeling(BrainLMPreTrainedModel):
         self.brainlm = BrainLMModel(config)
         self.decoder = BrainLMDecoder(config)
         self.post_init()
+
+    @classmethod
+    def draw_masks(
+        cls, config: Any, draws: BatchDraws, inputs: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """See [`BrainPreTrainedModel.draw_masks`]: `noise`, one number a token."""
+        n_rois, n_timepoints = (config.n_rois, config.n_timepoints) if inputs is None else inputs["signals"].shape[-2:]
+        return draw_noise(draws, n_rois * (n_timepoints // config.patch_size))
 
     @can_return_tuple
     def forward(

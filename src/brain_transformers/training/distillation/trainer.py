@@ -12,13 +12,12 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...models.moving_average import check_moving_average
-from ...processing.roi_series import ROISeriesFeatureExtractor
+from ..augmentation import augmenter
 from ..monitors import CollapseMonitor
 from ..parameter_groups import SCHEDULED_DECAY, semantoks_parameter_groups
 from ..schedules import cosine_between, decaying_loss_weight, warmup_cosine_lr
 from ..seeded_trainer import SeededTrainer
 from .arguments import SelfDistillationTrainingArguments
-from .views import TwoViewCollator
 
 _LOGGED = (
     "cls_loss",
@@ -56,9 +55,8 @@ class SelfDistillationTrainer(SeededTrainer):
     Args:
         model: a model with a [`MovingAverageMixin`], such as [`BrainSemantoksForMaskedModeling`].
         args: training arguments.
-        data_collator: makes batches of two views; by default a [`TwoViewCollator`] that cuts scans with
-            `processing_class` if that is a [`ROISeriesFeatureExtractor`], and otherwise takes rows that hold two
-            views.
+        data_collator: makes batches of two views with their masks; by default two random windows of each scan are cut
+            with `processing_class` if that is a [`ScanProcessor`], and otherwise rows must hold two views.
         train_dataset, eval_dataset: map-style datasets of rows.
         processing_class: the model's feature extractor, saved with it.
         kwargs: everything else that `transformers.Trainer` takes.
@@ -88,7 +86,10 @@ class SelfDistillationTrainer(SeededTrainer):
         self.teacher_model.freeze_moving_average()
         self.teacher_model.across_ranks = args.world_size > 1
         if data_collator is None:
-            self.data_collator = self._two_views(train_dataset)
+            masks = {"masking_frequency": args.masking_frequency, "canonical_masks": args.canonical_masks or None}
+            self.data_collator = self.pretraining_collator(
+                None, masks, n_views=2, augment=augmenter(args.augmentation)
+            )
         self.collapse_monitor = CollapseMonitor()
         self._batches_per_epoch = 0
         self._part = 0  # forward passes since the last optimizer step
@@ -96,23 +97,6 @@ class SelfDistillationTrainer(SeededTrainer):
         self._n_summed = 0
         self._momentum = 1.0
         self.add_callback(_MoveTeacher(self))
-
-    def _two_views(self, train_dataset: Any) -> TwoViewCollator:
-        args, config = self.args, self.teacher_model.config
-        options: dict[str, Any] = {
-            "seed": self.row_seed,
-            "augmentation": args.augmentation,
-            "n_rows": 0 if train_dataset is None else len(train_dataset),
-            "rows_per_batch": args.train_batch_size * args.world_size,
-            "eval_rows_per_batch": args.eval_batch_size * args.world_size,
-            "shuffle": args.train_sampling_strategy == "random",
-            "first_slot": self.first_slot,
-            "masking_frequency": args.masking_frequency,
-            "canonical_masks": args.canonical_masks,
-        }
-        if isinstance(self.processing_class, ROISeriesFeatureExtractor):
-            return TwoViewCollator.for_scans(config, self.processing_class, **options)
-        return TwoViewCollator(config, **options)
 
     def get_train_dataloader(self) -> DataLoader:
         """Dataloader of the training set.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -20,15 +19,13 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
-from ...data.collators import ROISeriesCollator
+from ...data.collators import ScanCollator
 from ...optional import require
-from ...processing.roi_series import ROISeriesFeatureExtractor
 from ..arguments import ScaledRateArguments
-from ..distillation.views import FINETUNING_AUGMENTATION, check_levels, draw_augmentation
+from ..augmentation import FINETUNING_AUGMENTATION, augmenter, check_levels
 from ..parameter_groups import fine_tuning_groups, head_parameters
 from ..schedules import FINETUNING_SCHEDULES, finetuning_lr
 from ..scores import prediction_scores
-from ..seeded_rows import EPOCH, RowRandomness
 from ..seeded_trainer import SeededTrainer
 from .arguments import FineTuningArguments
 
@@ -116,50 +113,6 @@ class SemantoksFineTuningArguments(FineTuningArguments, ScaledRateArguments):
         self.metric_for_best_model, self.greater_is_better = metric, greater_is_better
 
 
-class AugmentedCropCollator:
-    """One random crop a scan with its label; augmented in training, as it is in evaluation.
-
-    Args:
-        extractor: the model's feature extractor.
-        label_column: column that becomes `labels`.
-        seed: of the run.
-        augmentation: levels of parcels, time, noise and scale.
-        label2id: numbers of text labels.
-        regression: labels are numbers to predict, whole or not.
-    """
-
-    def __init__(
-        self,
-        extractor: ROISeriesFeatureExtractor,
-        label_column: str,
-        *,
-        seed: int,
-        augmentation: int | Sequence[int] = FINETUNING_AUGMENTATION,
-        label2id: Mapping[str, int] | None = None,
-        regression: bool = False,
-    ):
-        self.regression = regression
-        self.levels = check_levels(augmentation)
-        self._views = RowRandomness(seed, "view")
-        self._collator = ROISeriesCollator(
-            extractor, label_column, label2id=label2id, window="random", rng_for_row=RowRandomness(seed, "window")
-        )
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Collate rows of `SeededRows`."""
-        batch = self._collator(rows)
-        if self.regression:
-            batch["labels"] = batch["labels"].float()
-        if int(rows[0][EPOCH]) >= 0 and any(self.levels):
-            n_rois, n_timepoints = batch["signals"].shape[1:]
-            changed = [
-                draw_augmentation(self.levels, n_rois, n_timepoints, self._views(row))(crop.numpy())
-                for row, crop in zip(rows, batch["signals"], strict=True)
-            ]
-            batch["signals"] = torch.from_numpy(np.stack(changed))
-        return batch
-
-
 class _FreezeEncoder(TrainerCallback):
     """Takes the encoder out of training for the first epochs.
 
@@ -244,13 +197,14 @@ class SemantoksFineTuner(SeededTrainer):
     ):
         args = copy.copy(args)
         seed = args.seed if args.data_seed is None else args.data_seed
-        collator = AugmentedCropCollator(
+        collator = ScanCollator(
             processing_class,
             label_column,
-            seed=seed,
-            augmentation=args.augmentation,
             label2id=label2id,
             regression=_is_regression(model.config),
+            window="random",
+            seed=seed,
+            augment=augmenter(args.augmentation),
         )
         callbacks = list(kwargs.pop("callbacks", None) or [])
         if eval_dataset is None:

@@ -15,7 +15,6 @@ from ..parameter_groups import SCHEDULED_DECAY, own_name
 from ..schedules import linear_between
 from ..seeded_trainer import SeededTrainer
 from .arguments import JEPATrainingArguments
-from .collator import BlockMaskCollator
 from .schedule import LatentPredictionSchedule
 
 
@@ -48,9 +47,7 @@ class JEPATrainer(SeededTrainer):
     Args:
         model: a `...ForMaskedModeling` model with a `context_encoder`.
         args: training arguments.
-        data_collator: makes a batch with one window a row; masks are added by [`BlockMaskCollator`] unless it has a
-            true attribute `makes_masks`. By default scans are windowed by `processing_class` if that is a
-            [`ScanProcessor`] (random windows), and otherwise rows must hold windows as arrays.
+        data_collator: makes a batch with one window a row; see [`SeededTrainer.pretraining_collator`].
         train_dataset, eval_dataset: map-style datasets of rows.
         processing_class: the model's feature extractor, saved with it.
         kwargs: everything else that `transformers.Trainer` takes.
@@ -77,18 +74,7 @@ class JEPATrainer(SeededTrainer):
         predictor: Any = self.model
         check_moving_average(predictor)
         predictor.freeze_moving_average()
-        if not getattr(data_collator, "makes_masks", False):
-            self.data_collator = BlockMaskCollator(
-                self.window_collator(data_collator),
-                predictor.config,
-                seed=self.row_seed,
-                n_rows=0 if train_dataset is None else len(train_dataset),
-                rows_per_batch=args.train_batch_size * args.world_size,
-                eval_rows_per_batch=args.eval_batch_size * args.world_size,
-                shuffle=args.train_sampling_strategy == "random",
-                rule=args.mask_rule,
-                first_slot=self.first_slot,
-            )
+        self.data_collator = self.pretraining_collator(data_collator, {"mask_rule": args.mask_rule})
         self.collapse_monitor = CollapseMonitor()
         self._last_targets: torch.Tensor | None = None
         self.add_callback(_MoveTarget(self))

@@ -11,7 +11,6 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..parameter_groups import decay_parameter_names
 from ..seeded_trainer import SeededTrainer
 from .arguments import MAETrainingArguments
-from .collator import MaskedModelingCollator, TokenCount
 from .metrics import ReconstructionScores, masked_statistics
 
 
@@ -34,9 +33,7 @@ class MAETrainer(SeededTrainer):
     Args:
         model: model whose output has `loss`, `predictions`, `targets` and `signal_mask`.
         args: training arguments.
-        data_collator: makes a batch with one window a row; the masking noise is added by [`MaskedModelingCollator`]
-            unless it is one already. By default scans are windowed by `processing_class` if that is a
-            [`ScanProcessor`] (random windows), and otherwise rows must hold windows as arrays.
+        data_collator: makes a batch with one window a row; see [`SeededTrainer.pretraining_collator`].
         train_dataset, eval_dataset: map-style datasets of rows.
         processing_class: the model's feature extractor, saved with it.
         kwargs: everything else that `transformers.Trainer` takes.
@@ -63,10 +60,7 @@ class MAETrainer(SeededTrainer):
         args = self.args  # of the right class, or refused
         assert self.model is not None  # the Trainer has refused that
         self.mask_arguments = args.mask_arguments(self.model)
-        if not isinstance(self.data_collator, MaskedModelingCollator):
-            self.data_collator = MaskedModelingCollator(
-                self.window_collator(data_collator), n_tokens=TokenCount(self.model.config), seed=self.row_seed
-            )
+        self.data_collator = self.pretraining_collator(data_collator)
         # Micro-batches and processes hide different numbers of entries, so their losses are added as sums.
         self._adds_sums = not self.is_deepspeed_enabled and (
             args.gradient_accumulation_steps > 1 or args.world_size > 1
