@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from brain_transformers.layers.plain import input_dtype, is_plain, linear
+from brain_transformers.layers.plain import input_dtype, is_plain
 
 
 def layer() -> nn.Linear:
@@ -72,12 +72,9 @@ CHANGED = {
 @pytest.mark.parametrize("kind", CHANGED)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_a_call_does_is_never_left_out(kind: str) -> None:
-    module, values = CHANGED[kind](), torch.randn(5, 160)
+    module = CHANGED[kind]()
     assert not is_plain(module)
     assert not is_plain(layer(), module)
-    if kind != "another kind":
-        with torch.no_grad():
-            torch.testing.assert_close(linear(module, values), module(values), rtol=0, atol=0)
 
 
 def test_a_hook_on_all_modules_counts_too() -> None:
@@ -87,27 +84,6 @@ def test_a_hook_on_all_modules_counts_too() -> None:
     finally:
         handle.remove()
     assert is_plain(layer(), nn.Conv1d(2, 3, 1), nn.Conv2d(2, 3, 1, bias=False))
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_faster_product_is_the_same(bias: bool) -> None:
-    torch.manual_seed(0)
-    module = nn.Linear(160, 320, bias=bias)
-    for shape in ((1, 160), (46, 160), (3, 46, 160), (2, 3, 4, 160), (7, 160), (0, 160)):
-        values = torch.randn(shape)
-        with torch.no_grad():
-            torch.testing.assert_close(linear(module, values), module(values), rtol=1e-4, atol=1e-5)
-    with torch.no_grad():
-        strided = torch.randn(160, 9).T
-        torch.testing.assert_close(linear(module, strided), module(strided), rtol=1e-4, atol=1e-5)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert linear(module, torch.randn(5, 160)).dtype == torch.bfloat16
-        assert linear(module.to(torch.bfloat16), torch.randn(5, 160).bfloat16()).dtype == torch.bfloat16
-        compiled = torch.compile(lambda x: linear(module, x), fullgraph=True, backend="eager")
-        compiled(torch.randn(5, 160).bfloat16())
-    module.float()
-    linear(module, torch.randn(5, 160)).square().sum().backward()
-    assert bool(module.weight.grad.abs().sum() > 0)
 
 
 def test_input_is_cast_to_weights_that_are_floats_only() -> None:

@@ -17,12 +17,12 @@ import convert_brain_semantoks
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, TrainerCallback
 
 import brain_transformers as bt
+from brain_transformers.layers.positions import sincos_table
 from brain_transformers.models.brain_semantoks import masking_brain_semantoks as masking_functions
 from brain_transformers.models.brain_semantoks.conversion_brain_semantoks import clean_keys, first_atlas, key_map
 from brain_transformers.models.brain_semantoks.modeling_brain_semantoks import (
     LongConvolutionBranch,
     coding_rate_loss,
-    window_positions,
 )
 
 # What the authors call a pooling of tokens -> our name.
@@ -151,7 +151,7 @@ def _encoder_values(
         for network, tokenizer in enumerate(model.embeddings.tokenizers):
             part = windows[:, :, config.rois_of_networks()[network]].flatten(0, 1)
             for place, branch in enumerate(tokenizer.branches):
-                values[f"net{network}.branch{place}_out"] = branch(part).transpose(1, 2)
+                values[f"net{network}.branch{place}_out"] = branch(part)
                 if isinstance(branch, LongConvolutionBranch):
                     values[f"kernel_norm_after.{network}"] = branch.kernel_norm
         if encoders.has_heads:
@@ -192,7 +192,7 @@ def encoder(case: GoldenCase, work: Path) -> None:
     cache: dict[Any, dict[str, Any]] = {}
     for name in case.tensors:  # inputs count when an output asks for them
         if match := re.fullmatch(r"temporal_pos_embedding_(\d+)x(\d+)", name):
-            case.compare(name, window_positions(int(match[1]), int(match[2])))
+            case.compare(name, sincos_table((int(match[1]),), int(match[2])))
         elif name == "roi_network_index":
             rows = encoders.encoder().config.rois_of_networks()
             networks = {roi: network for network, rois in enumerate(rows) for roi in rois}

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 
 import brain_transformers as bt
 from brain_transformers.layers.masking import num_kept_tokens, select_tokens
-from brain_transformers.layers.positions import sincos_1d_table, sincos_2d_table
+from brain_transformers.layers.positions import interleaved_sincos_table, sincos_table
 from brain_transformers.models.brainlm.conversion_brainlm import TOKENS_KEY_MAP, convert_state_dict
 from brain_transformers.models.brainlm_vit.conversion_brainlm_vit import IMAGE_KEY_MAP
 from brain_transformers.models.brainlm_vit.masking_brainlm_vit import last_timepoints_mask, last_timepoints_noise
@@ -290,15 +290,15 @@ def _check_mask_statistics(case: GoldenCase, key: str, expected: dict[str, Any])
 def positional(case: GoldenCase, work: Path) -> None:
     for name in case.names("sincos2d."):
         width, grid = (int(part[1:]) for part in name.split(".")[1:])
-        case.compare(name, sincos_2d_table(grid, width), atol=1e-6, rtol=0)
+        case.compare(name, sincos_table((grid, grid), width, cls_row=True), atol=1e-6, rtol=0)
     for name in case.names("sincos2d_rows."):
         tag = name.removeprefix("sincos2d_rows.")
         width, grid = (int(part[1:]) for part in tag.split("."))
         rows = case.take(f"sincos2d_rows_idx.{tag}")
-        case.compare(name, sincos_2d_table(grid, width)[rows], atol=1e-6, rtol=0)
+        case.compare(name, sincos_table((grid, grid), width, cls_row=True)[rows], atol=1e-6, rtol=0)
     for name in case.names("pe1d."):
         expected = case.tensors[name]
-        case.compare(name, sincos_1d_table(5000, expected.shape[1])[: expected.shape[0]], atol=1e-6, rtol=0)
+        case.compare(name, interleaved_sincos_table(5000, expected.shape[1])[: expected.shape[0]], atol=1e-6, rtol=0)
 
 
 def metrics(case: GoldenCase, work: Path) -> None:

@@ -7,7 +7,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .plain import is_plain, linear
+from .masking import TokenIds, gather_tokens
+from .plain import is_plain
 
 
 def eager_attention(
@@ -63,15 +64,8 @@ def attend(
     return context, weights
 
 
-def pick_tokens(tokens: torch.Tensor, ids: torch.Tensor | slice) -> torch.Tensor:
-    """Rows of `tokens` `(batch, n_tokens, width)`: a slice, or int64 ids `(batch, n)`."""
-    if isinstance(ids, slice):
-        return tokens[:, ids]
-    return tokens.gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
-
-
-class FusedProjections(nn.Module):
-    """The weights of self-attention: one fused projection for query, key and value, and one back.
+class SelfAttention(nn.Module):
+    """Full self-attention, with one fused projection for query, key and value.
 
     Args:
         config: read for `_attn_implementation` at each call, so that `set_attn_implementation` acts at once.
@@ -100,53 +94,54 @@ class FusedProjections(nn.Module):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
-    def project(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value, each a view `(batch, n_heads, n_tokens, head_dim)` of one matrix product."""
-        batch, n_tokens, _ = hidden_states.shape
-        qkv = linear(self.qkv, hidden_states).view(batch, n_tokens, 3, self.num_attention_heads, self.head_dim)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return query, key, value
-
-
-class SelfAttention(FusedProjections):
-    """Full self-attention; arguments as in [`FusedProjections`]."""
-
-    def project_queries_of(
-        self, hidden_states: torch.Tensor, query_ids: torch.Tensor | slice
+    def project(
+        self, hidden_states: torch.Tensor, query_ids: TokenIds | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """As [`project`], with queries only for some of the tokens."""
-        if not is_plain(self.qkv):
-            query, key, value = self.project(hidden_states)
-            flat = pick_tokens(query.transpose(1, 2).flatten(2), query_ids)
-            return flat.unflatten(2, (self.num_attention_heads, self.head_dim)).transpose(1, 2), key, value
-        width = self.qkv.in_features
-        bias_q = bias_kv = None
-        if self.qkv.bias is not None:
-            bias_q, bias_kv = self.qkv.bias[:width], self.qkv.bias[width:]
-        query = nn.functional.linear(pick_tokens(hidden_states, query_ids), self.qkv.weight[:width], bias_q)
-        pair = nn.functional.linear(hidden_states, self.qkv.weight[width:], bias_kv)
-        query = query.unflatten(2, (self.num_attention_heads, self.head_dim)).transpose(1, 2)
-        key, value = pair.unflatten(2, (2, self.num_attention_heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
-        return query, key, value
+        """Query, key and value, each `(batch, n_heads, n_tokens, head_dim)`; queries only of `query_ids`, if given."""
+        heads = (self.num_attention_heads, self.head_dim)
+        if query_ids is None or not is_plain(self.qkv):
+            query, key, value = self.qkv(hidden_states).unflatten(2, (3, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
+            if query_ids is not None:
+                query = gather_tokens(query.transpose(1, 2).flatten(2), query_ids).unflatten(2, heads).transpose(1, 2)
+            return query, key, value
+        width, weight, bias = self.qkv.in_features, self.qkv.weight, self.qkv.bias
+        bias_q, bias_kv = (None, None) if bias is None else (bias[:width], bias[width:])
+        query = nn.functional.linear(gather_tokens(hidden_states, query_ids), weight[:width], bias_q)
+        pair = nn.functional.linear(hidden_states, weight[width:], bias_kv)
+        key, value = pair.unflatten(2, (2, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
+        return query.unflatten(2, heads).transpose(1, 2), key, value
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        query_ids: torch.Tensor | slice | None = None,
+        keep_mask: torch.Tensor | None = None,
+        query_ids: TokenIds | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(batch, n_tokens, hidden_size)` in and out; the second value holds the weights of the eager path.
+        """Attend; the second value holds the weights of the eager path.
 
-        With `query_ids` (see [`pick_tokens`]) only those tokens attend and come out, to all tokens. That cannot go
-        with an `attention_mask`, whose form for a part of the queries differs between implementations.
+        Args:
+            hidden_states: `(batch, n_tokens, hidden_size)`.
+            attention_mask: see [`padding_masks`].
+            keep_mask: bool `(batch, n_tokens)`; where it is false the context is 0, so that the output is the bias of
+                `out_proj`.
+            query_ids: the tokens (see [`gather_tokens`]) that come out, computed alone where nothing is masked: the
+                form of a mask for a part of the queries differs between implementations.
+
+        Returns:
+            `(batch, n_tokens, hidden_size)`, or the tokens `query_ids` of it.
         """
-        if query_ids is None:
-            query, key, value = self.project(hidden_states)
-        else:
-            query, key, value = self.project_queries_of(hidden_states, query_ids)
+        alone = query_ids if attention_mask is None else None
+        query, key, value = self.project(hidden_states, alone)
         dropout = self.attention_dropout if self.training else 0.0
         context, weights = attend(
             self, self.config, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
         )
-        return linear(self.out_proj, context.flatten(2)), weights
+        context = context.flatten(2)
+        if query_ids is not None and alone is None:
+            context = gather_tokens(context, query_ids)
+        if keep_mask is not None:
+            kept = keep_mask[:, :, None] if query_ids is None else gather_tokens(keep_mask[:, :, None], query_ids)
+            context = context.masked_fill(~kept, 0.0)
+        return self.out_proj(context), weights

@@ -7,6 +7,9 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
+# Rows of a sequence: int64 `(batch, n)` ids of each sample, or one slice for all.
+TokenIds = torch.Tensor | slice
+
 
 def num_kept_tokens(n_tokens: int, mask_ratio: float) -> int:
     """Number of visible tokens: `int(n_tokens * (1 - mask_ratio))` in double precision, as ViT-MAE counts them.
@@ -120,53 +123,52 @@ def choose_tokens(
     return select_tokens(noise, mask_ratio, attention_mask, n_hidden)
 
 
-def gather_tokens(tokens: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Pick rows `ids` `(batch, n)` of `tokens` `(batch, n_tokens, width)` without building a repeated index."""
+def gather_tokens(tokens: torch.Tensor, ids: TokenIds) -> torch.Tensor:
+    """Rows of `tokens` `(batch, n_tokens, width)`: a slice, or int64 ids `(batch, n)`."""
+    if isinstance(ids, slice):
+        return tokens[:, ids]
     return tokens.gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
-def unpack_tokens(tokens: torch.Tensor, packed: TokenSelection, n_tokens: int) -> torch.Tensor:
-    """Put packed tokens `(batch, n_kept, width)` back in their natural places; padding becomes zeros."""
-    if packed.keep_mask is not None:
-        tokens = tokens * packed.keep_mask[:, :, None].to(tokens.dtype)
-    out = tokens.new_zeros(tokens.shape[0], n_tokens, tokens.shape[2])
-    return out.scatter(1, packed.ids_keep[:, :, None].expand(-1, -1, tokens.shape[2]), tokens)
+def restore_tokens(tokens: torch.Tensor, order: Any, filler: torch.Tensor | None = None) -> torch.Tensor:
+    """Put the tokens that an encoder saw back in their natural places.
+
+    Args:
+        tokens: `(batch, n_kept, width)`, without CLS.
+        order: a [`TokenSelection`] or what else has its `ids_restore` and `keep_mask`, such as the output of a body.
+        filler: `(..., width)`, what stands in all other places, such as the mask embedding; zeros by default.
+
+    Returns:
+        `(batch, n_tokens, width)`.
+    """
+    filler = tokens.new_zeros(1) if filler is None else filler.to(tokens.dtype)
+    if order.keep_mask is not None:
+        tokens = torch.where(order.keep_mask[:, :, None], tokens, filler)
+    batch, n_kept, width = tokens.shape
+    hidden = filler.expand(batch, order.ids_restore.shape[1] - n_kept, width)
+    return gather_tokens(torch.cat([tokens, hidden], dim=1), order.ids_restore)
 
 
-def sequence_masks(
+def padding_masks(
     config: PreTrainedConfig, hidden_states: torch.Tensor, keep_mask: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Masks for a sequence with CLS in front.
+    """Masks for a sequence of which some tokens are padding.
 
     Args:
         config: names the attention implementation, which decides the form of the first mask.
-        hidden_states: `(batch, 1 + n_kept, width)`.
-        keep_mask: bool `(batch, n_kept)`, false at padding, or `None` when there is none: then no mask is built at
-            all.
+        hidden_states: `(batch, n_tokens, width)`.
+        keep_mask: bool `(batch, n)`, false at padding, or `None` when there is none: then no mask is built at all.
+            With fewer entries than tokens, those that are missing in front (CLS) are observed.
 
     Returns:
-        The mask for attention, and bool `(batch, 1 + n_kept)` for what runs along the tokens; both may be `None`.
+        The mask for attention, and bool `(batch, n_tokens)` for what runs along the tokens; both may be `None`. In a
+        sample without any observed token all attend to all, so that there is no softmax over nothing.
     """
     if keep_mask is None:
         return None, None
-    keep = torch.nn.functional.pad(keep_mask, (1, 0), value=True)
-    mask = create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=keep)
-    return mask, keep
-
-
-def padding_mask(
-    config: PreTrainedConfig, hidden_states: torch.Tensor, keep_mask: torch.Tensor | None
-) -> torch.Tensor | None:
-    """Mask for attention over a sequence without CLS, in the form that the implementation wants.
-
-    Args:
-        config: names the attention implementation.
-        hidden_states: `(batch, n_tokens, width)`.
-        keep_mask: bool `(batch, n_tokens)`, false at padding, or `None` when there is none: then no mask is built.
-    """
-    if keep_mask is None:
-        return None
-    return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=keep_mask)
+    keep = torch.nn.functional.pad(keep_mask, (hidden_states.shape[1] - keep_mask.shape[1], 0), value=True)
+    keys = keep | ~keep.any(1, keepdim=True)
+    return create_bidirectional_mask(config=config, inputs_embeds=hidden_states, attention_mask=keys), keep
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -197,35 +199,29 @@ def check_observed(attention_mask: torch.Tensor | None) -> None:
         )
 
 
-def check_attention_mask(attention_mask: torch.Tensor | None, batch: int, n_tokens: int) -> torch.Tensor | None:
-    """Return `attention_mask` unchanged, or raise ValueError if it is not `(batch, n_tokens)` or a sample is empty."""
-    if attention_mask is None:
-        return None
-    check_tensor("attention_mask", attention_mask)
-    if tuple(attention_mask.shape) != (batch, n_tokens):
-        raise ValueError(
-            f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest; this model "
-            f"has no CLS token), got {tuple(attention_mask.shape)}."
-        )
-    check_observed(attention_mask)
-    return attention_mask
+def check_attention_mask(
+    attention_mask: torch.Tensor | None, batch: int, n_tokens: int, has_cls: bool = True
+) -> torch.Tensor | None:
+    """Check an attention mask and drop its leading entry for CLS, if it has one.
 
-
-def drop_cls_entry(attention_mask: torch.Tensor | None, batch: int, n_tokens: int) -> torch.Tensor | None:
-    """Check the shape of an attention mask and drop its leading entry for CLS, if it has one.
+    Args:
+        attention_mask: `(batch, n_tokens)`, 1 = observed, or `(batch, 1 + n_tokens)` where the model has a CLS token.
+        batch, n_tokens: sizes of the input, CLS left out.
+        has_cls: whether the model has a CLS token.
 
     Raises:
-        ValueError: if it is neither `(batch, n_tokens)` nor `(batch, 1 + n_tokens)`, or a sample is empty.
+        ValueError: if it has another shape, or a sample is empty.
     """
     if attention_mask is None:
         return None
     check_tensor("attention_mask", attention_mask)
-    if tuple(attention_mask.shape) == (batch, n_tokens + 1):
+    if has_cls and tuple(attention_mask.shape) == (batch, n_tokens + 1):
         attention_mask = attention_mask[:, 1:]
     if tuple(attention_mask.shape) != (batch, n_tokens):
+        cls = "or one more for CLS" if has_cls else "and none for CLS, which this model does not have"
         raise ValueError(
-            f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest), or one more "
-            f"for CLS; got {tuple(attention_mask.shape)}."
+            f"attention_mask must be ({batch}, {n_tokens}), one entry a token (ROI-major, time fastest), {cls}; got "
+            f"{tuple(attention_mask.shape)}."
         )
     check_observed(attention_mask)
     return attention_mask

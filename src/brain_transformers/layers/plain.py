@@ -1,6 +1,4 @@
-"""When the weights of a module may be read in place of calling it, and a linear map that does so."""
-
-from typing import Any
+"""When the weights of a module may be read in place of calling it."""
 
 import torch
 from torch import nn
@@ -35,42 +33,3 @@ def input_dtype(module: nn.Module, values: torch.Tensor) -> torch.dtype:
     if isinstance(weight, torch.Tensor) and weight.is_floating_point():
         return weight.dtype
     return values.dtype
-
-
-# Below this number of weights, another way to multiply gains nothing.
-_SMALLEST_PRODUCT = 128 * 128
-
-
-def linear(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """`module(values)`, for a plain linear layer in float32 on a CPU and without gradients by oneDNN.
-
-    torch multiplies such matrices by MKL. oneDNN's product is equal up to rounding and was measured twice as fast on
-    an AMD EPYC with AVX-512 (768 x 3072, 46 to 4,240 rows, one core).
-
-    Args:
-        module: whatever takes the place of a linear layer.
-        values: `(..., in_features)`.
-    """
-    if not is_plain(module) or not _can_use_onednn(module, values):
-        return module(values)
-    operators: Any = torch.ops.mkldnn
-    rows = values.reshape(-1, values.shape[-1])
-    output = operators._linear_pointwise(rows, module.weight, module.bias, "none", [], "")
-    return output.view(*values.shape[:-1], output.shape[-1])
-
-
-def _can_use_onednn(module: nn.Module, values: torch.Tensor) -> bool:
-    weight: Any = module.weight
-    return bool(
-        not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and values.device.type == weight.device.type == "cpu"
-        and values.dtype == weight.dtype == torch.float32
-        and weight.numel() >= _SMALLEST_PRODUCT
-        and values.numel() > 0
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
-        and not torch.is_autocast_enabled("cpu")
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )

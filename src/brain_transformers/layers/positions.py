@@ -1,6 +1,7 @@
 """Fixed sine-cosine position tables."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -9,58 +10,62 @@ from transformers import initialization as init
 from .plain import input_dtype
 
 
-def sincos_1d_table(n_positions: int, hidden_size: int) -> torch.Tensor:
-    """Sine-cosine table over one axis with interleaved columns, as BrainLM (13M) uses it.
+def sincos_table(
+    grid: Sequence[int], width: int, cls_row: bool = False, device: torch.device | None = None
+) -> torch.Tensor:
+    """Sine-cosine table over a grid of one, two or three axes, as ViT-MAE and what follows it uses it.
 
-    Column `2i` is `sin(n w_i)` and column `2i + 1` is `cos(n w_i)` with `w_i = 10000^(-2i / hidden_size)`.
+    Each axis has its share of the channels, the last one what is left: the second axis comes first, then the first,
+    then the third. A share holds all sines, then all cosines, with frequencies `10000^(-i / (share / 2))`.
 
-    Returns:
-        float32 `(n_positions, hidden_size)`, computed in float32 as the released weights were.
-    """
-    position = torch.arange(n_positions, dtype=torch.float32)[:, None]
-    frequency = torch.exp(torch.arange(0, hidden_size, 2, dtype=torch.float32) * (-math.log(10000.0) / hidden_size))
-    table = torch.zeros(n_positions, hidden_size)
-    table[:, 0::2] = torch.sin(position * frequency)
-    table[:, 1::2] = torch.cos(position * frequency)[:, : hidden_size // 2]
-    return table
-
-
-def sincos_axis_table(n_positions: int, width: int, device: torch.device | None = None) -> torch.Tensor:
-    """Sine-cosine table over one axis with all sines first, then all cosines; frequencies `10000^(-i / (width / 2))`.
+    Args:
+        grid: size of each axis.
+        width: channels of a position.
+        cls_row: put a row of zeros in front, for the CLS token.
+        device: where to compute it.
 
     Returns:
-        float64 `(n_positions, width)`; cast it to float32 to get the tables of ViT-MAE and Brain-JEPA.
+        float32 `(cls_row + product of grid, width)`, computed in float64; the last axis runs fastest.
 
     Raises:
-        ValueError: if `width` is odd.
+        ValueError: if the share of an axis is odd.
     """
-    if width % 2:
-        raise ValueError(f"A sine-cosine table needs an even width, got {width}.")
-    half = width // 2
-    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
-    angle = torch.arange(n_positions, dtype=torch.float64, device=device)[:, None] * frequency
-    return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
+    share = width // len(grid)
+    shares = [share] * (len(grid) - 1) + [width - share * (len(grid) - 1)]
+    order = (1, 0, 2)[: len(grid)] if len(grid) > 1 else (0,)
+    if any(channels % 2 for channels in shares):
+        raise ValueError(
+            f"A sine-cosine table over {len(grid)} axes needs an even number of channels for each, so a width "
+            f"divisible by {2 * len(grid)}; got {width}."
+        )
+    parts = []
+    for axis, channels in zip(order, shares, strict=True):
+        waves = torch.cat(_sines_and_cosines(grid[axis], channels, torch.float64, device), dim=1)
+        shape = [1] * len(grid)
+        shape[axis] = grid[axis]
+        parts.append(waves.view(*shape, channels).expand(*grid, channels))
+    table = torch.cat(parts, dim=-1).flatten(0, -2).to(torch.float32)
+    return nn.functional.pad(table, (0, 0, 1, 0)) if cls_row else table
 
 
-def sincos_2d_table(grid_size: int, hidden_size: int) -> torch.Tensor:
-    """Sine-cosine table over a square grid, with a first row of zeros for the CLS token.
-
-    The column index (time) fills the first half of the channels and the row index (parcels) the second half; each half
-    holds all sines, then all cosines, with frequencies `10000^(-i / (hidden_size / 4))`. Computed in float64.
+def interleaved_sincos_table(n_positions: int, width: int) -> torch.Tensor:
+    """Sine-cosine table over one axis, a sine and a cosine in turn, as BrainLM (13M) uses it.
 
     Returns:
-        float32 `(1 + grid_size**2, hidden_size)`; row `1 + r * grid_size + c` belongs to patch `(r, c)`.
-
-    Raises:
-        ValueError: if `hidden_size` is not divisible by 4.
+        float32 `(n_positions, width)`, computed in float32 as the released weights were.
     """
-    if hidden_size % 4:
-        raise ValueError(f"A two-dimensional sine-cosine table needs a width divisible by 4, got {hidden_size}.")
-    axis = sincos_axis_table(grid_size, hidden_size // 2)
-    columns = axis[None, :, :].expand(grid_size, -1, -1)
-    rows = axis[:, None, :].expand(-1, grid_size, -1)
-    grid = torch.cat([columns, rows], dim=2).reshape(grid_size * grid_size, hidden_size)
-    return torch.cat([grid.new_zeros(1, hidden_size), grid]).to(torch.float32)
+    return torch.stack(_sines_and_cosines(n_positions, width, torch.float32), dim=2).flatten(1)[:, :width]
+
+
+def _sines_and_cosines(
+    n_positions: int, width: int, dtype: torch.dtype, device: torch.device | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sines and cosines of the positions, each `(n_positions, ceil(width / 2))`, at `10000^(-2i / width)`."""
+    steps = torch.arange(0, width, 2, dtype=dtype, device=device)
+    angle = torch.arange(n_positions, dtype=dtype, device=device)[:, None] * torch.exp(
+        steps * (-math.log(10000.0) / width)
+    )
+    return torch.sin(angle), torch.cos(angle)
 
 
 def min_max_scaled(table: torch.Tensor) -> torch.Tensor:
@@ -102,10 +107,10 @@ class TimeROIPositions(nn.Module):
 
     def reset_tables(self) -> None:
         """Fill the fixed tables from their formulas."""
-        time = sincos_axis_table(self.n_windows, self.half_width).float()
+        time = sincos_table((self.n_windows,), self.half_width)
         init.copy_(self.time_positions, time.repeat(self.n_rois, 1))
         if self.gradient_projection is None:
-            roi = sincos_axis_table(self.n_rois, self.half_width).float()
+            roi = sincos_table((self.n_rois,), self.half_width)
             init.copy_(self.roi_positions, roi.repeat_interleave(self.n_windows, dim=0))
 
     def roi_half(self, gradients: torch.Tensor) -> torch.Tensor:
@@ -128,25 +133,19 @@ class TimeROIPositions(nn.Module):
             float32 `(batch, n, hidden_size)`, or `(1, n_rois * n_windows, hidden_size)` without `ids`.
         """
         n_windows = self.n_windows if n_windows is None else n_windows
-        stored = n_windows == self.n_windows
-        if stored:
-            time = self.time_positions.float()
+        device, width = self.time_positions.device, self.half_width
+        if ids is None:
+            ids = torch.arange(self.n_rois * n_windows, device=device)[None]
+        # Each half as a table and the rows of it: a row a token where it is stored.
+        if n_windows == self.n_windows:
+            time, window = self.time_positions.float(), ids
         else:
-            time = sincos_axis_table(n_windows, self.half_width, device=self.time_positions.device).float()
+            time, window = sincos_table((n_windows,), width, device=device), ids % n_windows
         if self.gradient_projection is not None:
             assert gradients is not None
-            roi = self.roi_half(gradients)
-        elif stored:
-            roi = self.roi_positions.float()
+            places, roi = self.roi_half(gradients), ids // n_windows
+        elif n_windows == self.n_windows:
+            places, roi = self.roi_positions.float(), ids
         else:
-            roi = sincos_axis_table(self.n_rois, self.half_width, device=self.time_positions.device).float()
-        one_row_an_roi = self.gradient_projection is not None or not stored
-        if ids is not None:
-            return torch.cat(
-                [time[ids if stored else ids % n_windows], roi[ids // n_windows if one_row_an_roi else ids]], dim=-1
-            )
-        if not stored:
-            time = time.repeat(self.n_rois, 1)
-        if one_row_an_roi:
-            roi = roi[:, None].expand(-1, n_windows, -1).reshape(self.n_rois * n_windows, self.half_width)
-        return torch.cat([time, roi], dim=-1)[None]
+            places, roi = sincos_table((self.n_rois,), width, device=device), ids // n_windows
+        return torch.cat([time[window], places[roi]], dim=-1)

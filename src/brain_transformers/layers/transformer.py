@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import SelfAttention, pick_tokens
-from .plain import linear
+from .attention import SelfAttention
+from .masking import TokenIds, gather_tokens
 
 
 class FeedForward(nn.Module):
@@ -22,7 +23,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return linear(self.fc2, self.activation(linear(self.fc1, hidden_states)))
+        return self.fc2(self.activation(self.fc1(hidden_states)))
 
 
 class PreNormLayer(GradientCheckpointingLayer):
@@ -36,6 +37,9 @@ class PreNormLayer(GradientCheckpointingLayer):
         qkv_bias: bias of the query, key and value projection.
         hidden_dropout: dropout after each of the two blocks while training.
         attention_dropout: dropout on attention weights while training.
+        drop_path_rate: probability, while training, of leaving a block out for a sample; what stays is scaled up.
+        layer_scale_init_value: start of a learned factor on each channel of both blocks' output; `None` or 0 for no
+            factor.
     """
 
     def __init__(
@@ -49,6 +53,8 @@ class PreNormLayer(GradientCheckpointingLayer):
         qkv_bias: bool = True,
         hidden_dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float | None = None,
     ):
         super().__init__()
         self.layernorm_before = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
@@ -56,24 +62,44 @@ class PreNormLayer(GradientCheckpointingLayer):
         self.layernorm_after = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.mlp = FeedForward(hidden_size, intermediate_size, hidden_act)
         self.dropout = nn.Dropout(hidden_dropout)
+        self.drop_path_rate = drop_path_rate
+        self.layer_scale_init_value = layer_scale_init_value
+        self.layer_scale1 = nn.Parameter(torch.empty(hidden_size)) if layer_scale_init_value else None
+        self.layer_scale2 = nn.Parameter(torch.empty(hidden_size)) if layer_scale_init_value else None
+
+    def reset_layer_scale(self) -> None:
+        """Set the learned factors to their start; for `_init_weights`."""
+        for scale in (self.layer_scale1, self.layer_scale2):
+            if scale is not None:
+                init.constant_(scale, float(self.layer_scale_init_value or 0.0))
+
+    def _branch(self, output: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+        """What a block adds to the tokens."""
+        output = self.dropout(output)
+        if scale is not None:
+            output = output * scale
+        if self.training and self.drop_path_rate > 0:
+            keep = 1 - self.drop_path_rate
+            output = output * (output.new_empty(output.shape[0], 1, 1).bernoulli_(keep) / keep)
+        return output
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        query_ids: torch.Tensor | slice | None = None,
+        keep_mask: torch.Tensor | None = None,
+        query_ids: TokenIds | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """`(batch, n_tokens, hidden_size)` in and out.
+        """`(batch, n_tokens, hidden_size)` in and out, or only the tokens `query_ids` out, computed from all.
 
-        With `query_ids` only those tokens are computed, from all tokens: what a last layer needs when the rest of its
-        output is not used. See [`SelfAttention.forward`].
+        The last layer needs no more than these where the rest of its output is not used. See
+        [`SelfAttention.forward`] for the masks; without `keep_mask` padded tokens attend as others do.
         """
-        normed = self.layernorm_before(hidden_states)
-        if query_ids is None:
-            attention_output, _ = self.attention(normed, attention_mask, **kwargs)
-        else:
-            attention_output, _ = self.attention(normed, attention_mask, query_ids, **kwargs)
-            hidden_states = pick_tokens(hidden_states, query_ids)
-        hidden_states = hidden_states + self.dropout(attention_output)
-        return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        attention_output, _ = self.attention(
+            self.layernorm_before(hidden_states), attention_mask, keep_mask, query_ids, **kwargs
+        )
+        if query_ids is not None:
+            hidden_states = gather_tokens(hidden_states, query_ids)
+        hidden_states = hidden_states + self._branch(attention_output, self.layer_scale1)
+        return hidden_states + self._branch(self.mlp(self.layernorm_after(hidden_states)), self.layer_scale2)

@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from ..layers.bfloat16 import warn_where_bfloat16_is_slow
-from ..layers.masking import TokenSelection, unpack_tokens
+from ..layers.masking import TokenSelection, restore_tokens
 from ..layers.pooling import pool_tokens
 from .batch_draws import BatchDraws
 from .configuration_base import BrainConfig, Table
@@ -54,23 +54,20 @@ class BrainModelOutput(ModelOutput):
         return self.ids_keep is not None and (self.ids_keep.shape[1] < n_tokens or self.keep_mask is not None)
 
 
-def encoder_output(
-    hidden_states: torch.Tensor, selection: TokenSelection | None, pooling: str, n_tokens: int
-) -> BrainModelOutput:
+def encoder_output(hidden_states: torch.Tensor, selection: TokenSelection | None, pooling: str) -> BrainModelOutput:
     """Pool an encoder's normed sequence (CLS first) and put packed tokens back in their places.
 
     Args:
         hidden_states: `(batch, 1 + n_kept, hidden_size)`.
         selection: the tokens that were encoded; `None` for all in natural order.
         pooling: see [`pool_tokens`].
-        n_tokens: tokens of a sample, padding included.
     """
     if selection is None:
         pooled = pool_tokens(hidden_states, pooling)
         return BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
     pooled = pool_tokens(hidden_states, pooling, selection.keep_mask)
     if selection.natural:
-        tokens = unpack_tokens(hidden_states[:, 1:], selection, n_tokens)
+        tokens = restore_tokens(hidden_states[:, 1:], selection)
         hidden_states = torch.cat([hidden_states[:, :1], tokens], dim=1)
         return BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
     return BrainModelOutput(

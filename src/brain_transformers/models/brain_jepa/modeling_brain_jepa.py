@@ -16,9 +16,16 @@ from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ...layers.attention import SelfAttention, pick_tokens
+from ...layers.attention import SelfAttention
 from ...layers.heads import initialise, initialised_linear
-from ...layers.masking import check_attention_mask, check_tensor, pack_observed_tokens, padding_mask, unpack_tokens
+from ...layers.masking import (
+    check_attention_mask,
+    check_tensor,
+    gather_tokens,
+    pack_observed_tokens,
+    padding_masks,
+    restore_tokens,
+)
 from ...layers.plain import input_dtype
 from ...layers.pooling import pool_tokens
 from ...layers.positions import TimeROIPositions
@@ -126,7 +133,7 @@ class BrainJEPAEmbeddings(nn.Module):
         if ids is not None:
             if ids.shape[0] != patches.shape[0]:
                 patches = patches.repeat(ids.shape[0] // patches.shape[0], 1, 1)
-            patches = pick_tokens(patches, ids)
+            patches = gather_tokens(patches, ids)
         tokens = self.patch_projection(patches.to(input_dtype(self.patch_projection, patches)))
         positions = self.positions(gradients, signals.shape[2] // self.patch_size, ids)
         return tokens + positions.to(tokens.dtype)
@@ -202,20 +209,15 @@ class BrainJEPAPredictor(nn.Module):
                     for context in context_indices
                 ]
             ).bool()
-        mask = padding_mask(self.config, hidden_states, keep)
-        n_queries = query_ids.shape[1]
+        mask, _ = padding_masks(self.config, hidden_states, keep)
+        of_queries = slice(-query_ids.shape[1], None)
         states = [hidden_states]
-        for number, layer in enumerate(self.layers):
-            last = number == len(self.layers) - 1
-            if last and mask is None:
-                hidden_states = layer(hidden_states, mask, slice(-n_queries, None), **kwargs)
-            else:
-                hidden_states = layer(hidden_states, mask, **kwargs)
-                hidden_states = hidden_states[:, -n_queries:] if last else hidden_states
+        for layer in self.layers:
+            wanted = of_queries if layer is self.layers[-1] else None
+            hidden_states = layer(hidden_states, mask, query_ids=wanted, **kwargs)
             if output_hidden_states:
                 states.append(hidden_states)
-        hidden_states = hidden_states[:, -n_queries:]
-        predictions = self.projection(self.layernorm(hidden_states))
+        predictions = self.projection(self.layernorm(hidden_states[:, of_queries]))
         return predictions, tuple(states) if output_hidden_states else None
 
 
@@ -376,7 +378,7 @@ class BrainJEPAModel(BrainJEPAPreTrainedModel):
         self._check_signals(signals)
         batch, n_rois, n_timepoints = signals.shape
         n_tokens = n_rois * (n_timepoints // self.config.patch_size)
-        attention_mask = check_attention_mask(attention_mask, batch, n_tokens)
+        attention_mask = check_attention_mask(attention_mask, batch, n_tokens, has_cls=False)
         if output_indices is not None:
             if context_indices is not None:
                 raise ValueError("Pass context_indices or output_indices, not both: the first chooses what goes in.")
@@ -396,24 +398,20 @@ class BrainJEPAModel(BrainJEPAPreTrainedModel):
             keep = attention_mask.bool()
 
         hidden_states = self.embeddings(signals, self.known_gradients(), ids)
-        mask = padding_mask(self.config, hidden_states, keep)
-        last = len(self.layers) - 1
-        for number, layer in enumerate(self.layers):
-            # The form of a mask for a part of the queries differs between attention implementations.
-            if output_indices is not None and number == last and mask is None:
-                hidden_states = layer(hidden_states, mask, output_indices, **kwargs)
-            else:
-                hidden_states = layer(hidden_states, mask, **kwargs)
+        mask, _ = padding_masks(self.config, hidden_states, keep)
+        for layer in self.layers:
+            wanted = output_indices if layer is self.layers[-1] else None
+            hidden_states = layer(hidden_states, mask, query_ids=wanted, **kwargs)
         if output_indices is not None:
-            if mask is not None or last < 0:
-                hidden_states = pick_tokens(hidden_states, output_indices)
+            if len(self.layers) == 0:
+                hidden_states = gather_tokens(hidden_states, output_indices)
             keep = None if keep is None else keep.gather(1, output_indices)
         hidden_states = self.layernorm(hidden_states)
         pooled = pool_tokens(hidden_states, self.config.pooling, keep, has_cls=False)
         if self.config.pooler_norm:
             pooled = nn.functional.layer_norm(pooled, pooled.shape[-1:], eps=self.config.layer_norm_eps)
         if packed is not None:
-            hidden_states = unpack_tokens(hidden_states, packed, n_tokens)
+            hidden_states = restore_tokens(hidden_states, packed)
         return BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
 
 

@@ -13,18 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.derived import DerivedTensor
 from ...layers.heads import initialise, initialised_linear
 from ...layers.masking import check_observed, check_tensor
-from ...layers.plain import is_plain, linear
+from ...layers.plain import is_plain
 from ...layers.pooling import pool_tokens
-from ...layers.transformer import FeedForward
+from ...layers.positions import sincos_table
+from ...layers.transformer import PreNormLayer
 from ..batch_draws import BatchDraws
 from ..classification import BrainForSequenceClassification
 from ..modeling_base import BrainModelOutput
@@ -75,18 +74,6 @@ class SelfDistillationOutput(ModelOutput):
     token_mask: torch.Tensor | None = None
 
 
-def window_positions(n_windows: int, hidden_size: int) -> torch.Tensor:
-    """Sine-cosine table of the window index: all sines, then all cosines, frequencies `10000^(-2j / hidden_size)`.
-
-    Returns:
-        float32 `(n_windows, hidden_size)`, computed in float64 as the released weights were.
-    """
-    half = hidden_size // 2
-    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(n_windows, dtype=torch.float64)[:, None] * frequency
-    return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1).to(torch.float32)
-
-
 class ConvolutionBranch(nn.Module):
     """Convolution over the timepoints of a window, with zeros around it; for even kernels the extra zero is on the
     right.
@@ -106,34 +93,11 @@ class ConvolutionBranch(nn.Module):
             self.pointwise = nn.Conv1d(n_rois, out_channels, 1)
         else:
             self.convolution = nn.Conv1d(n_rois, out_channels, kernel_size, padding="same", dilation=dilation)
-        self._columns_weight = DerivedTensor()
-
-    def train(self, mode: bool = True) -> "ConvolutionBranch":
-        """Set the mode; what was derived from the weights is forgotten."""
-        self._columns_weight.forget()
-        return super().train(mode)
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """`(rows, n_rois, patch_size)` -> `(rows, patch_size, out_channels)`."""
-        convolution = self.convolution
-        if self.pointwise is not None:
-            hidden = convolution(windows)
-            if not is_plain(self.pointwise):
-                return self.pointwise(hidden).transpose(1, 2)
-            return nn.functional.linear(hidden.transpose(1, 2), self.pointwise.weight[:, :, 0], self.pointwise.bias)
-        if not is_plain(convolution):
-            return convolution(windows).transpose(1, 2)
-        # As one matrix product, which is faster than a convolution over so few timepoints.
-        (kernel_size,), (dilation,) = convolution.kernel_size, convolution.dilation
-        span = dilation * (kernel_size - 1)
-        padded = nn.functional.pad(windows, (span // 2, span - span // 2))
-        n_timepoints = windows.shape[2]
-        taps = [padded[:, :, tap * dilation : tap * dilation + n_timepoints] for tap in range(kernel_size)]
-        columns = torch.cat(taps, dim=1).transpose(1, 2)
-        weight = self._columns_weight.get(
-            [convolution.weight], lambda: convolution.weight.transpose(1, 2).reshape(convolution.out_channels, -1)
-        )
-        return nn.functional.linear(columns, weight, convolution.bias)
+        """`(rows, n_rois, patch_size)` -> `(rows, out_channels, patch_size)`."""
+        hidden = self.convolution(windows)
+        return hidden if self.pointwise is None else self.pointwise(hidden)
 
 
 class LongConvolutionBranch(nn.Module):
@@ -154,7 +118,6 @@ class LongConvolutionBranch(nn.Module):
 
     decay: torch.Tensor
     kernel_norm: torch.Tensor
-    lag_index: torch.Tensor
 
     def __init__(
         self,
@@ -177,15 +140,8 @@ class LongConvolutionBranch(nn.Module):
         self.skip = nn.Parameter(torch.empty(n_heads, n_rois))
         self.register_buffer("decay", torch.empty(1, n_rois, 1))
         self.register_buffer("kernel_norm", torch.empty(n_heads, n_rois, 1))
-        self.register_buffer("lag_index", torch.empty(patch_size * patch_size, dtype=torch.int64), persistent=False)
         self.patch_size = patch_size
         self.projection = nn.Linear(n_heads * n_rois, out_channels)
-        self._band = DerivedTensor()
-
-    def train(self, mode: bool = True) -> "LongConvolutionBranch":
-        """Set the mode; what was derived from the weights is forgotten."""
-        self._band.forget()
-        return super().train(mode)
 
     def kernels_of_scales(self) -> list[torch.Tensor]:
         """The kernel of each scale; torch.compile of torch 2.11 does not unpack a list of parameters."""
@@ -199,40 +155,33 @@ class LongConvolutionBranch(nn.Module):
             segments.append(repeated * self.decay ** (self.num_scales - 1 - scale))
         return torch.cat(segments, dim=2)
 
-    def lag_table(self) -> torch.Tensor:
-        """For each input and output timepoint `(s, t)` the tap of the kernel between them, or `kernel_length` if none.
-
-        int64 `(patch_size * patch_size,)`, rows are input timepoints.
-        """
-        right = self.kernel_length - 1 - (self.kernel_length - 1) // 2
-        time = torch.arange(self.patch_size)
-        lags = time[None, :] + right - time[:, None]
-        return torch.where((lags >= 0) & (lags < self.kernel_length), lags, self.kernel_length).flatten()
-
     @torch.no_grad()
     def measure_kernel_norm(self) -> torch.Tensor:
         """Norm of the kernel as it is now, `(n_heads, n_rois, 1)`: what `kernel_norm` is at initialisation."""
         return self.raw_kernel().norm(dim=2, keepdim=True)
 
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """`(rows, n_rois, patch_size)` -> `(rows, patch_size, out_channels)`."""
-        rows, n_rois, size = windows.shape
-        n_heads = self.skip.shape[0]
-        band = self._band.get([*self.kernels_of_scales(), self.skip, self.decay, self.kernel_norm], self.band)
-        mixed = torch.bmm(windows.transpose(0, 1), band).view(n_rois, rows, size, n_heads)
-        return linear(self.projection, mixed.permute(1, 2, 0, 3).reshape(rows, size, n_rois * n_heads))
-
     def band(self) -> torch.Tensor:
-        """Banded matrices of the kernels, `(n_rois, patch_size, patch_size * n_heads)`: from input time to output time
-        and head, so that the convolution is one matrix product a parcel."""
-        n_heads, n_rois = self.skip.shape
-        right = self.kernel_length - 1 - (self.kernel_length - 1) // 2
+        """Banded matrices of the kernels, `(n_rois, patch_size, n_heads * patch_size)`: from input time to head and
+        output time, so that the convolution is one matrix product a parcel."""
+        size, length = self.patch_size, self.kernel_length
+        right = length - 1 - (length - 1) // 2
         kernel = self.raw_kernel() / self.kernel_norm.to(self.skip.dtype)
-        # The direct path is a tap at lag 0; a last column of zeros stands for all lags outside the kernel.
-        taps = [kernel[:, :, :right], (kernel[:, :, right] + self.skip)[:, :, None], kernel[:, :, right + 1 :]]
-        kernel = nn.functional.pad(torch.cat(taps, dim=2), (0, 1)).permute(1, 2, 0)
-        size = self.patch_size
-        return kernel.index_select(1, self.lag_index).reshape(n_rois, size, size * n_heads)
+        # The direct path is a tap at lag 0.
+        kernel = torch.cat(
+            [kernel[:, :, :right], (kernel[:, :, right] + self.skip)[:, :, None], kernel[:, :, right + 1 :]], dim=2
+        )
+        # All lags between two timepoints of a window; row s of the band starts at the lag -s.
+        lags = nn.functional.pad(kernel, (size - 1 - right, right + size - length))
+        return lags.unfold(2, size, 1).flip(2).permute(1, 2, 0, 3).flatten(2)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """`(rows, n_rois, patch_size)` -> `(rows, out_channels, patch_size)`."""
+        rows, n_rois, size = windows.shape
+        mixed = torch.bmm(windows.transpose(0, 1), self.band()).view(n_rois, rows, -1, size)
+        mixed = mixed.transpose(0, 1).flatten(1, 2)
+        if is_plain(self.projection):  # a linear map at each timepoint is a convolution with kernels of one
+            return nn.functional.conv1d(mixed, self.projection.weight[:, :, None], self.projection.bias)
+        return self.projection(mixed.transpose(1, 2)).transpose(1, 2)
 
 
 class NetworkTokenizer(nn.Module):
@@ -256,12 +205,12 @@ class NetworkTokenizer(nn.Module):
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """`(rows, n_rois, patch_size)` -> `(rows, hidden_size)`."""
-        channels = nn.functional.gelu(torch.cat([branch(windows) for branch in self.branches], dim=2))
+        channels = nn.functional.gelu(torch.cat([branch(windows) for branch in self.branches], dim=1))
         if self.attention_pool is not None:
-            weights = torch.softmax(self.attention_pool(channels), dim=1)
-            pooled = (channels * weights).sum(1)
+            weights = torch.softmax(self.attention_pool(channels.transpose(1, 2)), dim=1)
+            pooled = (channels @ weights)[:, :, 0]
         else:
-            pooled = channels.amax(1) if self.pooling == "max" else channels.mean(1)
+            pooled = channels.amax(2) if self.pooling == "max" else channels.mean(2)
         return self.norm(pooled)
 
 
@@ -351,38 +300,6 @@ class BrainSemantoksEmbeddings(nn.Module):
         tokens = (tokens + positions).flatten(1, 2)
         cls = weight.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         return self.dropout(torch.cat([cls, tokens], dim=1))
-
-
-class BrainSemantoksLayer(GradientCheckpointingLayer):
-    """Pre-norm layer with a learned factor on the output of each block and stochastic depth."""
-
-    def __init__(self, config: BrainSemantoksConfig, drop_path_rate: float):
-        super().__init__()
-        width, dropout = config.hidden_size, float(config.attention_probs_dropout_prob)
-        self.layernorm_before = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.attention = SelfAttention(config, width, config.num_attention_heads, False, dropout)
-        self.layernorm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.mlp = FeedForward(width, config.intermediate_size, config.hidden_act)
-        self.drop_path_rate = drop_path_rate
-        scaled = bool(config.layer_scale_init_value)
-        self.layer_scale1 = nn.Parameter(torch.empty(config.hidden_size)) if scaled else None
-        self.layer_scale2 = nn.Parameter(torch.empty(config.hidden_size)) if scaled else None
-
-    def _branch(self, output: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-        if scale is not None:
-            output = output * scale
-        if self.training and self.drop_path_rate > 0:
-            keep = 1 - self.drop_path_rate
-            kept = torch.empty(output.shape[0], 1, 1, dtype=output.dtype, device=output.device).bernoulli_(keep)
-            output = output * (kept / keep)
-        return output
-
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        attention_output, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
-        hidden_states = hidden_states + self._branch(attention_output, self.layer_scale1)
-        return hidden_states + self._branch(self.mlp(self.layernorm_after(hidden_states)), self.layer_scale2)
 
 
 class ProjectionHead(nn.Module):
@@ -476,8 +393,8 @@ class BrainSemantoksPreTrainedModel(ROIPreTrainedModel):
     config: BrainSemantoksConfig
     base_model_prefix = "brain_semantoks"
     has_published_groups = True
-    _no_split_modules = ["BrainSemantoksLayer", "BrainSemantoksEmbeddings"]
-    _can_record_outputs = {"hidden_states": BrainSemantoksLayer, "attentions": SelfAttention}
+    _no_split_modules = ["PreNormLayer", "BrainSemantoksEmbeddings"]
+    _can_record_outputs = {"hidden_states": PreNormLayer, "attentions": SelfAttention}
     _can_compile_fullgraph = True
     # What only the pretraining model or only the classifier has.
     _keys_to_ignore_on_load_unexpected = [r"^student\.", r"^(student|teacher)_(mask_)?head\.", r"^classifier\."]
@@ -515,7 +432,6 @@ class BrainSemantoksPreTrainedModel(ROIPreTrainedModel):
                 init.normal_(kernel)
             low, high = module.decay_range
             init.copy_(module.decay, torch.linspace(low, high, module.decay.shape[1])[None, :, None])
-            init.copy_(module.lag_index, module.lag_table())
             # Nothing moves the kernel before the first pass, so its norm is measured here and stays.
             init.copy_(module.kernel_norm, module.measure_kernel_norm())
         elif isinstance(module, BrainSemantoksEmbeddings):
@@ -523,12 +439,10 @@ class BrainSemantoksPreTrainedModel(ROIPreTrainedModel):
             init.normal_(module.network_positions, std=std)
             if module.mask_embedding is not None:
                 init.normal_(module.mask_embedding, std=std)
-            init.copy_(module.time_positions, window_positions(self.config.n_windows, self.config.hidden_size))
+            init.copy_(module.time_positions, sincos_table((self.config.n_windows,), self.config.hidden_size))
             init.copy_(module.roi_index, module.roi_order())
-        elif isinstance(module, BrainSemantoksLayer):
-            for scale in (module.layer_scale1, module.layer_scale2):
-                if scale is not None:
-                    init.constant_(scale, float(self.config.layer_scale_init_value or 0))
+        elif isinstance(module, PreNormLayer):
+            module.reset_layer_scale()
 
     def _check_length(self, n_timepoints: int) -> None:
         config = self.config
@@ -554,7 +468,18 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
         self.embeddings = BrainSemantoksEmbeddings(config)
         last = max(config.num_hidden_layers - 1, 1)
         self.layers = nn.ModuleList(
-            BrainSemantoksLayer(config, float(config.drop_path_rate) * number / last)
+            PreNormLayer(
+                config,
+                config.hidden_size,
+                config.num_attention_heads,
+                config.intermediate_size,
+                config.hidden_act,
+                config.layer_norm_eps,
+                qkv_bias=False,
+                attention_dropout=config.attention_probs_dropout_prob,
+                drop_path_rate=config.drop_path_rate * number / last,
+                layer_scale_init_value=config.layer_scale_init_value,
+            )
             for number in range(config.num_hidden_layers)
         )
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -594,7 +519,7 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
         signals, token_mask = self.prepare(signals, attention_mask, bool_masked_pos)
         hidden_states = self.embeddings(signals, token_mask)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, None, **kwargs)
+            hidden_states = layer(hidden_states, **kwargs)
         hidden_states = self.layernorm(hidden_states)
         return BrainModelOutput(
             last_hidden_state=hidden_states,

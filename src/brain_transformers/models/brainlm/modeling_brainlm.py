@@ -15,19 +15,19 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ...layers.attention import FusedProjections, attend
+from ...layers.attention import SelfAttention, attend
 from ...layers.heads import masked_mean
 from ...layers.masking import (
+    check_attention_mask,
     check_tensor,
     choose_tokens,
-    drop_cls_entry,
     gather_tokens,
     pack_observed_tokens,
-    sequence_masks,
-    unpack_tokens,
+    padding_masks,
+    restore_tokens,
 )
-from ...layers.plain import is_plain, linear
-from ...layers.positions import sincos_1d_table
+from ...layers.plain import is_plain
+from ...layers.positions import interleaved_sincos_table
 from ...layers.token_convolution import TokenConvolution
 from ...layers.transformer import FeedForward
 from ..batch_draws import BatchDraws, draw_noise
@@ -70,7 +70,7 @@ def landmark_attention(
     return weights @ (from_landmarks @ value), weights
 
 
-class BrainLMAttention(FusedProjections):
+class BrainLMAttention(SelfAttention):
     """Self-attention plus a depthwise convolution of the values along the tokens.
 
     The convolution runs over the sequence as it stands, CLS first. In a masked encoder the tokens stand in the order
@@ -84,7 +84,7 @@ class BrainLMAttention(FusedProjections):
             TokenConvolution(num_attention_heads, config.conv_kernel_size) if config.conv_kernel_size else None
         )
 
-    def forward(
+    def forward(  # type: ignore[override]  # no single queries: the convolution runs along all tokens
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
@@ -106,7 +106,7 @@ class BrainLMAttention(FusedProjections):
             if keep_mask is not None:
                 value = value * keep_mask[:, None, :, None].to(value.dtype)
             context = context + self.token_convolution(value).transpose(1, 2)
-        return linear(self.out_proj, context.flatten(2)), weights
+        return self.out_proj(context.flatten(2)), weights
 
     def _check_landmark_length(self, n_tokens: int, keep_mask: torch.Tensor | None) -> None:
         expected = self.config.segment_means_seq_len
@@ -246,13 +246,9 @@ class BrainLMDecoder(nn.Module):
             Predictions `(batch, n_tokens, patch_size)` (zeros at padding) and, on request, the hidden states.
         """
         latent = self.embed(encoded.last_hidden_state)
-        batch, n_tokens = latent.shape[0], coordinates.shape[1] * n_windows
         tokens = latent[:, 1:]
         if encoded.ids_restore is not None:
-            if encoded.keep_mask is not None:
-                tokens = torch.where(encoded.keep_mask[:, :, None], tokens, self.mask_token.to(tokens.dtype))
-            hidden = self.mask_token.to(tokens.dtype).expand(batch, n_tokens - tokens.shape[1], -1)
-            tokens = gather_tokens(torch.cat([tokens, hidden], dim=1), encoded.ids_restore)
+            tokens = restore_tokens(tokens, encoded, self.mask_token)
         places = self.coordinate_projection(coordinates.to(latent.dtype))
         positions = places[:, :, None] + self.time_positions[:n_windows].to(latent.dtype)
         tokens = self.dropout(tokens + positions.flatten(1, 2))
@@ -263,7 +259,7 @@ class BrainLMDecoder(nn.Module):
             packed = pack_observed_tokens(attention_mask)
             tokens = gather_tokens(tokens, packed.ids_keep)
         hidden_states = torch.cat([latent[:, :1], tokens], dim=1)
-        mask, keep = sequence_masks(self.config, hidden_states, packed.keep_mask if packed else None)
+        mask, keep = padding_masks(self.config, hidden_states, packed.keep_mask if packed else None)
         states = [hidden_states]
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, keep, **kwargs)
@@ -275,7 +271,7 @@ class BrainLMDecoder(nn.Module):
         if self.config.use_tanh_decoder:
             predictions = torch.tanh(predictions)
         if packed is not None:
-            predictions = unpack_tokens(predictions, packed, n_tokens)
+            predictions = restore_tokens(predictions, packed)
         return predictions, tuple(states) if output_hidden_states else None
 
 
@@ -298,9 +294,7 @@ class BrainLMPreTrainedModel(ROIPreTrainedModel):
         elif isinstance(module, BrainLMEmbeddings):
             init.normal_(module.cls_token, std=std)
             init.normal_(module.coordinate_projection.weight, std=std * self.config.coordinate_init_scale)
-            init.copy_(
-                module.time_positions, sincos_1d_table(self.config.num_positions, module.time_positions.shape[1])
-            )
+            init.copy_(module.time_positions, interleaved_sincos_table(*module.time_positions.shape))
         elif isinstance(module, BrainLMModel):
             table: Any = module.coordinates
             if not table.is_meta and not getattr(table, "_is_hf_initialized", False):
@@ -309,9 +303,7 @@ class BrainLMPreTrainedModel(ROIPreTrainedModel):
                 init.zeros_(table)
         elif isinstance(module, BrainLMDecoder):
             init.normal_(module.mask_token, std=std)
-            init.copy_(
-                module.time_positions, sincos_1d_table(self.config.num_positions, module.time_positions.shape[1])
-            )
+            init.copy_(module.time_positions, interleaved_sincos_table(*module.time_positions.shape))
             for part in module.modules():
                 if isinstance(part, TokenConvolution):
                     bound = part.weight.shape[1] ** -0.5
@@ -462,13 +454,13 @@ class BrainLMModel(BrainLMPreTrainedModel):
         coordinates = self.resolve_coordinates(signals, coordinates)
         batch, n_rois, n_timepoints = signals.shape
         n_tokens = n_rois * (n_timepoints // self.config.patch_size)
-        attention_mask = drop_cls_entry(attention_mask, batch, n_tokens)
+        attention_mask = check_attention_mask(attention_mask, batch, n_tokens)
         selection = choose_tokens(signals, n_tokens, noise, mask_ratio, attention_mask)
         hidden_states = self.embeddings(signals, coordinates, selection.ids_keep if selection else None)
-        mask, keep = sequence_masks(self.config, hidden_states, selection.keep_mask if selection else None)
+        mask, keep = padding_masks(self.config, hidden_states, selection.keep_mask if selection else None)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, keep, **kwargs)
-        return encoder_output(self.layernorm(hidden_states), selection, self.config.pooling, n_tokens)
+        return encoder_output(self.layernorm(hidden_states), selection, self.config.pooling)
 
 
 class BrainLMForMaskedModeling(BrainLMPreTrainedModel):
@@ -516,7 +508,7 @@ class BrainLMForMaskedModeling(BrainLMPreTrainedModel):
         )
         coordinates = self.brainlm.resolve_coordinates(signals, coordinates)
         n_tokens = signals.shape[1] * (signals.shape[2] // self.config.patch_size)
-        attention_mask = drop_cls_entry(attention_mask, signals.shape[0], n_tokens)
+        attention_mask = check_attention_mask(attention_mask, signals.shape[0], n_tokens)
         return self._reconstruct(self.decoder, encoded, signals, coordinates, attention_mask, **kwargs)
 
 

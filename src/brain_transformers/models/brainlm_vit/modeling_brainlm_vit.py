@@ -18,14 +18,15 @@ from transformers.utils.output_capturing import capture_outputs
 from ...layers.attention import SelfAttention
 from ...layers.heads import masked_mean, single_output_loss
 from ...layers.masking import (
+    check_attention_mask,
     check_tensor,
     choose_tokens,
-    drop_cls_entry,
     gather_tokens,
-    sequence_masks,
+    padding_masks,
+    restore_tokens,
 )
 from ...layers.plain import is_plain
-from ...layers.positions import sincos_2d_table
+from ...layers.positions import sincos_table
 from ...layers.transformer import PreNormLayer
 from ..batch_draws import BatchDraws, draw_noise
 from ..classification import BrainClassifierOutput, BrainForSequenceClassification, check_labels, classifier_output
@@ -138,6 +139,20 @@ class BrainLMViTEmbeddings(nn.Module):
         return nn.functional.linear(patches, weight.flatten(1), self.patch_projection.bias)
 
 
+def _make_layer(config: BrainLMViTConfig, hidden_size: int, num_heads: int, intermediate_size: int) -> PreNormLayer:
+    return PreNormLayer(
+        config,
+        hidden_size,
+        num_heads,
+        intermediate_size,
+        config.hidden_act,
+        config.layer_norm_eps,
+        config.qkv_bias,
+        config.hidden_dropout_prob,
+        config.attention_probs_dropout_prob,
+    )
+
+
 class BrainLMViTDecoder(nn.Module):
     """ViT-MAE decoder: fills hidden places with the mask token and predicts the pixels of every patch."""
 
@@ -151,17 +166,7 @@ class BrainLMViTDecoder(nn.Module):
         self.embed = nn.Linear(config.hidden_size, width)
         self.register_buffer("positions", torch.empty(1, 1 + config.grid_size**2, width))
         self.layers = nn.ModuleList(
-            PreNormLayer(
-                config,
-                width,
-                config.decoder_num_attention_heads,
-                config.decoder_intermediate_size,
-                config.hidden_act,
-                config.layer_norm_eps,
-                config.qkv_bias,
-                config.hidden_dropout_prob,
-                config.attention_probs_dropout_prob,
-            )
+            _make_layer(config, width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
             for _ in range(config.decoder_num_hidden_layers)
         )
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -196,28 +201,21 @@ class BrainLMViTDecoder(nn.Module):
             `(batch, n_tokens, width)`, and the hidden states.
         """
         latent = self.embed(encoded.last_hidden_state)
-        batch, n_tokens = latent.shape[0], self.config.grid_size**2
         tokens = latent[:, 1:]
         if encoded.ids_restore is not None:
-            if encoded.keep_mask is not None:
-                tokens = torch.where(encoded.keep_mask[:, :, None], tokens, self.mask_token.to(tokens.dtype))
-            hidden = self.mask_token.to(tokens.dtype).expand(batch, n_tokens - tokens.shape[1], -1)
-            tokens = gather_tokens(torch.cat([tokens, hidden], dim=1), encoded.ids_restore)
+            tokens = restore_tokens(tokens, encoded, self.mask_token)
         hidden_states = torch.cat([latent[:, :1], tokens], dim=1) + self.positions.to(latent.dtype)
-        mask, _ = sequence_masks(self.config, hidden_states, None if attention_mask is None else attention_mask.bool())
-        wanted = (patches + 1).expand(batch, -1)
-        if mask is None and not output_hidden_states and len(self.layers) > 0:
-            for layer in self.layers[:-1]:
-                hidden_states = layer(hidden_states, **kwargs)
-            hidden_states = self.layers[-1](hidden_states, None, wanted, **kwargs)
-            return self.layernorm(hidden_states), None, None
+        mask, _ = padding_masks(self.config, hidden_states, None if attention_mask is None else attention_mask.bool())
+        wanted = (patches + 1).expand(latent.shape[0], -1)
         states = [hidden_states]
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, **kwargs)
+            only = wanted if layer is self.layers[-1] and not output_hidden_states else None
+            hidden_states = layer(hidden_states, mask, query_ids=only, **kwargs)
             states.append(hidden_states)
-        normed = self.layernorm(hidden_states)
-        inside = gather_tokens(normed, wanted)
-        return (inside, normed[:, 1:], tuple(states)) if output_hidden_states else (inside, None, None)
+        hidden_states = self.layernorm(hidden_states)
+        if output_hidden_states:
+            return gather_tokens(hidden_states, wanted), hidden_states[:, 1:], tuple(states)
+        return hidden_states if len(self.layers) else gather_tokens(hidden_states, wanted), None, None
 
     def predict_recording(self, hidden_states: torch.Tensor, n_rois: int, n_timepoints: int) -> torch.Tensor:
         """Pixels of the data patches, averaged over channels and cropped to `(batch, n_rois, n_timepoints)`.
@@ -258,13 +256,13 @@ class BrainLMViTPreTrainedModel(ROIPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights with `initializer_range`, zero biases, sine-cosine positions, as in the authors' code."""
         super()._init_weights(module)
-        std = self.config.initializer_range
+        std, grid = self.config.initializer_range, (self.config.grid_size, self.config.grid_size)
         if isinstance(module, BrainLMViTEmbeddings):
             init.normal_(module.cls_token, std=std)
-            init.copy_(module.positions, sincos_2d_table(self.config.grid_size, self.config.hidden_size)[None])
+            init.copy_(module.positions, sincos_table(grid, self.config.hidden_size, True)[None])
         elif isinstance(module, BrainLMViTDecoder):
             init.normal_(module.mask_token, std=std)
-            init.copy_(module.positions, sincos_2d_table(self.config.grid_size, self.config.decoder_hidden_size)[None])
+            init.copy_(module.positions, sincos_table(grid, self.config.decoder_hidden_size, True)[None])
 
     def _check_image(
         self, signals: torch.Tensor | None, pixel_values: torch.Tensor | None, coordinates: torch.Tensor | None
@@ -373,17 +371,7 @@ class BrainLMViTModel(BrainLMViTPreTrainedModel):
         super().__init__(config)
         self.embeddings = BrainLMViTEmbeddings(config)
         self.layers = nn.ModuleList(
-            PreNormLayer(
-                config,
-                config.hidden_size,
-                config.num_attention_heads,
-                config.intermediate_size,
-                config.hidden_act,
-                config.layer_norm_eps,
-                config.qkv_bias,
-                config.hidden_dropout_prob,
-                config.attention_probs_dropout_prob,
-            )
+            _make_layer(config, config.hidden_size, config.num_attention_heads, config.intermediate_size)
             for _ in range(config.num_hidden_layers)
         )
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -423,13 +411,13 @@ class BrainLMViTModel(BrainLMViTPreTrainedModel):
         """
         image = self._check_image(signals, pixel_values, coordinates)
         batch, n_tokens = image.shape[0], self.config.grid_size**2
-        attention_mask = drop_cls_entry(attention_mask, batch, n_tokens)
+        attention_mask = check_attention_mask(attention_mask, batch, n_tokens)
         selection = choose_tokens(image, n_tokens, noise, mask_ratio, attention_mask, n_hidden_tokens)
         hidden_states = self.embeddings(image, selection.ids_keep if selection else None, zeroed_columns)
-        mask, _ = sequence_masks(self.config, hidden_states, selection.keep_mask if selection else None)
+        mask, _ = padding_masks(self.config, hidden_states, selection.keep_mask if selection else None)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)
-        return encoder_output(self.layernorm(hidden_states), selection, self.config.pooling, n_tokens)
+        return encoder_output(self.layernorm(hidden_states), selection, self.config.pooling)
 
     def roi_tokens(
         self, last_hidden_state: torch.Tensor, n_timepoints: int | None = None, n_rois: int | None = None
@@ -510,7 +498,7 @@ class BrainLMViTForMaskedModeling(BrainLMViTPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        attention_mask = drop_cls_entry(attention_mask, image.shape[0], config.grid_size**2)
+        attention_mask = check_attention_mask(attention_mask, image.shape[0], config.grid_size**2)
         return self._reconstruct(self.decoder, encoded, image, timepoints, attention_mask, **kwargs)
 
 
@@ -580,7 +568,7 @@ class BrainLMViTForSequenceClassification(BrainForSequenceClassification, BrainL
         others = {"raw_logits": raw_logits if config.sigmoid_outputs else None}
         if loss is not None and self.decoder is not None:
             image = self._check_image(signals, pixel_values, None)
-            mask = drop_cls_entry(attention_mask, image.shape[0], config.grid_size**2)
+            mask = check_attention_mask(attention_mask, image.shape[0], config.grid_size**2)
             reconstruction_loss = self._reconstruct(self.decoder, outputs, image, None, mask).loss
             others |= {"classification_loss": loss, "reconstruction_loss": reconstruction_loss}
             if reconstruction_loss is not None:
