@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 
 import brain_transformers as bt
 from brain_transformers.evaluation import fine_tuning, predict_crops
-from brain_transformers.evaluation.linear_probe import scan_splits
+from brain_transformers.evaluation.splits import scan_splits
 
 pytest.importorskip("sklearn")
 N_SUBJECTS, QUICK = 12, {"num_train_epochs": 2, "per_device_train_batch_size": 8, "use_cpu": True}

@@ -4,7 +4,7 @@ from .connectivity import functional_connectivity
 from .crops import crop_features, predict_crops
 from .embedding import embed_dataset, embedding_columns
 from .identification import IdentificationResult, identify
-from .linear_probe import ProtocolResult, linear_probe_protocol, train_probe_heads
+from .linear_probe import linear_probe_protocol, train_probe_heads
 from .probing import ProbeResult, probe
 from .reconstruction import (
     BASELINES,
@@ -15,6 +15,7 @@ from .reconstruction import (
     reconstruction_scores,
     roi_correlations,
 )
+from .splits import ProtocolResult
 
 __all__ = [
     "BASELINES",

@@ -40,8 +40,8 @@ from ..training.finite import NotFiniteError
 from ..training.run_settings import processor_settings, rows_digest
 from ..training.scores import prediction_scores
 from .crops import predict_crops
-from .linear_probe import ProtocolResult, scan_splits, warn_of_absent_classes
 from .predictions import predictions_csv
+from .splits import ProtocolResult, scan_splits, warn_of_absent_classes
 
 FINETUNING_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
 """The authors' grid, for 256 samples an update."""
@@ -105,7 +105,7 @@ def fine_tuning_protocol(
             is the folder of a Brain-Semantoks model (others by their own loss).
         subject_column: scans of one subject stay on one side of every split; `None`: every scan is its own subject.
         ratios, stratify: shares of training, validation and test, and whether to keep the shares of the labels; see
-            [`brain_transformers.evaluation.linear_probe.scan_splits`].
+            [`brain_transformers.evaluation.splits.scan_splits`].
         n_repetitions: number of splits.
         learning_rates: grid, for 256 samples an update, such as [`FINETUNING_LEARNING_RATES`]; 30 epochs each by
             default. `None`: one run with the values of [`SemantoksFineTuningArguments`].

@@ -4,8 +4,7 @@ A grid of learning rates, on several splits of the subjects, is trained as one b
 see and differ in their weights. Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, and the released evaluation code.
 """
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +14,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.labels import Labels
-from ..data.participants import is_gap
-from ..optional import require
 from ..training.scores import choosing_score, prediction_scores
+from .splits import ProtocolResult, scan_splits, warn_of_absent_classes
 
 LEARNING_RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 _BATCH_NORM_EPS = 1e-5
@@ -240,154 +238,6 @@ def train_probe_heads(
 def average_crops(logits: torch.Tensor, n_crops: int) -> torch.Tensor:
     """Mean over the crops of each subject: `(..., n_subjects * n_crops, n_outputs)`, subject-major."""
     return logits.unflatten(-2, (-1, n_crops)).mean(-2)
-
-
-def subject_splits(
-    labels: Sequence[Any],
-    ratios: Sequence[float] = (0.6, 0.2, 0.2),
-    n_repetitions: int = 10,
-    seed: int = 0,
-    stratify: bool = False,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Random splits of subjects into training, validation and test, as the authors draw them (in two steps).
-
-    Args:
-        labels: one a subject.
-        ratios: shares of the three sets.
-        n_repetitions: number of splits; repetition i uses `seed + i`.
-        seed: of the first repetition.
-        stratify: keep the shares of the labels.
-
-    Yields:
-        Three int64 arrays of subject numbers.
-
-    Raises:
-        ValueError: for ratios or repetitions that make no splits, or `stratify` with numbers that are no classes.
-    """
-    if len(ratios) != 3 or min(ratios) <= 0:
-        raise ValueError(
-            f"Expected three ratios above 0, of training, validation and test, got {list(ratios)}. Use 0.6 0.2 0.2, "
-            "for example."
-        )
-    if n_repetitions < 1:
-        raise ValueError(f"Expected at least one repetition, got {n_repetitions} repetitions.")
-    if stratify and any(isinstance(label, float) and label % 1 > 0 for label in labels):
-        raise ValueError(
-            "stratify=True keeps the shares of classes, and these labels are numbers with fractions. Set "
-            "stratify=False."
-        )
-    selection = require("sklearn.model_selection", extra="eval", purpose="probing")
-    everyone = np.arange(len(labels))
-    groups = np.asarray([str(label) for label in labels])
-    if stratify:
-        everyone = everyone[groups != "nan"]
-    train, validation, test = ratios
-    for repetition in range(n_repetitions):
-        first, held = selection.train_test_split(
-            everyone,
-            test_size=(validation + test) / (train + validation + test),
-            random_state=seed + repetition,
-            stratify=groups[everyone] if stratify else None,
-        )
-        second, third = selection.train_test_split(
-            held,
-            test_size=test / (validation + test),
-            random_state=seed + repetition,
-            stratify=groups[held] if stratify else None,
-        )
-        yield first, second, third
-
-
-def scan_splits(
-    labels: Sequence[Any],
-    subjects: Sequence[Any] | None = None,
-    ratios: Sequence[float] = (0.6, 0.2, 0.2),
-    n_repetitions: int = 10,
-    seed: int = 0,
-    stratify: bool = False,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Random splits of scans in which all scans of a subject stay together.
-
-    Args:
-        labels: one a scan.
-        subjects: whose scan it is; `None`: every scan is of another subject.
-        ratios, n_repetitions, seed, stratify: see [`subject_splits`], which splits the subjects in the order in which
-            they first appear.
-
-    Yields:
-        Three int64 arrays of scan numbers, in the order in which the subjects were drawn.
-
-    Raises:
-        ValueError: if lengths differ, a scan has no subject, `stratify` meets a subject with several labels, or
-            [`subject_splits`] cannot split.
-    """
-    if subjects is None:
-        yield from subject_splits(labels, ratios, n_repetitions, seed, stratify)
-        return
-    if len(subjects) != len(labels):
-        raise ValueError(f"Expected a subject for each of {len(labels)} labels, got {len(subjects)}.")
-    scans: dict[str, list[int]] = {}
-    for number, subject in enumerate(subjects):
-        if is_gap(subject):
-            raise ValueError(
-                f"Expected a subject for every scan, got {subject} for scan {number}, which could then be on both "
-                "sides of a split. Leave the scan out, or pass subjects=None if every scan is of another subject."
-            )
-        scans.setdefault(str(subject), []).append(number)
-    if stratify:
-        for subject, numbers in scans.items():
-            if len(found := {str(labels[number]) for number in numbers}) > 1:
-                raise ValueError(
-                    f"stratify=True needs one label a subject, but scans of {subject} have "
-                    f"{', '.join(sorted(found))}. Set stratify=False."
-                )
-    of_subject = list(scans.values())
-    first = [labels[numbers[0]] for numbers in of_subject]
-    for split in subject_splits(first, ratios, n_repetitions, seed, stratify):
-        train, validation, test = (np.concatenate([of_subject[n] for n in part]).astype(np.int64) for part in split)
-        yield train, validation, test
-
-
-@dataclass(frozen=True)
-class ProtocolResult:
-    """What a protocol of repeated splits found: one entry a repetition.
-
-    Attributes:
-        learning_rates: the rate that was chosen on the validation subjects.
-        ensembled: metrics of the test scans, logits averaged over the crops of each.
-        single_crop: metrics of single crops of the test scans, averaged over the crops.
-    """
-
-    learning_rates: list[float]
-    ensembled: list[dict[str, float]]
-    single_crop: list[dict[str, float]]
-
-    def summary(self) -> dict[str, tuple[float, float]]:
-        """Mean and standard deviation of each ensembled metric, over the repetitions that have it."""
-        names = dict.fromkeys(name for entry in self.ensembled for name in entry)
-        values = {name: [entry[name] for entry in self.ensembled if name in entry] for name in names}
-        return {name: (float(np.mean(v)), float(np.std(v))) for name, v in values.items()}
-
-    def n_defined(self) -> dict[str, int]:
-        """Over how many repetitions each metric of [`summary`] is taken: AUROC needs every class in the test scans."""
-        names = dict.fromkeys(name for entry in self.ensembled for name in entry)
-        return {name: sum(name in entry for entry in self.ensembled) for name in names}
-
-
-def warn_of_absent_classes(labels: Labels, splits: Sequence[Sequence[np.ndarray]]) -> None:
-    """Say when chance left a class out of a part, since scores of such a split mean little, and it has no AUROC."""
-    if labels.label2id is None:
-        return
-    for number, name in enumerate(("training", "validation", "test")):
-        absent = sum(len(set(labels.targets[split[number]])) < len(labels.label2id) for split in splits)
-        if absent:
-            auroc = f"AUROC is the mean of the other {len(splits) - absent}. " if name == "test" else ""
-            warnings.warn(
-                f"In {absent} of {len(splits)} splits the {name} scans lack a class of {labels.column!r}, and scores "
-                f"of these mean little. {auroc}Pass stratify=True (on the command line --stratify), or use more "
-                "subjects.",
-                stacklevel=3,
-            )
 
 
 def balanced_rows(labels: torch.Tensor, candidates: list[torch.Tensor], limit: int, seed: int) -> torch.Tensor:
