@@ -1,5 +1,6 @@
-"""Figures show what they were given; nothing touches pyplot."""
+"""Figures show what they were given; none stays open in pyplot."""
 
+import itertools
 import sys
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from brain_transformers.evaluation import identify
@@ -91,14 +93,21 @@ def test_loss_curve_has_both_curves_and_named_baselines() -> None:
         plot_loss_curve([{"step": 1}])
 
 
-def test_parcel_map_has_millimetres_and_leaves_unknown_parcels_empty() -> None:
-    coordinates = np.array([[-40.0, 10, 20], [40, 10, 20], [0, -60, 40]])
+def test_parcel_map_shows_each_half_and_leaves_unknown_parcels_empty() -> None:
+    plt = pytest.importorskip("matplotlib.pyplot")
+    coordinates = np.array([[-40.0, 10, 20], [40, 10, 20], [20, -60, 40]])
     figure = plot_parcel_map(coordinates, [0.1, np.nan, 0.9], label="r")
-    top = figure.axes[1]
-    assert (top.get_xlabel(), top.get_ylabel()) == ("x (mm)", "y (mm)")
+    left, top, right = (axis for axis in figure.axes if axis.collections and axis.get_ylabel() != "r")
     unknown, known = top.collections
     np.testing.assert_array_equal(unknown.get_offsets(), [[40, 10]])
-    np.testing.assert_allclose(sorted(known.get_array()), [0.1, 0.9])
+    assert unknown.get_facecolor().size == 0
+    np.testing.assert_array_equal(known.get_offsets(), [[-40, 10], [20, -60]])  # the highest lies on top
+    assert [len(part.get_offsets()) for part in left.collections] == [0, 1]
+    assert [len(part.get_offsets()) for part in right.collections] == [1, 1]
+    colors = colormaps["viridis"]([0.0, 1.0])  # the range of the values
+    np.testing.assert_allclose(known.get_facecolor(), colors)
+    assert not plt.get_fignums()
+    assert plot_parcel_map(coordinates, [np.nan] * 3).axes
     with pytest.raises(ValueError, match="n_rois"):
         plot_parcel_map(coordinates, [1.0, 2.0])
 
@@ -110,6 +119,21 @@ def test_embedding_map_is_the_principal_plane() -> None:
     points = np.concatenate([np.asarray(c.get_offsets()) for c in figure.axes[0].collections])
     scales = np.linalg.svd(values - values.mean(0), compute_uv=False)
     np.testing.assert_allclose(np.sort(np.square(points).sum(0)), np.sort(np.square(scales[:2])))
+
+
+def test_names_in_an_embedding_map_cover_nothing() -> None:
+    rng = np.random.default_rng(1)
+    values = np.repeat(rng.normal(size=(12, 20)), 2, axis=0) + 0.3 * rng.normal(size=(24, 20))
+    values[:2] += 4  # one far away drives the others together
+    names = [f"sub-{100307 + number}" for number in range(12)]
+    figure = plot_embedding_map(values, groups=np.repeat(names, 2).tolist(), parts=["first", "second"] * 12)
+    figure_to_png(figure, dpi=100)
+    axis = figure.axes[0]
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert [text.get_text() for text in axis.texts] == names
+    assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
+    points = axis.transData.transform(np.concatenate([c.get_offsets() for c in axis.collections]))
+    assert not any(box.contains(*point) for box in boxes for point in points)
 
 
 def test_scores_are_sorted_and_show_subjects() -> None:

@@ -54,7 +54,6 @@ def plot_embedding_map(
             for kind, marker in markers.items():
                 chosen = own & (kinds == kind)
                 axis.scatter(*plane[chosen].T, color=color, marker=marker, s=52, ec="white", lw=0.7, zorder=2)
-            axis.annotate(name, plane[own].mean(0), textcoords="offset points", xytext=(7, 7), fontsize=8, color=color)
         if parts is not None:
             handles = [
                 lines.Line2D([], [], ls="", marker=marker, color=INK, ms=6, label=kind)
@@ -68,4 +67,39 @@ def plot_embedding_map(
         axis.axvline(0, color="#dddddd", lw=0.6, zorder=0)
         if title:
             axis.set_title(title, loc="left")
+        _write_names(axis, names, labels, plane)
     return figure
+
+
+def _write_names(axis: Any, names: Sequence[str], labels: np.ndarray, plane: np.ndarray) -> None:
+    """Each group's name beside one of its points, where it covers the least of points, other names and the legend."""
+    axis.figure.draw_without_rendering()  # places are in points, so the layout has to be final
+    scale = 72 / axis.figure.dpi
+    points = axis.transData.transform(plane) * scale
+    taken = [np.concatenate([points - 5, points + 5], axis=1)]
+    if axis.get_legend() is not None:
+        taken.append(axis.get_legend().get_window_extent().extents[None] * scale)
+    frame = axis.bbox.extents * scale
+    angles = np.deg2rad([0, 180, 30, -30, 150, -150, 60, -60, 120, -120, 90, -90])
+    steps = np.concatenate([radius * np.stack([np.cos(angles), np.sin(angles)], 1) for radius in (8, 14, 22, 32, 46)])
+    for number, name in enumerate(names):
+        size = np.array([4.9 * len(name), 9.0])
+        own = points[labels == name]
+        # To the left of a point a name ends there, and above and below it is in the middle.
+        shift = np.stack([0.5 - 0.5 * np.sign(steps[:, 0].round()), np.full(len(steps), 0.5)], axis=1) * size
+        corners = own[:, None] + steps - shift
+        boxes = np.concatenate([corners, corners + size], axis=2).reshape(-1, 4)
+        cost = np.tile(np.linalg.norm(steps, axis=1), len(own)) * 0.5
+        for others, weight in ((np.concatenate(taken), 1.0), (frame[None], -1.0)):
+            low = np.maximum(boxes[:, None, :2], others[:, :2])
+            high = np.minimum(boxes[:, None, 2:], others[:, 2:])
+            cost += weight * np.clip(high - low, 0, None).prod(2).sum(1)
+        box = boxes[cost.argmin()]
+        taken.append(box[None])
+        axis.annotate(
+            name,
+            axis.transData.inverted().transform(box[:2] / scale),
+            fontsize=8,
+            color=SERIES[number % len(SERIES)],
+            annotation_clip=False,
+        )
