@@ -1,5 +1,6 @@
 """What all converters share: one source a target, one boundary for damaged files, no way to unsafe loading."""
 
+import argparse
 import hashlib
 import io
 import json
@@ -29,10 +30,22 @@ import convert_brainlm
 
 from brain_transformers.cli.main import main
 from brain_transformers.conversion.containers import read_model_folder, read_number_table, read_torch_checkpoint
+from brain_transformers.conversion.convert import convert as convert_files
 from brain_transformers.conversion.convert import fingerprint
 from brain_transformers.hub import model_card
 from brain_transformers.hub.registry import name_by_size
-from brain_transformers.models.conversion_base import ConversionError, KeyMap
+from brain_transformers.models.conversion_base import (
+    ConversionError,
+    ConvertedCheckpoint,
+    Converter,
+    GivenFile,
+    InputFile,
+    KeyMap,
+    check_against_model,
+    count_layers,
+    tensor_of,
+    weights_of,
+)
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 # Words that make a user switch the protection off.
@@ -284,6 +297,124 @@ def test_maps_and_training_configurations_of_any_kind(option: str, data: bytes, 
 
 
 # --- safe loading ---
+
+
+def test_what_runs_keep_beside_their_weights_is_read_as_plain_data(tmp_path: Path) -> None:
+    """Arguments and numpy numbers, as training programs save them with `weights_only=False` in mind."""
+    content = {
+        "model": {"weight": torch.arange(3.0)},
+        "args": argparse.Namespace(lr=0.1, data_path="x"),
+        "val_loss": np.float64(0.1),
+        "best": np.float32(-2.5),
+        "epoch": np.int64(-3),
+        "done": np.bool_(True),
+        "big": np.array(7, ">i2")[()],
+    }
+    torch.save(content, tmp_path / "checkpoint.pth")
+    found = read_torch_checkpoint(tmp_path / "checkpoint.pth")
+    assert found["args"] == content["args"]
+    assert {key: found[key] for key in ("val_loss", "best", "epoch", "done", "big")} == {
+        "val_loss": 0.1,
+        "best": -2.5,
+        "epoch": -3,
+        "done": True,
+        "big": 7,
+    }
+    assert all(type(found[key]) in (int, float, bool) for key in ("val_loss", "best", "epoch", "done", "big"))
+
+
+class _Calls:
+    def __init__(self, function: Any, *arguments: Any):
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _Calls(np._core.multiarray.scalar, np.dtype("O"), b"x"),
+        _Calls(np._core.multiarray.scalar, np.dtype("f8"), b"1234567"),
+        _Calls(np._core.multiarray.scalar, np.dtype("f8"), "a text"),
+        _Calls(np._core.multiarray.scalar, np.dtype([("a", "f8")]), bytes(8)),
+        _Calls(np._core.multiarray.scalar, "f8", bytes(8)),
+        np.arange(3.0),
+        np.datetime64("2026-01-01"),
+    ],
+)
+def test_other_things_of_numpy_are_refused(content: Any, tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1), "content": content}, tmp_path / "checkpoint.pth")
+    with pytest.raises(ConversionError, match=r"checkpoint\.pth") as caught:
+        read_torch_checkpoint(tmp_path / "checkpoint.pth")
+    assert not any(words in str(caught.value) for words in UNSAFE)
+
+
+def test_wrappers_of_parallel_training_are_taken_off() -> None:
+    bare = {"a.weight": 1, "b.module_2.bias": 2}
+    wrapped = {"module.a.weight": 1, "_orig_mod.b.module_2.bias": 2}
+    for content in (bare, wrapped, {"model": wrapped, "epoch": 3}, {"state": {}, "model": wrapped}):
+        assert weights_of(content, "model") == bare
+    with pytest.raises(ConversionError, match=r"both a and module\.a"):
+        weights_of({"a": 1, "module.a": 2})
+
+
+def test_a_converter_of_several_components_and_tables(tmp_path: Path, capsys) -> None:
+    """What a family of several networks needs: a choice, further checkpoints, tables with and without names."""
+
+    def convert_component(
+        checkpoint: GivenFile,
+        component: str,
+        structure: GivenFile | None = None,
+        gradients: GivenFile | None = None,
+        divide: bool = False,
+    ) -> ConvertedCheckpoint:
+        weights = weights_of(checkpoint.content, "model")
+        assert component == "fused"
+        assert structure is not None
+        assert gradients is not None
+        config = bt.load_config("brainlm-tiny", coordinates_source="mine" if divide else None)
+        body = {**weights, "layernorm.bias": tensor_of(structure.content, "bias")}
+        body["coordinates"] = torch.from_numpy(gradients.content)
+        key_map = KeyMap([(r"(?P<rest>(?!dead).*)", r"\g<rest>")], dropped=[(r"(?P<part>dead)\..*", "never used")])
+        converted, report = key_map.convert(body)
+        check_against_model(bt.BrainLMModel, config, converted)
+        assert count_layers(converted, "layers.") == config.num_hidden_layers
+        return ConvertedCheckpoint(bt.BrainLMModel, config, converted, report)
+
+    converter = Converter(
+        "made up",
+        (
+            InputFile("checkpoint", "checkpoint", "weights", "weights"),
+            InputFile("structure", "checkpoint", "weights", "of the other network"),
+            InputFile("gradients", "named table", "a table with names of rows and columns", "of the authors"),
+        ),
+        {"component": {"choices": ("single", "fused")}, "divide": {"action": "store_true"}},
+        convert_component,
+    )
+    model = bt.BrainLMModel(bt.load_config("brainlm-tiny"))
+    weights = {f"module.{key}": value for key, value in model.state_dict().items()}
+    torch.save(
+        {"model": {**weights, "module.dead.a": torch.zeros(1), "module.dead.b": torch.zeros(1)}}, tmp_path / "a.pth"
+    )
+    torch.save({"bias": torch.full((32,), 3.0)}, tmp_path / "b.pth")
+    table = np.arange(36.0).reshape(12, 3)
+    rows = [f"parcel{number},{','.join(map(str, row))}" for number, row in enumerate(table)]
+    (tmp_path / "c.csv").write_text("\n".join([",x,y,z", *rows]))
+    done = convert_files(
+        converter,
+        checkpoint=tmp_path / "a.pth",
+        structure=tmp_path / "b.pth",
+        gradients=tmp_path / "c.csv",
+        component="fused",
+        divide=True,
+    )
+    assert done.converted.report.dropped == {"dead (2 tensors)": "never used"}
+    assert "2 dropped" in done.converted.report.summary()
+    assert done.model.config.coordinates_source == "mine"
+    assert torch.equal(done.model.layernorm.bias, torch.full((32,), 3.0))
+    np.testing.assert_array_equal(done.model.coordinates.numpy(), table)
+    assert isinstance(done.extractor, bt.ROISeriesFeatureExtractor)
 
 
 def test_an_old_pytorch_is_refused_before_the_file_is_opened(monkeypatch, tmp_path: Path) -> None:

@@ -36,8 +36,7 @@ def _checkpoint_path(case: GoldenCase) -> Path:
 
 def _authors_weights(case: GoldenCase) -> dict[str, torch.Tensor]:
     """The checkpoint under the authors' names, without wrappers; an encoder alone is the teacher."""
-    stored = torch.load(_checkpoint_path(case), weights_only=True)
-    return clean_keys(stored.get("model_state_dict", stored))
+    return clean_keys(torch.load(_checkpoint_path(case), weights_only=True))
 
 
 def _network_map(case: GoldenCase, name: str | None = None) -> Path | None:

@@ -14,13 +14,39 @@ import torch
 import yaml
 from torch.torch_version import TorchVersion
 
-from ..data.arrays import read_npy, read_npz
+from ..data.arrays import read_npz
+from ..data.model_tables import read_numbers
 from ..data.readers import read_coordinates
+from ..data.tables import read_table
 from ..foreign import read_bytes, read_json, reading
 from ..models.conversion_base import ConversionError, GivenFile, InputFile
 
 _FIX = "If it is truncated or corrupt, compare its size with the source and download it again."
 _LARGEST_SETTINGS = 1 << 24
+
+
+class _NumberType:
+    """Type of a number as numpy saves it: stands in for numpy.dtype, so that no file reaches numpy."""
+
+    def __init__(self, code: str, *others: Any):
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+    def value_of(self, data: bytes) -> Any:
+        """The plain number that these bytes are."""
+        if not (re.fullmatch(r"[biuf]\d", str(self.code)) and str(self.order) in "<>=|" and isinstance(data, bytes)):
+            raise pickle.UnpicklingError("Unsupported type: numpy.dtype")
+        return np.frombuffer(data, f"{self.order}{self.code}", count=1)[0].item()
+
+
+# Plain data that files of real runs hold beside tensors: their command-line arguments, and scores as numpy numbers.
+_PLAIN: list[Any] = [
+    argparse.Namespace,
+    (_NumberType, "numpy.dtype"),
+    *((_NumberType.value_of, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
 
 # Before it, a file that `weights_only=True` accepts could corrupt memory.
 _SAFE_TORCH = "2.10"
@@ -53,8 +79,7 @@ def read_torch_checkpoint(
         if first == b"PK":
             _check_claims(path)
         try:
-            # Files of real runs may hold their command-line arguments, which are plain data.
-            with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN):
                 warnings.filterwarnings("ignore", message="Detected pickle protocol")
                 content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -98,19 +123,15 @@ def read_model_folder(path: Path, expected: str) -> GivenFile:
 
 
 def read_number_table(path: Path, expected: str) -> np.ndarray:
-    """A finite table `(rows, columns)` float32, from `.csv` without a header or `.npy`.
+    """A finite table `(rows, columns)` float32, from text without a header or `.npy`.
 
     Raises:
         ConversionError: if it cannot be read, or is none.
     """
     with reading(path, expected, _FIX, ConversionError):
-        if path.suffix == ".npy":
-            table = read_npy(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # of a table without numbers
-                table = np.loadtxt(path, delimiter=",", ndmin=2)
-        table = np.asarray(table, dtype=np.float32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of a table without numbers
+            table = np.asarray(read_numbers(path), dtype=np.float32)
         if table.ndim != 2 or not table.size or not np.isfinite(table).all():
             raise ConversionError(f"{path} holds shape {table.shape}, expected finite numbers in rows and columns.")
     return table
@@ -147,6 +168,7 @@ READERS: dict[str, Callable[[Path, str], Any]] = {
     "model folder": read_model_folder,
     "coordinates": _plain(lambda path: read_coordinates(path, n_rois=None)),
     "table": read_number_table,
+    "named table": _plain(lambda path: read_table(path).values.astype(np.float32)),
     "arrays": _plain(read_npz),
     "settings": read_settings,
 }

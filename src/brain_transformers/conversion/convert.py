@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 
 from ..files import digest
 from ..foreign import reading
@@ -72,7 +71,7 @@ def convert(converter: Converter, **given: Any) -> Conversion:
     with torch.device("meta"):
         model = converted.model_class(converted.config)
     model.load_state_dict(converted.state_dict, strict=True, assign=True)
-    processor_class: Any = FEATURE_EXTRACTOR_MAPPING[type(converted.config)]
+    processor_class = converted.config.family.load_processor()
     extractor = processor_class.from_model_config(converted.config, **converted.processor_values)
     read = files["checkpoint"]
     assert read is not None
@@ -95,7 +94,8 @@ def check_output(output: Path, *sources: Path | None) -> None:
             )
     if target.exists() and not target.is_dir():
         raise ConversionError(f"--output {output} is a file. Name a folder.")
-    if list(target.glob("*.bin")) or ((target / "config.json").is_file() and not _is_ours(target / "config.json")):
+    theirs = [path for path in target.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".tar")]
+    if theirs or ((target / "config.json").is_file() and not _is_ours(target / "config.json")):
         raise ConversionError(
             f"--output {output} holds a model that this package did not write, and it would be replaced. Name another "
             "folder."

@@ -5,6 +5,7 @@ Files are read, and the result is made into a model, by the `conversion` package
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,15 +116,21 @@ def _check_tensor(key: str, value: Any) -> None:
 
 @dataclass
 class KeyReport:
-    """What became of the keys of a checkpoint."""
+    """What became of the keys of a checkpoint.
+
+    Attributes:
+        renamed: the authors' name -> ours.
+        dropped: name of a tensor, or of a part and the number of its tensors -> why it is left out.
+        n_dropped: tensors that are left out.
+    """
 
     renamed: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
+    n_dropped: int = 0
 
     def summary(self) -> str:
         """A few lines for the terminal."""
-        lines = [f"{len(self.renamed)} tensors converted, {len(self.dropped)} dropped, {len(self.unknown)} unknown"]
+        lines = [f"{len(self.renamed)} tensors converted, {self.n_dropped} dropped"]
         lines += [f"  dropped {key}: {reason}" for key, reason in self.dropped.items()]
         return "\n".join(lines)
 
@@ -135,7 +142,8 @@ class KeyMap:
         rules: pairs of a regular expression that must match a whole key, and its replacement.
         fused: pairs of a pattern with one group `(query|key|value)` and the replacement of the fused tensor; the three
             are stacked in this order.
-        dropped: pairs of a pattern and the reason why such a key is left out.
+        dropped: pairs of a pattern and the reason why such a key is left out; keys with the same group `part` of a
+            pattern are reported together.
     """
 
     FUSED_ORDER = ("query", "key", "value")
@@ -170,16 +178,18 @@ class KeyMap:
         report, converted = KeyReport(), {}
         parts: dict[str, dict[int, torch.Tensor]] = {}
         sources: dict[tuple[str, int | None], str] = {}
+        unknown: list[str] = []
+        dropped: Counter[tuple[str, str]] = Counter()
         for key, value in state_dict.items():
             if not isinstance(key, str):
                 raise ConversionError(f"The checkpoint has the key {key!r}, expected names of tensors.")
-            reason = next((reason for pattern, reason in self.dropped if pattern.fullmatch(key)), None)
-            if reason is not None:
-                report.dropped[key] = reason
+            left_out = ((pattern.fullmatch(key), reason) for pattern, reason in self.dropped)
+            found = next(((match.groupdict().get("part", key), reason) for match, reason in left_out if match), None)
+            if found is not None:
+                dropped[found] += 1
                 continue
-            target = self.target_of(key)
-            if target is None:
-                report.unknown.append(key)
+            if (target := self.target_of(key)) is None:
+                unknown.append(key)
                 continue
             _check_tensor(key, value)
             name, place = target
@@ -193,13 +203,16 @@ class KeyMap:
                 converted[name] = value
             else:
                 parts.setdefault(name, {})[place] = value
-        if report.unknown:
-            shown = ", ".join(report.unknown[:5])
+        if unknown:
             raise ConversionError(
-                f"{len(report.unknown)} keys of the checkpoint are unknown "
-                f"({shown}{', ...' if len(report.unknown) > 5 else ''}). Expected only the keys of the published "
-                "models: is this a file of another model or version?"
+                f"{len(unknown)} keys of the checkpoint are unknown ({_first(unknown, 5, ', ')}). Expected only the "
+                "keys of the published models: is this a file of another model or version?"
             )
+        report.n_dropped = dropped.total()
+        report.dropped = {
+            part if part in state_dict else f"{part} ({count} tensors)": reason
+            for (part, reason), count in dropped.items()
+        }
         for name in converted.keys() & parts.keys():
             raise ConversionError(f"The checkpoint holds {name} of the model both fused and in parts; expected one.")
         for name, places in parts.items():
@@ -213,52 +226,92 @@ class KeyMap:
         return converted, report
 
 
+def _first(names: list[str], n: int, separator: str) -> str:
+    return separator.join([*names[:n], *(["..."] if len(names) > n else [])])
+
+
+def unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Weights without the names that wrappers of parallel training and compilation put before those of a network.
+
+    Raises:
+        ConversionError: if a tensor is there with such a name and without.
+    """
+    cleaned: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for key, value in state_dict.items():
+        name = re.sub(r"(^|\.)(?:module|_orig_mod)\.", r"\1", key)
+        if (earlier := sources.setdefault(name, key)) != key:
+            raise ConversionError(f"The checkpoint holds both {earlier} and {key}, expected one of them.")
+        cleaned[name] = value
+    return cleaned
+
+
+def weights_of(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """State dict of a checkpoint without wrappers: what it holds under one of these names, or all of it."""
+    return unwrapped(next((content[name] for name in names if isinstance(content.get(name), dict)), content))
+
+
+def tensor_of(state_dict: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    """A tensor of a checkpoint that tells a size.
+
+    Raises:
+        ConversionError: if it is not there.
+    """
+    if name not in state_dict:
+        raise ConversionError(f"The checkpoint lacks {name}. It is incomplete, or of another model or version.")
+    return state_dict[name]
+
+
+def count_layers(names: Iterable[str], prefix: str) -> int:
+    """Layers of which there are tensors `<prefix><number>.<...>`."""
+    pattern = re.compile(rf"{re.escape(prefix)}(\d+)\.")
+    return max((int(match[1]) + 1 for name in names if (match := pattern.match(name))), default=0)
+
+
 def check_against_model(
-    converted: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], allowed: set[str]
-) -> None:
+    model_class: Any, config: Any, converted: dict[str, torch.Tensor], allowed: Iterable[str] = ()
+) -> dict[str, torch.Tensor]:
     """Compare names and shapes with those of the model that will hold the weights.
 
     Args:
+        model_class, config: of the model, which is built without memory.
         converted: converted state dict.
-        expected: state dict of the model (may be on the meta device).
         allowed: names of the model that the checkpoint need not hold.
+
+    Returns:
+        The tensors of the model, without memory.
 
     Raises:
         ConversionError: listing what is missing, unexpected, or of another shape.
     """
-    missing = sorted(set(expected) - set(converted) - allowed)
-    unexpected = sorted(set(converted) - set(expected))
-    shapes = [
-        f"{name}: {tuple(converted[name].shape)} in the file, {tuple(expected[name].shape)} by its config"
-        for name in sorted(set(expected) & set(converted))
-        if converted[name].shape != expected[name].shape
-    ]
-    kinds = [
-        f"{name}: {converted[name].dtype} in the file, {expected[name].dtype} in the model"
-        for name in sorted(set(expected) & set(converted))
-        if converted[name].is_floating_point() != expected[name].is_floating_point()
-    ]
-    problems = []
-    for title, names in (
-        ("missing", missing),
-        ("unexpected", unexpected),
-        ("of another shape", shapes),
-        ("of another type", kinds),
-    ):
-        if names:
-            problems.append(f"{len(names)} {title} ({'; '.join(names[:4])}{'; ...' if len(names) > 4 else ''})")
+    # Before a model of a billion layers is built.
+    for name, value in config.to_dict().items():
+        if name.endswith("layers") and isinstance(value, int) and value > len(converted):
+            raise ConversionError(
+                f"The configuration has {name} = {value:,}, and the file {len(converted)} tensors. "
+                "They do not belong together: use the configuration that was published with these weights."
+            )
+    with torch.device("meta"):
+        expected = model_class(config).state_dict()
+    both = sorted(expected.keys() & converted.keys())
+    found = {
+        "missing": sorted(expected.keys() - converted.keys() - set(allowed)),
+        "unexpected": sorted(converted.keys() - expected.keys()),
+        "of another shape": [
+            f"{name}: {tuple(converted[name].shape)} in the file, {tuple(expected[name].shape)} by its config"
+            for name in both
+            if converted[name].shape != expected[name].shape
+        ],
+        "of another type": [
+            f"{name}: {converted[name].dtype} in the file, {expected[name].dtype} in the model"
+            for name in both
+            if converted[name].is_floating_point() != expected[name].is_floating_point()
+        ],
+    }
+    problems = [f"{len(names)} {title} ({_first(names, 4, '; ')})" for title, names in found.items() if names]
     if problems:
         raise ConversionError(
             f"Weights and config.json do not belong together: {', '.join(problems)}. "
             "Use the config.json that was published with these weights."
         )
-
-
-def check_layers(config: Any, state_dict: dict[str, torch.Tensor]) -> None:
-    """Raise ConversionError for more layers than there are tensors, before a model of so many is built."""
-    for name in ("num_hidden_layers", "decoder_num_hidden_layers", "predictor_num_hidden_layers"):
-        if getattr(config, name, 0) > len(state_dict):
-            raise ConversionError(
-                f"The configuration has {name} = {getattr(config, name):,}, and the file {len(state_dict)} tensors. "
-                "They do not belong together: use the configuration that was published with these weights."
-            )
+    return expected

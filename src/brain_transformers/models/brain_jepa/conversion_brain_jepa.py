@@ -24,7 +24,9 @@ from ..conversion_base import (
     InputFile,
     KeyMap,
     check_against_model,
-    check_layers,
+    count_layers,
+    tensor_of,
+    unwrapped,
 )
 from .configuration_brain_jepa import BrainJEPAConfig
 from .modeling_brain_jepa import BrainJEPAForMaskedModeling, BrainJEPAForSequenceClassification
@@ -35,8 +37,7 @@ PUBLISHED_N_ROIS = 450
 AUTHORS_GRADIENT_SHA256 = "c9bc667e49aae442e12607bee8be86c31c330f2844cf72e7c84b16de312ed007"
 
 _WB = r"(?P<wb>weight|bias)"
-_NET = r"(?P<net>brain_jepa|context_encoder)\.(?:module\.)?"
-_PREDICTOR = r"predictor\.(?:module\.)?"
+_NET = r"(?P<net>brain_jepa|context_encoder)\."
 
 
 def _block_rules(source: str, target: str) -> list[tuple[str, str]]:
@@ -64,17 +65,20 @@ KEY_MAP = KeyMap(
         *_position_rules(rf"{_NET}pos_embed_proj\.", r"\g<net>.embeddings.positions"),
         *_block_rules(rf"{_NET}blocks\.", r"\g<net>"),
         (rf"{_NET}norm\.{_WB}", r"\g<net>.layernorm.\g<wb>"),
-        (rf"{_PREDICTOR}mask_token", "predictor.mask_token"),
-        (rf"{_PREDICTOR}predictor_embed\.{_WB}", r"predictor.embed.\g<wb>"),
-        *_position_rules(rf"{_PREDICTOR}predictor_2dpe_proj\.", "predictor.positions"),
-        *_block_rules(rf"{_PREDICTOR}predictor_blocks\.", "predictor"),
-        (rf"{_PREDICTOR}predictor_norm\.{_WB}", r"predictor.layernorm.\g<wb>"),
-        (rf"{_PREDICTOR}predictor_proj\.{_WB}", r"predictor.projection.\g<wb>"),
+        (r"predictor\.mask_token", "predictor.mask_token"),
+        (rf"predictor\.predictor_embed\.{_WB}", r"predictor.embed.\g<wb>"),
+        *_position_rules(r"predictor\.predictor_2dpe_proj\.", "predictor.positions"),
+        *_block_rules(r"predictor\.predictor_blocks\.", "predictor"),
+        (rf"predictor\.predictor_norm\.{_WB}", r"predictor.layernorm.\g<wb>"),
+        (rf"predictor\.predictor_proj\.{_WB}", r"predictor.projection.\g<wb>"),
         (rf"fc_norm\.{_WB}", r"classifier.norm.\g<wb>"),
         (r"head\.0\.(?P<stat>running_mean|running_var|num_batches_tracked)", r"classifier.batch_norm.\g<stat>"),
         (rf"head\.(?:1\.)?{_WB}", r"classifier.linear.\g<wb>"),
     ],
 )
+
+
+_PARTS = {"encoder": "context_encoder", "predictor": "predictor", "target_encoder": "brain_jepa"}
 
 
 def flatten_checkpoint(content: dict[str, Any]) -> tuple[dict[str, torch.Tensor], bool]:
@@ -83,37 +87,16 @@ def flatten_checkpoint(content: dict[str, Any]) -> tuple[dict[str, torch.Tensor]
     Raises:
         ConversionError: if it is neither a pretraining nor a downstream file.
     """
-    if all(isinstance(content.get(part), dict) for part in ("encoder", "predictor", "target_encoder")):
-        parts = {"encoder": "context_encoder", "predictor": "predictor", "target_encoder": "brain_jepa"}
-        return {
-            f"{ours}.{key}": value for theirs, ours in parts.items() for key, value in content[theirs].items()
-        }, False
+    if all(isinstance(content.get(part), dict) for part in _PARTS):
+        parts = {f"{ours}.{key}": value for theirs, ours in _PARTS.items() for key, value in content[theirs].items()}
+        return unwrapped(parts), False
     model = content.get("model")
     if isinstance(model, dict) and any(key.startswith("encoder.") for key in model):
-        return {re.sub(r"^encoder\.", "brain_jepa.", key): value for key, value in model.items()}, True
+        return unwrapped({re.sub(r"^encoder\.", "brain_jepa.", key): value for key, value in model.items()}), True
     raise ConversionError(
         "This is no Brain-JEPA checkpoint: expected a pretraining file with encoder, predictor and target_encoder, "
         f"or a fine-tuned one with model, got the keys {list(content)[:6]}."
     )
-
-
-def _depth(weights: dict[str, torch.Tensor], prefix: str) -> int:
-    pattern = re.compile(rf"{re.escape(prefix)}(?:module\.)?(?:predictor_)?blocks\.(\d+)\.")
-    return max((int(match[1]) + 1 for key in weights if (match := pattern.match(key))), default=0)
-
-
-def _tensor(weights: dict[str, torch.Tensor], net: str, name: str) -> torch.Tensor:
-    for prefix in (f"{net}.module.", f"{net}."):
-        if prefix + name in weights:
-            return weights[prefix + name]
-    raise ConversionError(
-        f"The checkpoint lacks {name} of the {net.replace('_', ' ')}. It is incomplete, or of another model or "
-        "version."
-    )
-
-
-def _has(weights: dict[str, torch.Tensor], net: str, name: str) -> bool:
-    return any(prefix + name in weights for prefix in (f"{net}.module.", f"{net}."))
 
 
 def infer_config(
@@ -129,17 +112,17 @@ def infer_config(
     Raises:
         ConversionError: if something that cannot be read from the weights is missing or contradicts them.
     """
-    width = len(_tensor(weights, "brain_jepa", "norm.weight"))
-    patch_size = _tensor(weights, "brain_jepa", "patch_embed.proj.weight").shape[-1]
-    n_tokens = len(_tensor(weights, "brain_jepa", "pos_embed_proj.emb_h"))
-    mapping = _has(weights, "brain_jepa", "pos_embed_proj.predictor_pos_embed_proj.weight")
+    width = len(tensor_of(weights, "brain_jepa.norm.weight"))
+    patch_size = tensor_of(weights, "brain_jepa.patch_embed.proj.weight").shape[-1]
+    n_tokens = len(tensor_of(weights, "brain_jepa.pos_embed_proj.emb_h"))
+    projection = weights.get("brain_jepa.pos_embed_proj.predictor_pos_embed_proj.weight")
     heads = num_attention_heads or PUBLISHED_HEADS.get(width)
     if heads is None:
         raise ConversionError(
             f"The number of attention heads is not in the file, and {width} is not a published width. Pass "
             "--num-attention-heads."
         )
-    if mapping and gradients is None:
+    if projection is not None and gradients is None:
         raise ConversionError(
             "The gradient table is not in the file and the model does not run without it. Pass --gradient with the "
             "authors' gradient_mapping_450.csv."
@@ -164,21 +147,20 @@ def infer_config(
         "n_timepoints": n_windows * patch_size,
         "patch_size": patch_size,
         "hidden_size": width,
-        "num_hidden_layers": _depth(weights, "brain_jepa."),
+        "num_hidden_layers": count_layers(weights, "brain_jepa.blocks."),
         "num_attention_heads": heads,
-        "intermediate_size": len(_tensor(weights, "brain_jepa", "blocks.0.mlp.fc1.bias")),
+        "intermediate_size": len(tensor_of(weights, "brain_jepa.blocks.0.mlp.fc1.bias")),
         "predictor_num_attention_heads": heads,
-        "position_type": "gradient" if mapping else "index",
+        "position_type": "index" if projection is None else "gradient",
         "gradient_source": None,
         "mask_rule": "published",
     }
-    if mapping and gradients is not None:
-        components = _tensor(weights, "brain_jepa", "pos_embed_proj.predictor_pos_embed_proj.weight").shape[1]
-        if gradients.shape[1] != components:
+    if projection is not None and gradients is not None:
+        values["gradient_size"] = projection.shape[1]
+        if gradients.shape[1] != projection.shape[1]:
             raise ConversionError(
-                f"The gradient table has {gradients.shape[1]} columns, expected {components} by the weights."
+                f"The gradient table has {gradients.shape[1]} columns, expected {projection.shape[1]} by the weights."
             )
-        values["gradient_size"] = components
     if n_rois != PUBLISHED_N_ROIS:
         values |= {"roi_order": None, "t_r": None}
     if downstream:
@@ -197,9 +179,9 @@ def infer_config(
             values["problem_type"] = "regression"
     else:
         values |= {
-            "predictor_hidden_size": len(_tensor(weights, "predictor", "predictor_norm.weight")),
-            "predictor_num_hidden_layers": _depth(weights, "predictor."),
-            "predictor_intermediate_size": len(_tensor(weights, "predictor", "predictor_blocks.0.mlp.fc1.bias")),
+            "predictor_hidden_size": len(tensor_of(weights, "predictor.predictor_norm.weight")),
+            "predictor_num_hidden_layers": count_layers(weights, "predictor.predictor_blocks."),
+            "predictor_intermediate_size": len(tensor_of(weights, "predictor.predictor_blocks.0.mlp.fc1.bias")),
         }
     return BrainJEPAConfig(**values)
 
@@ -229,15 +211,11 @@ def convert_checkpoint(
     for name, value in converted.items():
         if name.endswith("patch_projection.weight"):
             converted[name] = value[:, 0, 0, :].contiguous()  # (width, 1, 1, patch) in the authors' convolution
-    check_layers(config, weights)
-    with torch.device("meta"):
-        expected = model_class(config).state_dict()
-    tables = {name for name in expected if name.endswith(".gradients")}
-    check_against_model(converted, expected, allowed=tables)
-    for name in tables:
-        empty = torch.zeros(tuple(expected[name].shape))
-        use_table = gradients is not None and config.position_type == "gradient"
-        converted[name] = torch.from_numpy(np.array(gradients)) if use_table else empty
+    tables = {f"{net}.gradients" for net in ("brain_jepa", *(() if downstream else ("context_encoder",)))}
+    expected = check_against_model(model_class, config, converted, allowed=tables)
+    table = gradients if config.position_type == "gradient" else None
+    for name in tables & expected.keys():
+        converted[name] = torch.zeros(expected[name].shape) if table is None else torch.from_numpy(np.array(table))
     return ConvertedCheckpoint(model_class, config, converted, report)
 
 

@@ -23,7 +23,7 @@ from ..conversion_base import (
     InputFile,
     KeyMap,
     check_against_model,
-    check_layers,
+    weights_of,
 )
 from .configuration_brain_semantoks import BrainSemantoksConfig
 from .masking_brain_semantoks import concatenate_network_ids
@@ -45,7 +45,14 @@ _DEAD_NORM = "never used by the authors' code"
 _ALIAS = "the same tensor as the projection head, listed twice"
 
 
-def key_map(first_atlas: str, pooling: str = "mean", shared_mask_head: bool = True, tokenizers: bool = True) -> KeyMap:
+def key_map(
+    first_atlas: str,
+    pooling: str = "mean",
+    shared_mask_head: bool = True,
+    tokenizers: bool = True,
+    only: str | None = None,
+    prefix: str = "",
+) -> KeyMap:
     """The authors' names to ours.
 
     Args:
@@ -53,23 +60,31 @@ def key_map(first_atlas: str, pooling: str = "mean", shared_mask_head: bool = Tr
         pooling: of the tokenizers; weights of an attention pool belong to the model only with `"attention"`.
         shared_mask_head: the head of hidden tokens is the projection head.
         tokenizers: the model has tokenizers of networks (not one shared projection of parcels).
+        only: `"teacher"` or `"student"` for that encoder alone, whose names then begin with `prefix`.
     """
     rules: list[tuple[str, str]] = []
     dropped: list[tuple[str, str]] = []
     atlas = re.escape(first_atlas)
-    for name, target in _ENCODERS.items():
+    if only is not None:
+        dropped.append(
+            (rf"(?!{only}_encoder\.|\w+_encoder\.head\.)(?P<part>\w+)\..*", f"not part of the {only} encoder")
+        )
+    for name, body in _ENCODERS.items():
+        target = f"{body}." if only is None else prefix
         encoder = rf"{name}_encoder\."
         tokenizer = rf"{encoder}network_tokenizers\.{atlas}\.(?P<network>\d+)\."
-        ours = rf"{target}.embeddings.tokenizers.\g<network>."
+        ours = rf"{target}embeddings.tokenizers.\g<network>."
         branch = rf"{ours}branches.\g<branch>."
         transformer = rf"{encoder}inter_network_transformer\."
-        block, layer = rf"{transformer}transformer_blocks\.(?P<layer>\d+)\.", rf"{target}.layers.\g<layer>."
+        block, layer = rf"{transformer}transformer_blocks\.(?P<layer>\d+)\.", rf"{target}layers.\g<layer>."
         if not tokenizers:
-            dropped.append((rf"{encoder}network_tokenizers\..*", "parcels have one shared projection instead"))
+            reason = "parcels have one shared projection instead"
+            dropped.append((rf"(?P<part>{encoder}network_tokenizers\.[^.]+)\..*", reason))
         if pooling != "attention":
-            dropped.append((rf"{tokenizer}pool\.attention\.weight", f"not used with pooling {pooling!r}"))
+            unused = rf"(?P<part>{encoder}network_tokenizers\.{atlas})\.\d+\.pool\.attention\.weight"
+            dropped.append((unused, f"not used with pooling {pooling!r}"))
         dropped.append((rf"{transformer}norm\.{_WB}", _DEAD_NORM))
-        dropped.append((rf"{encoder}network_tokenizers\.(?!{atlas}\.).*", _DEAD_SET))
+        dropped.append((rf"(?P<part>{encoder}network_tokenizers\.(?!{atlas}\.)[^.]+)\..*", _DEAD_SET))
         rules += [
             (rf"{tokenizer}{_BRANCH}\.{_WB}", rf"{branch}convolution.\g<wb>"),
             (rf"{tokenizer}{_BRANCH}\.depthwise\.{_WB}", rf"{branch}convolution.\g<wb>"),
@@ -80,10 +95,10 @@ def key_map(first_atlas: str, pooling: str = "mean", shared_mask_head: bool = Tr
             (rf"{tokenizer}{_BRANCH}\.slconv\.kernel_list\.(?P<scale>\d+)", rf"{branch}kernels.\g<scale>"),
             (rf"{tokenizer}pool\.attention\.weight", rf"{ours}attention_pool.weight"),
             (rf"{tokenizer}norm\.{_WB}", rf"{ours}norm.\g<wb>"),
-            (rf"{encoder}shared_roi_projection\.{_WB}", rf"{target}.embeddings.shared_projection.\g<wb>"),
-            (rf"{transformer}(?P<token>mask_embedding|cls_token)", rf"{target}.embeddings.\g<token>"),
-            (rf"{transformer}temporal_pos_embedding", rf"{target}.embeddings.time_positions"),
-            (rf"{transformer}network_learnable_pos_embedding\.weight", rf"{target}.embeddings.network_positions"),
+            (rf"{encoder}shared_roi_projection\.{_WB}", rf"{target}embeddings.shared_projection.\g<wb>"),
+            (rf"{transformer}(?P<token>mask_embedding|cls_token)", rf"{target}embeddings.\g<token>"),
+            (rf"{transformer}temporal_pos_embedding", rf"{target}embeddings.time_positions"),
+            (rf"{transformer}network_learnable_pos_embedding\.weight", rf"{target}embeddings.network_positions"),
             (rf"{block}norm1\.{_WB}", rf"{layer}layernorm_before.\g<wb>"),
             (rf"{block}norm2\.{_WB}", rf"{layer}layernorm_after.\g<wb>"),
             (rf"{block}attn\.qkv\.weight", rf"{layer}attention.qkv.weight"),
@@ -91,10 +106,10 @@ def key_map(first_atlas: str, pooling: str = "mean", shared_mask_head: bool = Tr
             (rf"{block}mlp\.0\.{_WB}", rf"{layer}mlp.fc1.\g<wb>"),
             (rf"{block}mlp\.3\.{_WB}", rf"{layer}mlp.fc2.\g<wb>"),
             (rf"{block}ls(?P<n>[12])\.gamma", rf"{layer}layer_scale\g<n>"),
-            (rf"{encoder}norm\.{_WB}", rf"{target}.layernorm.\g<wb>"),
+            (rf"{encoder}norm\.{_WB}", rf"{target}layernorm.\g<wb>"),
         ]
         if shared_mask_head:
-            dropped.append((rf"{name}_mask_predictor\..*", _ALIAS))
+            dropped.append((rf"(?P<part>{name}_mask_predictor)\..*", _ALIAS))
         for theirs, mine in (("predictor", "head"), ("mask_predictor", "mask_head")):
             rules.append((rf"{name}_{theirs}\.mlp\.{_WB}", rf"{name}_{mine}.layers.0.\g<wb>"))
             # Activations stand between the linear layers, so these have even numbers.
@@ -104,6 +119,24 @@ def key_map(first_atlas: str, pooling: str = "mean", shared_mask_head: bool = Tr
             ]
     rules.append((rf"(?:teacher|student)_encoder\.head\.1\.{_WB}", r"classifier.output.\g<wb>"))
     return KeyMap(rules=rules, dropped=dropped)
+
+
+# Names of constructor arguments: section of the training configuration that holds them, and our name.
+_OPTIONS = {
+    "emb_dropout": ("model", "embedding_dropout"),
+    "drop_path_rate": ("model", "drop_path_rate"),
+    "projection_hidden_dim": ("model", "projection_hidden_size"),
+    "projection_bottleneck_dim": ("model", "projection_size"),
+    "projection_nlayers": ("model", "projection_num_layers"),
+    "head_dropout": ("model", "classifier_dropout"),
+    "mask_loss_weight": ("ssl", "mask_loss_weight"),
+    "network_loss_weight": ("ssl", "network_loss_weight"),
+    "coeff": ("dino", "alignment_weight"),
+    "use_separate_mask_predictor": ("dino", "separate_mask_head"),
+    "masking_type": ("masking", "mask_kind"),
+    "masking_ratio": ("masking", "mask_ratio"),
+    "masking_frequency": ("masking", "masking_frequency"),
+}
 
 
 def constructor_values(authors: dict[str, Any]) -> dict[str, Any]:
@@ -119,42 +152,22 @@ def constructor_values(authors: dict[str, Any]) -> dict[str, Any]:
         return dict(authors)
     try:
         data, model = authors["data"], authors["model"]
-        names, counts, sizes = [], [], []
-        for atlas in ("schaefer", "tian", "buckner"):
-            if data.get(f"{atlas}_atlas"):
-                names.append(data[f"{atlas}_atlas"])
-                counts.append(int(data.get(f"{atlas}_networks") or 1))
-                sizes.append(int(data.get(f"{atlas}_rois") or 0))
-        tokenizer = model.get("tokenizer") or {}
-        ssl, masking, dino = (authors.get(part) or {} for part in ("ssl", "masking", "dino"))
-        width = model["embedding_dim"]
+        atlases = [atlas for atlas in ("schaefer", "tian", "buckner") if data.get(f"{atlas}_atlas")]
         return {
-            "atlas_names": names,
-            "atlas_network_counts": counts,
-            "total_rois": sum(sizes),
+            **{name: (authors.get(section) or {}).get(name) for name, (section, _) in _OPTIONS.items()},
+            "max_spatial": data.get("max_spatial"),
+            "min_spatial": data.get("min_spatial"),
+            "atlas_names": [data[f"{atlas}_atlas"] for atlas in atlases],
+            "atlas_network_counts": [int(data.get(f"{atlas}_networks") or 1) for atlas in atlases],
+            "total_rois": sum(int(data.get(f"{atlas}_rois") or 0) for atlas in atlases),
             "patch_size": data["patch_size"],
             "target_time_length": data["target_signal_length"],
-            "max_spatial": data.get("max_spatial", False),
-            "min_spatial": data.get("min_spatial", False),
-            "embedding_dim": width,
             "depth": model["depth"],
-            "heads": width // 64,
-            "mlp_dim": 4 * width,
-            "emb_dropout": model.get("emb_dropout", 0.0),
-            "drop_path_rate": model.get("drop_path_rate", 0.0),
+            "embedding_dim": model["embedding_dim"],
+            "heads": model["embedding_dim"] // 64,
+            "mlp_dim": 4 * model["embedding_dim"],
             "layer_scale_init_value": model.get("layer_scale_init_value"),
-            "tokenizer_config": tokenizer.get("config"),
-            "tokenizer_final_norm": tokenizer.get("final_norm", "layer"),
-            "projection_hidden_dim": model.get("projection_hidden_dim", 1024),
-            "projection_bottleneck_dim": model.get("projection_bottleneck_dim", 128),
-            "projection_nlayers": model.get("projection_nlayers", 2),
-            "mask_loss_weight": ssl.get("mask_loss_weight", 0.5),
-            "network_loss_weight": ssl.get("network_loss_weight", 0.5),
-            "coeff": dino.get("coeff", 1.0),
-            "use_separate_mask_predictor": dino.get("use_separate_mask_predictor", False),
-            "masking_ratio": masking.get("masking_ratio", [0.65, 0.85]),
-            "masking_type": masking.get("masking_type", "slice"),
-            "masking_frequency": masking.get("masking_frequency", 0.5),
+            "tokenizer_config": (model.get("tokenizer") or {}).get("config"),
         }
     except (KeyError, TypeError) as error:
         raise ConversionError(
@@ -163,19 +176,19 @@ def constructor_values(authors: dict[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def _branches(tokenizer_config: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    branches = []
-    for branch in tokenizer_config:
-        kind = branch.get("type")
-        if kind == "sgconv":
-            names = ("out_channels", "kernel_size", "num_scales", "decay_min", "decay_max")
-            branches.append({"type": "long_convolution", **{name: branch[name] for name in names if name in branch}})
-        elif kind in ("dense", "dilated"):
-            names = ("out_channels", "kernel_size", "depthwise", *(("dilation",) if kind == "dilated" else ()))
-            branches.append({"type": "convolution", **{name: branch[name] for name in names if name in branch}})
-        else:
-            raise ConversionError(f"Unknown tokenizer branch {kind!r}, expected 'dense', 'dilated' or 'sgconv'.")
-    return branches
+# The authors' kinds of tokenizer branches: ours, and the fields that go with it.
+_BRANCHES = {
+    "sgconv": ("long_convolution", ("out_channels", "kernel_size", "num_scales", "decay_min", "decay_max")),
+    "dense": ("convolution", ("out_channels", "kernel_size", "depthwise")),
+    "dilated": ("convolution", ("out_channels", "kernel_size", "depthwise", "dilation")),
+}
+
+
+def _branch(authors: dict[str, Any]) -> dict[str, Any]:
+    if (kind := authors.get("type")) not in _BRANCHES:
+        raise ConversionError(f"Unknown tokenizer branch {kind!r}, expected one of {', '.join(_BRANCHES)}.")
+    ours, names = _BRANCHES[kind]
+    return {"type": ours, **{name: authors[name] for name in names if name in authors}}
 
 
 def network_ids(values: dict[str, Any], network_map: GivenFile | None) -> tuple[list[int], str | None]:
@@ -219,20 +232,19 @@ def network_ids(values: dict[str, Any], network_map: GivenFile | None) -> tuple[
     return concatenate_network_ids(parts), order
 
 
-def clean_keys(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Keys without the wrappers of parallel training; a bare encoder counts as the teacher.
+def clean_keys(content: dict[str, Any]) -> dict[str, Any]:
+    """Weights of a file without the wrappers of parallel training; a bare encoder counts as the teacher.
 
     Raises:
         ConversionError: if the keys are not those of Brain-Semantoks.
     """
-    cleaned = {}
-    for key, value in state_dict.items():
-        key = key.removeprefix("module.").replace(".module.", ".")
-        if key.startswith(("network_tokenizers.", "inter_network_transformer.", "norm.", "head.", "shared_roi")):
-            key = f"teacher_encoder.{key}"
-        cleaned[key] = value
+    bare = ("network_tokenizers.", "inter_network_transformer.", "norm.", "head.", "shared_roi")
+    cleaned = {
+        f"teacher_encoder.{key}" if key.startswith(bare) else key: value
+        for key, value in weights_of(content, "model_state_dict").items()
+    }
     if not any(".inter_network_transformer." in key for key in cleaned):
-        shown = ", ".join(list(state_dict)[:4])
+        shown = ", ".join(map(str, list(cleaned)[:4]))
         raise ConversionError(f"These are not weights of Brain-Semantoks; the keys are {shown}, ...")
     return cleaned
 
@@ -281,20 +293,18 @@ def _head_sizes(state_dict: dict[str, Any]) -> dict[str, int]:
     return sizes | ({"projection_hidden_size": int(shapes[0][0])} if len(shapes) > 1 else {})
 
 
-def _count_rois(state_dict: dict[str, Any], encoder: str, mode: str) -> int | None:
+def _tensor(state_dict: dict[str, Any], pattern: str) -> Any:
+    """The first tensor whose name ends in this pattern, or `None`."""
+    return next((value for key, value in state_dict.items() if re.search(rf"{pattern}$", key)), None)
+
+
+def _count_rois(state_dict: dict[str, Any], mode: str) -> int | None:
     """Number of parcels of a model without network map, from its weights."""
+    axes = {r"\.slconv\.multiplier": 1, r"\.depthwise\.(weight|bias)": 0, r"branches\.\d+\.weight": 1}
     if mode == "rois":
-        positions = state_dict.get(f"{encoder}.inter_network_transformer.network_learnable_pos_embedding.weight")
-        return None if positions is None else int(positions.shape[0])
-    for key, value in state_dict.items():
-        if key.startswith(f"{encoder}.network_tokenizers."):
-            if key.endswith(".slconv.multiplier"):
-                return int(value.shape[1])
-            if key.endswith((".depthwise.weight", ".depthwise.bias")):
-                return int(value.shape[0])
-            if re.search(r"branches\.\d+\.weight$", key):
-                return int(value.shape[1])
-    return None
+        axes = {r"\.network_learnable_pos_embedding\.weight": 0}
+    found = ((_tensor(state_dict, pattern), axis) for pattern, axis in axes.items())
+    return next((int(tensor.shape[axis]) for tensor, axis in found if tensor is not None), None)
 
 
 def build_config(
@@ -310,8 +320,6 @@ def build_config(
         ConversionError: if values are missing or do not fit the weights.
     """
     values = {**values, **{name: values.get(name) or [] for name in ("atlas_names", "atlas_network_counts")}}
-    encoder = "teacher_encoder" if any(key.startswith("teacher_encoder.") for key in state_dict) else "student_encoder"
-    transformer = f"{encoder}.inter_network_transformer"
     heads = num_attention_heads or values.get("heads") or values["embedding_dim"] // 64
     if heads < 1 or values["embedding_dim"] % heads:
         raise ConversionError(
@@ -322,7 +330,7 @@ def build_config(
     options: dict[str, Any] = {}
     if values.get("max_spatial") or values.get("min_spatial"):
         mode = "rois" if values.get("max_spatial") else "whole_brain"
-        n_rois = values.get("total_rois") or _count_rois(state_dict, encoder, mode)
+        n_rois = values.get("total_rois") or _count_rois(state_dict, mode)
         options |= {"spatial_mode": mode, "roi_order": None, "n_rois": n_rois}
     else:
         networks, roi_order = network_ids(values, network_map)
@@ -334,30 +342,13 @@ def build_config(
     if not values.get("max_spatial"):
         if not values.get("tokenizer_config"):
             raise ConversionError("The configuration has no tokenizer_config, so the tokenizers are not known.")
-        options["tokenizer_branches"] = _branches(values["tokenizer_config"])
-    width = state_dict.get(f"{transformer}.transformer_blocks.0.mlp.0.weight")
-    norm = re.compile(r"\.network_tokenizers\.[^.]+\.\d+\.norm\.weight$")
-    if any(key.endswith(".ls1.gamma") for key in state_dict):
-        scale = values.get("layer_scale_init_value") or 0.1
-    else:
-        scale = None
-    optional = {
-        "mask_loss_weight": "mask_loss_weight",
-        "network_loss_weight": "network_loss_weight",
-        "coeff": "alignment_weight",
-        "masking_type": "mask_kind",
-        "masking_ratio": "mask_ratio",
-        "masking_frequency": "masking_frequency",
-        "emb_dropout": "embedding_dropout",
-        "drop_path_rate": "drop_path_rate",
-        "projection_hidden_dim": "projection_hidden_size",
-        "projection_bottleneck_dim": "projection_size",
-        "projection_nlayers": "projection_num_layers",
-        "head_dropout": "classifier_dropout",
-    }
-    options |= {ours: values[theirs] for theirs, ours in optional.items() if values.get(theirs) is not None}
+        options["tokenizer_branches"] = [_branch(branch) for branch in values["tokenizer_config"]]
+    width = _tensor(state_dict, r"\.transformer_blocks\.0\.mlp\.0\.weight")
+    norm = _tensor(state_dict, r"\.network_tokenizers\.[^.]+\.\d+\.norm\.weight")
+    scaled = _tensor(state_dict, r"\.ls1\.gamma") is not None
+    options |= {ours: values[theirs] for theirs, (_, ours) in _OPTIONS.items() if values.get(theirs) is not None}
     options |= _head_sizes(state_dict)
-    classifier = next((value for key, value in state_dict.items() if key.endswith("_encoder.head.1.weight")), None)
+    classifier = _tensor(state_dict, r"_encoder\.head\.1\.weight")
     if classifier is not None:
         options |= {"num_labels": int(classifier.shape[0]), "pooling": "cls"}
     try:
@@ -370,10 +361,9 @@ def build_config(
             num_attention_heads=heads,
             intermediate_size=values["mlp_dim"] if width is None else int(width.shape[0]),
             tokenizer_pooling=tokenizer_pooling or values.get("tokenizer_pooling_type") or "mean",
-            tokenizer_norm=bool(values.get("max_spatial")) or any(norm.search(key) for key in state_dict),
-            layer_scale_init_value=scale,
-            use_mask_embedding=f"{transformer}.mask_embedding" in state_dict,
-            separate_mask_head=bool(values.get("use_separate_mask_predictor", False)),
+            tokenizer_norm=bool(values.get("max_spatial")) or norm is not None,
+            layer_scale_init_value=(values.get("layer_scale_init_value") or 0.1) if scaled else None,
+            use_mask_embedding=_tensor(state_dict, r"\.mask_embedding") is not None,
             t_r=None if options["roi_order"] is None else 2.0,
             **options,
         )
@@ -393,7 +383,7 @@ def _check_aliases(state_dict: dict[str, Any]) -> None:
 
 
 def convert_state_dict(
-    state_dict: dict[str, Any],
+    content: dict[str, Any],
     authors: dict[str, Any],
     network_map: GivenFile | None = None,
     *,
@@ -405,7 +395,7 @@ def convert_state_dict(
     """Turn the authors' weights and configuration into ours, strictly.
 
     Args:
-        state_dict: the authors' weights (may be on the meta device).
+        content: of the authors' file, or their weights alone (may be on the meta device).
         authors: training configuration or constructor arguments.
         network_map: the authors' `network_mapping.npz`.
         pretraining: the whole pretraining model instead of one encoder.
@@ -417,56 +407,28 @@ def convert_state_dict(
         ConversionError: if anything is unknown, missing, or of a shape that the configuration does not imply.
     """
     values = constructor_values(authors)
-    state_dict = _settle_kernel_norms(clean_keys(state_dict))
+    state_dict = _settle_kernel_norms(clean_keys(content))
     config = build_config(values, state_dict, network_map, num_attention_heads, tokenizer_pooling)
     if not config.separate_mask_head:
         _check_aliases(state_dict)
+    has_head = any("_encoder.head." in key for key in state_dict)
+    model_class: Any = BrainSemantoksForSequenceClassification if has_head else BrainSemantoksModel
+    if pretraining:
+        model_class = BrainSemantoksForMaskedModeling
+        state_dict = {key: value for key, value in state_dict.items() if "_encoder.head." not in key}
+    elif not any(key.startswith(f"{encoder}_encoder.") for key in state_dict):
+        raise ConversionError(f"The checkpoint holds no {encoder} encoder ({encoder}_encoder. keys).")
     mapping = key_map(
         first_atlas(values, state_dict),
         config.tokenizer_pooling,
         not config.separate_mask_head,
         tokenizers=config.spatial_mode != "rois",
+        only=None if pretraining else encoder,
+        prefix="brain_semantoks." if has_head else "",
     )
-    renamed, report = mapping.convert(state_dict)
-    has_classifier = any(name.startswith("classifier.") for name in renamed)
-    if pretraining:
-        model_class: Any = BrainSemantoksForMaskedModeling
-        converted = {name: value for name, value in renamed.items() if not name.startswith("classifier.")}
-    else:
-        wanted = f"{_ENCODERS[encoder]}."
-        converted = {
-            f"brain_semantoks.{name.removeprefix(wanted)}": value
-            for name, value in renamed.items()
-            if name.startswith(wanted)
-        }
-        if not converted:
-            raise ConversionError(f"The checkpoint holds no {encoder} encoder ({encoder}_encoder. keys).")
-        model_class = BrainSemantoksModel
-        if has_classifier:
-            model_class = BrainSemantoksForSequenceClassification
-            converted |= {name: value for name, value in renamed.items() if name.startswith("classifier.")}
-        else:
-            converted = {name.removeprefix("brain_semantoks."): value for name, value in converted.items()}
-        for key, name in list(report.renamed.items()):
-            if not name.startswith((wanted, "classifier.")):
-                del report.renamed[key]
-                report.dropped[key] = f"not part of the {encoder} encoder"
-    check_layers(config, state_dict)
-    with torch.device("meta"):
-        model = model_class(config)
-    check_against_model(converted, model.state_dict(), allowed=set())
+    converted, report = mapping.convert(state_dict)
+    check_against_model(model_class, config, converted)
     return ConvertedCheckpoint(model_class, config, converted, report)
-
-
-def summarise_dropped(dropped: dict[str, str]) -> dict[str, str]:
-    """Dropped keys by their first parts and their reason, since there are hundreds."""
-    groups: dict[tuple[str, str], int] = {}
-    for key, reason in dropped.items():
-        parts = key.split(".")
-        depth = 1 if reason.startswith(("not part of", _ALIAS)) else 3
-        group = (".".join(parts[:depth]), reason)
-        groups[group] = groups.get(group, 0) + 1
-    return {f"{group} ({count} tensors)": reason for (group, reason), count in groups.items()}
 
 
 def convert(
@@ -482,9 +444,7 @@ def convert(
         raise ConversionError(
             f"{checkpoint.path} holds no training configuration. Pass it with --config (config_used.yaml)."
         )
-    weights = container.get("model_state_dict", container)
-    converted = convert_state_dict(weights, authors, network_map, **options)
-    converted.report.dropped = summarise_dropped(converted.report.dropped)
+    converted = convert_state_dict(container, authors, network_map, **options)
     if not converted.config.use_mask_embedding:
         converted.notes.append("The model was trained without masks and has no mask embedding: masks have no effect.")
         converted.warnings.append("the model has no mask embedding, so masks have no effect")

@@ -33,7 +33,6 @@ from ..conversion_base import (
     InputFile,
     KeyMap,
     check_against_model,
-    check_layers,
 )
 from .configuration_brainlm import BrainLMConfig
 from .modeling_brainlm import BrainLMForMaskedModeling
@@ -135,10 +134,7 @@ def convert_state_dict(
     for name, value in converted.items():
         if name.endswith("token_convolution.weight") and value.dim() == 4:
             converted[name] = value[:, 0, :, 0].contiguous()  # (heads, 1, kernel, 1) in the authors' 2-D convolution
-    check_layers(config, state_dict)
-    with torch.device("meta"):
-        model = model_class(config)
-    check_against_model(converted, model.state_dict(), allowed={f"{body}.coordinates"})
+    check_against_model(model_class, config, converted, allowed={f"{body}.coordinates"})
     return ConvertedCheckpoint(model_class, config, converted, report)
 
 
