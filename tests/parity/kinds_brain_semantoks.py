@@ -17,6 +17,7 @@ import convert_brain_semantoks
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, TrainerCallback
 
 import brain_transformers as bt
+from brain_transformers.layers.pooling import pool_tokens
 from brain_transformers.layers.positions import sincos_table
 from brain_transformers.models.brain_semantoks import masking_brain_semantoks as masking_functions
 from brain_transformers.models.brain_semantoks.conversion_brain_semantoks import clean_keys, first_atlas, key_map
@@ -140,7 +141,7 @@ def _encoder_values(
             "last_hidden_state": output.last_hidden_state,
             "cls": output.last_hidden_state[:, 0],
             **{f"hidden_states.{i}": state for i, state in enumerate(output.hidden_states)},
-            **{f"features.{name}": model.pool(output.last_hidden_state, ours) for name, ours in _POOLINGS.items()},
+            **{f"features.{name}": pool_tokens(output.last_hidden_state, ours) for name, ours in _POOLINGS.items()},
         }
         theirs = {ours: name for name, ours in _POOLINGS.items()}[config.pooling]
         case.check(f"{which}: pooler_output", output.pooler_output, values[f"features.{theirs}"])
@@ -433,7 +434,7 @@ def _trajectory(case: GoldenCase, work: Path, encoders: _Encoders) -> None:
             views, _ = _views(case)
             with torch.no_grad():
                 tokens = trainer.model.brain_semantoks.eval()(views[:, 0]).last_hidden_state
-            case.compare(name, trainer.model.brain_semantoks.pool(tokens, "cls_mean"), atol=1e-4, rtol=1e-4)
+            case.compare(name, pool_tokens(tokens, "cls_mean"), atol=1e-4, rtol=1e-4)
         elif _is_dropped(mapping, key) and "_mask_predictor." not in key:
             case.leave_out(name, "a tokenizer that nothing uses; ours has none")
         else:

@@ -1,27 +1,24 @@
 """A modality that this package has never heard of: nothing outside its own file is needed for it."""
 
 import warnings
+from dataclasses import field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    PretrainedConfig,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-)
-from transformers.utils import ModelOutput
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, Trainer, TrainingArguments
 
 import brain_transformers as bt
 from brain_transformers.hub.model_card import trained_model_card
 from brain_transformers.hub.sharing import save_model_folder
+from brain_transformers.models.classification import BrainForSequenceClassification
+from brain_transformers.models.configuration_base import BrainConfig
+from brain_transformers.models.family import Family
+from brain_transformers.models.modeling_base import BrainModelOutput, BrainPreTrainedModel
 from brain_transformers.processing.base import CheckedScan, ScanProcessor, as_array
 from brain_transformers.processing.time import window_starts
 
@@ -85,33 +82,47 @@ class VolumeProcessor(ScanProcessor):
             raise ValueError(f"Expected volumes of {list(config.shape)}, this extractor gives {self.shape}.")
 
 
-class TinyVolumeConfig(PretrainedConfig):
+@strict
+class TinyVolumeConfig(BrainConfig):
+    """No parcels, no repetition time: what the base asks for is little."""
+
+    family: ClassVar[Family] = Family(
+        "made_up", "TinyVolume", "Volumes", "made_up_volumes", "none", processor_defaults={"window": "first"}
+    )
     model_type = "made_up_volumes"
 
-    def __init__(self, shape: Any = SHAPE, n_frames: int = N_FRAMES, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.shape, self.n_frames = list(shape), n_frames
+    shape: list[int] = field(default_factory=lambda: list(SHAPE))
+    n_frames: int = N_FRAMES
+    hidden_size: int = 5
+    hidden_act: str = "gelu"
+    classifier_head: str = "linear"
+    classifier_dropout: float = 0.0
 
     def describe(self) -> dict[str, str]:
         return {"encoder": "one projection"}
 
 
-class TinyVolumeModel(PreTrainedModel):
-    config_class = TinyVolumeConfig
+class TinyVolumePreTrainedModel(BrainPreTrainedModel):
+    config: TinyVolumeConfig
     base_model_prefix = "made_up"
     main_input_name = "volumes"
+    has_cls_token = False
 
+
+class TinyVolumeModel(TinyVolumePreTrainedModel):
     def __init__(self, config: TinyVolumeConfig) -> None:
         super().__init__(config)
-        self.project = torch.nn.Linear(int(np.prod(config.shape)), 5)
+        self.embeddings = torch.nn.Linear(int(np.prod(config.shape)), config.hidden_size)
+        self.layers = torch.nn.ModuleList()
         self.post_init()
 
-    def forward(self, volumes: Any, attention_mask: Any = None, labels: Any = None) -> ModelOutput:
-        states = self.project(volumes.flatten(2))
-        mask = torch.ones(states.shape[:2]) if attention_mask is None else attention_mask
-        pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        loss = None if labels is None else ((pooled.mean(1) - labels) ** 2).mean()
-        return ModelOutput(**({} if loss is None else {"loss": loss}), last_hidden_state=states, pooler_output=pooled)
+    def forward(self, volumes: Any, attention_mask: Any = None, **kwargs: Any) -> BrainModelOutput:
+        output = BrainModelOutput(last_hidden_state=self.embeddings(volumes.flatten(2)))
+        return BrainModelOutput(**output, pooler_output=self.pool(output, "mean", attention_mask))
+
+
+class TinyVolumeForSequenceClassification(BrainForSequenceClassification, TinyVolumePreTrainedModel):
+    body_class = TinyVolumeModel
 
 
 AutoFeatureExtractor.register(TinyVolumeConfig, VolumeProcessor, exist_ok=True)
@@ -171,8 +182,9 @@ def test_it_is_saved_and_loaded_by_the_auto_class(processor, rows, tmp_path) -> 
     assert type(loaded) is VolumeProcessor
     assert loaded.to_dict() == processor.to_dict()
     np.testing.assert_array_equal(loaded(rows)["volumes"], processor(rows)["volumes"])
-    made = VolumeProcessor.from_model_config(SimpleNamespace(shape=[1, 1, 1], n_frames=3), window="first")
+    made = VolumeProcessor.from_model_config(TinyVolumeConfig(shape=[1, 1, 1], n_frames=3))
     assert (made.shape, made.n_frames, made.window) == ([1, 1, 1], 3, "first")
+    assert VolumeProcessor.from_model_config(SimpleNamespace(shape=[1, 1, 1]), window="all").window == "all"
 
 
 def test_it_goes_through_embed(processor, rows) -> None:
@@ -189,7 +201,7 @@ def test_it_goes_through_embed(processor, rows) -> None:
     with pytest.raises(ValueError, match="Expected scan 1 as a row with volume, got a row with age"):
         bt.embed_dataset(model, [rows[0], {"age": 3}], processor, progress=False)
     with pytest.raises(ValueError, match="this extractor gives"):
-        bt.embed_dataset(TinyVolumeModel(TinyVolumeConfig((3, 4, 3))), rows, processor, progress=False)
+        bt.embed_dataset(TinyVolumeModel(TinyVolumeConfig(shape=[3, 4, 3])), rows, processor, progress=False)
     with pytest.raises(ValueError, match=r"Pass \[scan\]"):
         bt.embed_dataset(model, rows[0], processor, progress=False)
 
@@ -210,14 +222,14 @@ def test_it_has_a_card_whose_example_runs(processor, rows, tmp_path) -> None:
 
 @pytest.mark.parametrize("whose", ["plain", "package"])
 def test_it_goes_through_the_trainer(whose, processor, rows, tmp_path) -> None:
-    model = TinyVolumeModel(TinyVolumeConfig())
+    model = TinyVolumeForSequenceClassification(TinyVolumeConfig(num_labels=1))
 
     def plain(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         labels = torch.tensor([row["age"] for row in rows])
         return {**processor(rows, window="first", return_tensors="pt"), "labels": labels}
 
     collator = plain if whose == "plain" else bt.ScanCollator(processor, "age", window="all")
-    before = model.project.weight.clone()
+    before = model.made_up.embeddings.weight.clone()
     arguments = TrainingArguments(
         tmp_path, max_steps=2, per_device_train_batch_size=2, remove_unused_columns=False, report_to=[], use_cpu=True
     )
@@ -225,6 +237,6 @@ def test_it_goes_through_the_trainer(whose, processor, rows, tmp_path) -> None:
         warnings.simplefilter("ignore")
         trainer = Trainer(model, arguments, train_dataset=rows, data_collator=collator, processing_class=processor)
         trainer.train()
-    assert not torch.equal(model.project.weight, before)
+    assert not torch.equal(model.made_up.embeddings.weight, before)
     trainer.save_model(str(tmp_path / "model"))
     assert type(AutoFeatureExtractor.from_pretrained(tmp_path / "model")) is VolumeProcessor

@@ -8,7 +8,7 @@ import torch
 
 from ..data.collators import ScanCollator
 from ..processing.roi_series import ROISeriesFeatureExtractor
-from .embedding import POOLINGS, pool_output, run_windows
+from .embedding import POOLINGS, run_windows
 
 
 def crop_features(
@@ -53,7 +53,7 @@ def crop_features(
     body = getattr(model, model.base_model_prefix, model)
 
     def pooled(output: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return pool_output(body, output, inputs.get("attention_mask"), pooling, inputs["signals"].shape[2])
+        return body.pool(output, pooling, inputs.get("attention_mask"), inputs["signals"].shape[2])
 
     return _run_crops(
         body, dataset, extractor, n_crops, pooled, batch_size, device, dtype, progress, "Embedding crops"

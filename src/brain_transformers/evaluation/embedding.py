@@ -29,61 +29,6 @@ _FEATURE = re.compile(r"e\d{3,}")
 _MAX_LISTED = 5
 
 
-def pool_output(
-    model: Any,
-    output: Any,
-    attention_mask: torch.Tensor | None,
-    pooling: str,
-    n_timepoints: int | None = None,
-) -> torch.Tensor:
-    """`(n_windows, n_features)` float32 from the output of a body; NaN for a window of which nothing was measured.
-
-    Args:
-        model: the body.
-        output: of the body.
-        attention_mask: what the body was given.
-        pooling: one of `POOLINGS`.
-        n_timepoints: of the signals, for models in which the place of a ROI's tokens depends on it.
-
-    Raises:
-        ValueError: if the model has nothing of that kind.
-    """
-    if pooling == "model":
-        if output.pooler_output is None:
-            raise ValueError(f'{type(model).__name__} gives no pooler_output; choose pooling="mean".')
-        return output.pooler_output.float()
-    states = output.last_hidden_state.float()
-    if pooling == "cls":
-        if not model.has_cls_token:
-            raise ValueError(f'{type(model).__name__} has no CLS token; choose pooling="mean".')
-        return states[:, 0]
-    observed = model.observed_tokens(output, attention_mask)
-    if pooling == "roi":
-        tokens = model.roi_tokens(states, n_timepoints=n_timepoints)
-        if observed is None:
-            return tokens.mean(2).flatten(1)
-        # The mask takes the way of the tokens, so that it fits whatever layout the model has.
-        whole = torch.nn.functional.pad(observed.to(states), (int(model.has_cls_token), 0))
-        counted = model.roi_tokens(whole[..., None], n_timepoints=n_timepoints)
-        total = counted.sum(2)
-        pooled = (tokens * counted).sum(2) / total
-        empty = (total == 0) & (total > 0).any(1, keepdim=True)
-        if bool(empty.any()):
-            warnings.warn(
-                f"{int(empty.any(0).sum())} of {total.shape[1]} parcels have no measured tokens in some scans, as "
-                "where an atlas lacks them. Their part of the embedding is 0 there.",
-                stacklevel=2,
-            )
-        return torch.where(empty, 0.0, pooled).flatten(1)
-    tokens = states[:, 1:] if model.has_cls_token else states
-    if observed is None:
-        return tokens.mean(1) if pooling == "mean" else tokens.amax(1)
-    counted = observed.to(tokens)[..., None]
-    if pooling == "mean":
-        return (tokens * counted).sum(1) / counted.sum(1)
-    return tokens.masked_fill(counted == 0, -torch.inf).amax(1)
-
-
 # --- rows ---
 
 
@@ -387,8 +332,8 @@ def embed_dataset(
         body,
         dataset,
         ScanCollator(inner, window=window, return_windows=True),
-        lambda output, inputs: pool_output(
-            body, output, inputs.get("attention_mask"), pooling, inputs[inner.model_input_names[0]].shape[-1]
+        lambda output, inputs: body.pool(
+            output, pooling, inputs.get("attention_mask"), inputs[inner.model_input_names[0]].shape[-1]
         ),
         batch_size=batch_size,
         device=device,

@@ -192,19 +192,20 @@ class BrainConfig(PreTrainedConfig):
 
     @classmethod
     def auto_class_names(cls) -> dict[str, str]:
-        """Auto class -> name of the class of this family that it resolves to."""
-        return cls.family.auto_classes
+        """Auto class -> name of the class that remote code imports from this package; none if it is not in it."""
+        return cls.family.auto_classes if cls.__module__.startswith(f"{__name__.partition('.')[0]}.") else {}
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, with the `auto_map` that makes the saved model loadable with `trust_remote_code=True`."""
         output = super().to_dict()
-        output["auto_map"] = {auto: shim_reference(name) for auto, name in self.auto_class_names().items()}
+        if names := self.auto_class_names():
+            output["auto_map"] = {auto: shim_reference(name) for auto, name in names.items()}
         return output
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write `config.json`, and beside it the module that its `auto_map` refers to."""
-        if not Path(save_directory).is_file():  # transformers reports that one
-            write_shim(save_directory, self.auto_class_names().values())
+        if (names := self.auto_class_names()) and not Path(save_directory).is_file():  # transformers reports that one
+            write_shim(save_directory, names.values())
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod

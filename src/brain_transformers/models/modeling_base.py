@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +211,49 @@ class BrainPreTrainedModel(PreTrainedModel):
             ValueError: if the model has no tokens of single ROIs.
         """
         raise ValueError(f'{type(self).__name__} has no tokens of single ROIs; choose pooling="mean".')
+
+    def pool(
+        self,
+        output: Any,
+        how: str = "model",
+        attention_mask: torch.Tensor | None = None,
+        n_timepoints: int | None = None,
+    ) -> torch.Tensor:
+        """Vectors of an unmasked pass, float32 `(batch, n_features)`; NaN for a sample of which nothing was measured.
+
+        Args:
+            output: of this body.
+            how: `"model"`: `pooler_output`, as the configuration says; `"roi"`: mean over time of each ROI's tokens,
+                all ROIs side by side; or a pooling over all tokens that were measured, see [`pool_tokens`].
+            attention_mask: what the body was given.
+            n_timepoints: of the signals, for models in which the place of a ROI's tokens depends on it.
+
+        Raises:
+            ValueError: if the model has nothing of that kind.
+        """
+        if how == "model":
+            return output.pooler_output.float()
+        if how == "cls" and not self.has_cls_token:
+            raise ValueError(f'{type(self).__name__} has no CLS token; choose pooling="mean".')
+        states, observed = output.last_hidden_state.float(), self.observed_tokens(output, attention_mask)
+        if how != "roi":
+            return pool_tokens(states, how, observed, self.has_cls_token)
+        tokens = self.roi_tokens(states, n_timepoints=n_timepoints)
+        if observed is None:
+            return tokens.mean(2).flatten(1)
+        # The mask takes the way of the tokens, so that it fits whatever layout the model has.
+        whole = torch.nn.functional.pad(observed.to(states), (int(self.has_cls_token), 0))
+        counted = self.roi_tokens(whole[..., None], n_timepoints=n_timepoints)
+        total = counted.sum(2)
+        pooled = (tokens * counted).sum(2) / total
+        empty = (total == 0) & (total > 0).any(1, keepdim=True)
+        if bool(empty.any()):
+            warnings.warn(
+                f"{int(empty.any(0).sum())} of {total.shape[1]} parcels have no measured tokens in some scans, as "
+                "where an atlas lacks them. Their part of the embedding is 0 there.",
+                stacklevel=2,
+            )
+        return torch.where(empty, 0.0, pooled).flatten(1)
 
     @classmethod
     def n_tokens(cls, config: Any, inputs: Mapping[str, torch.Tensor] | None = None) -> int:

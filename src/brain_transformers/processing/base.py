@@ -404,8 +404,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
     @classmethod
     def fitting(cls, config: Any) -> dict[str, Any]:
         """Arguments of the constructor that fit a model config."""
-        family = getattr(config, "family", None)
-        values = dict(family.processor_defaults) if family is not None else {}
+        values = dict(getattr(config, "processor_defaults", {}))
         given = {name: getattr(config, name, None) for name in cls.takes_from_config}
         return {**values, **{name: value for name, value in given.items() if value is not None}}
 

@@ -239,7 +239,7 @@ class BrainSemantoksEmbeddings(nn.Module):
         self.register_buffer("roi_index", torch.empty(config.n_rois, dtype=torch.int64), persistent=False)
         self.dropout = nn.Dropout(config.embedding_dropout)
 
-    def roi_order(self) -> torch.Tensor:
+    def rois_by_network(self) -> torch.Tensor:
         """Parcels sorted by network, int64 `(n_rois,)`."""
         return torch.tensor([roi for rois in self.rois_of_networks for roi in rois], dtype=torch.int64)
 
@@ -440,7 +440,7 @@ class BrainSemantoksPreTrainedModel(ROIPreTrainedModel):
             if module.mask_embedding is not None:
                 init.normal_(module.mask_embedding, std=std)
             init.copy_(module.time_positions, sincos_table((self.config.n_windows,), self.config.hidden_size))
-            init.copy_(module.roi_index, module.roi_order())
+            init.copy_(module.roi_index, module.rois_by_network())
         elif isinstance(module, PreNormLayer):
             module.reset_layer_scale()
 
@@ -523,7 +523,7 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
         hidden_states = self.layernorm(hidden_states)
         return BrainModelOutput(
             last_hidden_state=hidden_states,
-            pooler_output=self.pool(hidden_states),
+            pooler_output=pool_tokens(hidden_states, self.config.pooling),
             token_mask=None if token_mask is None else token_mask.flatten(1).to(torch.float32),
         )
 
@@ -595,10 +595,6 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
         observed = observed.reshape(batch, config.n_rois, n_windows)
         parts = observed.index_select(1, self.embeddings.roi_index).split(self.embeddings.sizes, dim=1)
         return torch.stack([part.any(1) for part in parts], dim=1)
-
-    def pool(self, last_hidden_state: torch.Tensor, pooling: str | None = None) -> torch.Tensor:
-        """Pool tokens `(batch, 1 + n_tokens, hidden_size)`; `pooling` defaults to that of the configuration."""
-        return pool_tokens(last_hidden_state, self.config.pooling if pooling is None else pooling)
 
     def network_tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
         """Tokens as `(batch, n_networks, n_windows, hidden_size)`, without CLS."""
