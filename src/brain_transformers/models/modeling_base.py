@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from ..layers.bfloat16 import warn_where_bfloat16_is_slow
 from ..layers.masking import TokenSelection, restore_tokens
 from ..layers.pooling import pool_tokens
-from .batch_draws import BatchDraws
+from .batch_draws import BatchDraws, draw_noise
 from .configuration_base import BrainConfig, Table
 from .validation import check_choice
 
@@ -154,6 +154,8 @@ class BrainPreTrainedModel(PreTrainedModel):
     has_published_groups = False
     # Losses here do not use `num_items_in_batch`; without this flag the Trainer would scale them wrongly.
     accepts_loss_kwargs = False
+    # Whether pretraining hides the tokens with the highest `noise`, of which the Trainer draws one number a token.
+    masked_by_noise = False
     # What `get_input_embeddings` answers: LoRA with reentrant checkpointing needs gradients from there on.
     _input_embed_layer = "embeddings"
     supports_gradient_checkpointing = True
@@ -320,7 +322,7 @@ class BrainPreTrainedModel(PreTrainedModel):
     def draw_masks(
         cls, config: Any, draws: BatchDraws, inputs: Mapping[str, torch.Tensor] | None = None
     ) -> dict[str, torch.Tensor]:
-        """Masks of a batch in pretraining, as arguments of `forward`; empty where `forward` draws them itself.
+        """Masks of a batch in pretraining, as arguments of `forward`: noise, or none where it draws them itself.
 
         They follow from the configuration and the draws alone, so that the collator makes them, in whatever process.
 
@@ -332,7 +334,7 @@ class BrainPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if the grid of tokens is too small for masks by the rule of the configuration.
         """
-        return {}
+        return draw_noise(draws, cls.n_tokens(config, inputs)) if cls.masked_by_noise else {}
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:

@@ -4,7 +4,6 @@ Source: Ortega Caro et al., "BrainLM: A foundation model for brain activity reco
 weights. The paper stresses linear (Nystrom) attention, but every released configuration runs full attention.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,7 +29,6 @@ from ...layers.plain import is_plain
 from ...layers.positions import interleaved_sincos_table
 from ...layers.token_convolution import TokenConvolution
 from ...layers.transformer import FeedForward
-from ..batch_draws import BatchDraws, draw_noise
 from ..classification import BrainForSequenceClassification
 from ..modeling_base import BrainModelOutput, MaskedModelingOutput, encoder_output
 from ..modeling_roi import ROIPreTrainedModel
@@ -466,19 +464,13 @@ class BrainLMModel(BrainLMPreTrainedModel):
 class BrainLMForMaskedModeling(BrainLMPreTrainedModel):
     """BrainLM with its decoder: hides a share of the parcel x time tokens and reconstructs their signal."""
 
+    masked_by_noise = True
+
     def __init__(self, config: BrainLMConfig):
         super().__init__(config)
         self.brainlm = BrainLMModel(config)
         self.decoder = BrainLMDecoder(config)
         self.post_init()
-
-    @classmethod
-    def draw_masks(
-        cls, config: Any, draws: BatchDraws, inputs: Mapping[str, torch.Tensor] | None = None
-    ) -> dict[str, torch.Tensor]:
-        """See [`BrainPreTrainedModel.draw_masks`]: `noise`, one number a token."""
-        n_rois, n_timepoints = (config.n_rois, config.n_timepoints) if inputs is None else inputs["signals"].shape[-2:]
-        return draw_noise(draws, n_rois * (n_timepoints // config.patch_size))
 
     @can_return_tuple
     def forward(

@@ -28,7 +28,6 @@ from ...layers.masking import (
 from ...layers.plain import is_plain
 from ...layers.positions import sincos_table
 from ...layers.transformer import PreNormLayer
-from ..batch_draws import BatchDraws, draw_noise
 from ..classification import BrainClassifierOutput, BrainForSequenceClassification, check_labels, classifier_output
 from ..modeling_base import BrainModelOutput, MaskedModelingOutput, encoder_output
 from ..modeling_roi import ROIPreTrainedModel, check_n_rois, check_series
@@ -444,18 +443,13 @@ class BrainLMViTModel(BrainLMViTPreTrainedModel):
 class BrainLMViTForMaskedModeling(BrainLMViTPreTrainedModel):
     """BrainLM-ViT with its decoder: hides patches of the parcel x time image and reconstructs them."""
 
+    masked_by_noise = True
+
     def __init__(self, config: BrainLMViTConfig):
         super().__init__(config)
         self.brainlm_vit = BrainLMViTModel(config)
         self.decoder = BrainLMViTDecoder(config)
         self.post_init()
-
-    @classmethod
-    def draw_masks(
-        cls, config: Any, draws: BatchDraws, inputs: Mapping[str, torch.Tensor] | None = None
-    ) -> dict[str, torch.Tensor]:
-        """See [`BrainPreTrainedModel.draw_masks`]: `noise`, one number a token."""
-        return draw_noise(draws, config.grid_size**2)
 
     @can_return_tuple
     def forward(
