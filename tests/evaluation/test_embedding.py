@@ -141,6 +141,10 @@ def test_wrong_option_and_wrong_order_are_refused(model, extractor, dataset, sca
     other = dataset_from_arrays([scans[0]], roi_order=[f"other{i}" for i in range(6)], t_r=2.0)
     with pytest.raises(ValueError, match=r"order|parcels|ROIs"):
         embed_dataset(model, other, extractor, progress=False)
+    with pytest.raises(TypeError, match=r"Expected a model, got 'brainlm-650m'.*AutoModel.from_pretrained"):
+        embed_dataset("brainlm-650m", dataset, extractor)
+    with pytest.raises(TypeError, match="Expected a feature extractor, got NoneType"):
+        crop_features(model, dataset, None)
 
 
 def test_rois_of_a_padded_image_are_pooled_over_what_was_measured() -> None:

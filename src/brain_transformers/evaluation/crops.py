@@ -8,7 +8,7 @@ import torch
 
 from ..data.collators import ScanCollator
 from ..processing.roi_series import ROISeriesFeatureExtractor
-from .embedding import POOLINGS, run_windows
+from .embedding import POOLINGS, check_parts, run_windows
 
 
 def crop_features(
@@ -50,7 +50,8 @@ def crop_features(
     """
     if pooling not in POOLINGS:
         raise ValueError(f"Expected pooling to be one of {list(POOLINGS)}, got {pooling!r}.")
-    body = getattr(model, model.base_model_prefix, model)
+    check_parts(model, extractor)
+    body = model.base_model
 
     def pooled(output: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return body.pool(output, pooling, inputs.get("attention_mask"), inputs["signals"].shape[2])

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from ..data.collators import ScanCollator
 from ..layers.bfloat16 import warn_where_bfloat16_is_slow
 from ..optional import require
-from ..processing.base import ScanProcessor
+from ..processing.base import ScanProcessor, check_choice, join
 from ..processing.rows import scan_name
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class _Scans:
             batch.pop("scan_index", None)
             starts = batch.pop("window_start")
             for number, start in enumerate(starts.tolist()):
-                yield index, {name: value[number] for name, value in batch.items()}, int(start)
+                yield index, {name: value[number : number + 1].numpy() for name, value in batch.items()}, int(start)
             self.progress.update(1)
 
     def refuse(self, index: int, reason: str) -> None:
@@ -136,19 +137,6 @@ def _batches(windows: Iterator[Any], batch_size: int) -> Iterator[list[Any]]:
             batch = []
     if batch:
         yield batch
-
-
-def _stack(inputs: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Join windows; a scan that was not padded gets a mask of ones when another of the batch was."""
-    names = list(dict.fromkeys(name for window in inputs for name in window))
-    joined = {}
-    for name in names:
-        template = next(window[name] for window in inputs if name in window)
-        if name == "attention_mask":
-            joined[name] = torch.stack([window.get(name, torch.ones_like(template)) for window in inputs])
-        elif all(name in window for window in inputs):
-            joined[name] = torch.stack([window[name] for window in inputs])
-    return joined
 
 
 def _why_not_finite(main: torch.Tensor, mask: torch.Tensor | None, window: int, values: np.ndarray) -> str:
@@ -186,6 +174,19 @@ class WindowValues:
     left_out: dict[int, str]
 
 
+def check_parts(model: Any, processor: Any) -> None:
+    """Raise TypeError for what is no model and no processor of scans, such as their names."""
+    for what, value, kind, fix in (
+        ("a model", model, PreTrainedModel, "transformers.AutoModel"),
+        ("a feature extractor", processor, ScanProcessor, "transformers.AutoFeatureExtractor"),
+    ):
+        if not isinstance(value, kind):
+            got = repr(value) if isinstance(value, str) else type(value).__name__
+            raise TypeError(
+                f"Expected {what}, got {got:.80}. Load it first, with {fix}.from_pretrained(folder or Hub name)."
+            )
+
+
 def run_windows(
     model: Any,
     dataset: Any,
@@ -219,9 +220,8 @@ def run_windows(
         ValueError: for an unknown option, an empty dataset, a scan that the extractor refuses or that gives values
             which are not finite, or if no scan is left.
     """
-    for name, value, choices in (("dtype", dtype, ("float32", "bfloat16")), ("on_error", on_error, ("raise", "skip"))):
-        if value not in choices:
-            raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
+    check_choice("dtype", dtype, ("float32", "bfloat16"))
+    check_choice("on_error", on_error, ("raise", "skip"))
     if batch_size < 1:
         raise ValueError(f"Expected batch_size to be at least 1, got {batch_size}.")
     rows = _numpy_rows(dataset, collator.processor)
@@ -244,7 +244,8 @@ def run_windows(
     try:
         with torch.inference_mode(), precision, bar:
             for batch in _batches(scans.windows(), batch_size):
-                inputs = {name: value.to(device) for name, value in _stack([item[1] for item in batch]).items()}
+                joined = join([item[1] for item in batch])
+                inputs = {name: torch.as_tensor(value, device=device) for name, value in joined.items()}
                 found = pick(model(**inputs), inputs).float().cpu().numpy()
                 for window in np.flatnonzero(~np.isfinite(found).all(1)):
                     scans.refuse(
@@ -319,15 +320,12 @@ def embed_dataset(
         ImportError: without pandas (extra `eval`).
     """
     pandas = require("pandas", extra="eval", purpose="tables of embeddings")
-    for name, value, choices in (
-        ("pooling", pooling, POOLINGS),
-        ("level", level, LEVELS),
-        ("window", window, SCAN_WINDOWS),
-    ):
-        if value not in choices:
-            raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
+    check_choice("pooling", pooling, POOLINGS)
+    check_choice("level", level, LEVELS)
+    check_choice("window", window, SCAN_WINDOWS)
     inner = extractor.processor if isinstance(extractor, ScanCollator) else extractor
-    body = getattr(model, model.base_model_prefix, model)
+    check_parts(model, inner)
+    body = model.base_model
     run = run_windows(
         body,
         dataset,
