@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from ..data.participants import is_gap
+from ..training.masked.metrics import correlations, masked_reconstruction_metrics, masked_statistics
 
 METRICS = ("mse", "mae", "r2", "pearson_r")
 
@@ -168,35 +170,22 @@ def reconstruction_scores(target: np.ndarray, prediction: np.ndarray, mask: np.n
     """Errors on the hidden entries, pooled over everything given.
 
     Args:
-        target, prediction, mask: one shape; mask true or 1 = hidden.
+        target, prediction, mask: `(batch, n_rois, n_timepoints)`; mask true or 1 = hidden.
 
     Returns:
-        `mse` and `mae` in (squared) units of the signals; `r2`, 1 - squared error / variance of the hidden entries
-        about their mean, which is negative for a guess worse than that mean; `pearson_r`, `nan` for a constant guess;
-        `n_entries`.
+        `mse`, `mae`, `r2` and `pearson_r`, see [`brain_transformers.masked_reconstruction_metrics`]; `n_entries`.
 
     Raises:
-        ValueError: if shapes differ or nothing is hidden.
+        ValueError: if shapes differ, nothing is hidden, or a value to score is not finite.
     """
-    target, prediction = np.asarray(target, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
-    mask = np.asarray(mask).astype(bool)
-    if not target.shape == prediction.shape == mask.shape:
+    target, mask = _check(target, mask)
+    prediction = np.asarray(prediction, dtype=np.float64)
+    if prediction.shape != target.shape:
         raise ValueError(f"shapes differ: target {target.shape}, prediction {prediction.shape}, mask {mask.shape}.")
-    if not mask.any():
-        raise ValueError("nothing is hidden, so there is nothing to score; use a mask_ratio above 0.")
-    truth, guess = target[mask], prediction[mask]
-    _check_finite("the hidden entries of the target", truth)
-    _check_finite("the prediction", guess)
-    error = guess - truth
-    spread = float(np.square(truth - truth.mean()).sum())
-    constant = np.ptp(guess) <= 1e-12 * max(1.0, float(np.abs(guess).max())) or spread == 0
-    return {
-        "mse": float(np.square(error).mean()),
-        "mae": float(np.abs(error).mean()),
-        "r2": float("nan") if spread == 0 else 1.0 - float(np.square(error).sum()) / spread,
-        "pearson_r": float("nan") if constant else float(np.corrcoef(truth, guess)[0, 1]),
-        "n_entries": int(mask.sum()),
-    }
+    _check_finite("the hidden entries of the target", target[mask])
+    _check_finite("the prediction", prediction[mask])
+    scores = masked_reconstruction_metrics(prediction, target, mask)
+    return {**{name: scores[name] for name in METRICS}, "n_entries": int(mask.sum())}
 
 
 def roi_correlations(target: np.ndarray, prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -209,14 +198,8 @@ def roi_correlations(target: np.ndarray, prediction: np.ndarray, mask: np.ndarra
         `(n_rois,)`; `nan` for a ROI with fewer than two hidden entries or a constant series.
     """
     target, mask = _check(target, mask)
-    prediction = np.asarray(prediction, dtype=np.float64)
-    values = np.full(target.shape[1], np.nan)
-    for roi in range(target.shape[1]):
-        hidden = mask[:, roi]
-        truth, guess = target[:, roi][hidden], prediction[:, roi][hidden]
-        if truth.size > 1 and truth.std() > 0 and guess.std() > 0:
-            values[roi] = np.corrcoef(truth, guess)[0, 1]
-    return values
+    by_roi = (torch.from_numpy(np.swapaxes(values, 0, 1)) for values in (np.asarray(prediction, float), target, mask))
+    return correlations(masked_statistics(*by_roi).numpy())
 
 
 @dataclass
@@ -230,22 +213,6 @@ class ReconstructionReport:
 
     pooled: dict[str, dict[str, float]]
     by_group: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-
-    def spread(self, method: str, metric: str) -> tuple[float, float]:
-        """Lowest and highest value of a metric over the groups."""
-        values = [scores[metric] for scores in self.by_group[method].values()]
-        return min(values), max(values)
-
-    def beaten_by(self, method: str, metric: str = "mse") -> list[str]:
-        """Methods that do better than `method`, best first."""
-        lower_is_better = metric in ("mse", "mae")
-        own = self.pooled[method][metric]
-
-        def gain(name: str) -> float:
-            value = self.pooled[name][metric]
-            return own - value if lower_is_better else value - own
-
-        return sorted((name for name in self.pooled if gain(name) > 0), key=gain, reverse=True)
 
 
 def compare_reconstructions(

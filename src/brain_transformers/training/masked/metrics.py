@@ -72,6 +72,19 @@ def masked_statistics(predictions: torch.Tensor, targets: torch.Tensor, mask: to
     return torch.stack(columns, dim=1)
 
 
+def _spread(statistics: np.ndarray, of: str) -> np.ndarray:
+    """Sums of squared deviations `(...)` of rows `(..., 8)`, 0 where they are no more than rounding of the level."""
+    squares, mean = (statistics[..., STATISTICS.index(f"{name}_{of}")] for name in ("m2", "mean"))
+    return np.where(squares <= statistics[..., 0] * np.square(1e-12 * mean), 0.0, squares)
+
+
+def correlations(statistics: np.ndarray) -> np.ndarray:
+    """Pearson r `(...)` of rows `(..., 8)` of [`masked_statistics`]; NaN where either side is constant."""
+    product = np.sqrt(_spread(statistics, "target")) * np.sqrt(_spread(statistics, "prediction"))
+    moments = statistics[..., STATISTICS.index("co_moment")]
+    return np.clip(np.divide(moments, product, out=np.full_like(moments, np.nan), where=product > 0), -1.0, 1.0)
+
+
 class ReconstructionScores:
     """Collects statistics batch by batch and gives scores pooled over all masked entries of all samples.
 
@@ -96,10 +109,6 @@ class ReconstructionScores:
         rows = np.asarray(torch.as_tensor(statistics).cpu(), dtype=np.float64)
         self._pooled = _merge(np.concatenate([self._pooled[None], rows]))
 
-    def merge(self, other: "ReconstructionScores") -> None:
-        """Add everything that `other` has collected."""
-        self._pooled = _merge(np.stack([self._pooled, other._pooled]))
-
     def compute(self) -> dict[str, float]:
         """Scores over all masked entries.
 
@@ -112,15 +121,15 @@ class ReconstructionScores:
         Raises:
             ValueError: if nothing was masked.
         """
-        count, _, _, m2_target, m2_prediction, co_moment, squared, absolute = self._pooled.tolist()
-        if count == 0:
+        if self.count == 0:
             raise ValueError(
                 "Expected masked entries to score, got none. Use a mask_ratio above 0, and windows that are not all "
                 "padding."
             )
+        count, *_, squared, absolute = self._pooled.tolist()
+        m2_target = float(_spread(self._pooled, "target"))
         r2 = 1.0 - squared / m2_target if m2_target > 0 else 0.0
-        spread = np.sqrt(m2_target) * np.sqrt(m2_prediction)
-        pearson_r = float(np.clip(co_moment / spread, -1.0, 1.0)) if spread > 0 else 0.0
+        pearson_r = float(np.nan_to_num(correlations(self._pooled)))
         return {
             "mse": squared / count,
             "mae": absolute / count,
