@@ -54,6 +54,25 @@ def test_tables_of_parcels_ask_the_image_of_their_run(scan):
         scan_t_r(table)
 
 
+def test_a_sampling_frequency_tells_the_time_too(scan):
+    table = scan.with_name("sub-01_ses-2_task-rest_run-1_seg-4S456Parcels_timeseries.tsv")
+    for content, expected in (
+        ({"SamplingFrequency": 0.5}, 2.0),
+        ({"SamplingFrequency": 1 / 0.72}, 0.72),
+        ({"SamplingFrequency": 1.389, "RepetitionTime": 0.72}, 0.72),
+        ({"SamplingFrequency": 0}, None),
+    ):
+        table.with_suffix(".json").write_text(json.dumps(content))
+        assert scan_t_r(table) == expected
+    for content, message in (
+        ({"SamplingFrequency": 2, "RepetitionTime": 2.0}, "RepetitionTime 2 s and SamplingFrequency 2 Hz"),
+        ({"SamplingFrequency": 1000}, "SamplingFrequency of 1000 Hz is 0.001 s"),
+    ):
+        table.with_suffix(".json").write_text(json.dumps(content))
+        with pytest.raises(ROISeriesReadError, match=message):
+            scan_t_r(table)
+
+
 def test_names_with_dots_have_sidecars_too(tmp_path):
     write(tmp_path / "subject.01.rest.json", 1.4)
     assert scan_t_r(tmp_path / "subject.01.rest.tsv.gz") == 1.4

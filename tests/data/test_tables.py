@@ -15,6 +15,7 @@ HEADERS = {
     "not sorted": ["4001", "2002", "4101", "2102", "4111", "2112", "4201"],
     "counted": [str(number) for number in range(7)],
     "quoted": [f'"{number}"' for number in range(1, 8)],
+    "made unique by pandas": ["1", "1.1", "2", "2.1", "2.2", "3", "3.1"],
     "text": [f"V{number}" for number in range(7)],
 }
 
@@ -54,6 +55,13 @@ def test_a_first_frame_stays_one(tmp_path, series, first):
     np.testing.assert_array_equal(
         read_roi_series(tmp_path / "scan.csv", n_rois=N_ROIS).signals, values.astype(np.float32)
     )
+
+
+def test_few_names_that_pandas_made_unique_are_no_timepoint(tmp_path):
+    values = np.random.default_rng(0).normal(2, 2, size=(4, 30))
+    (tmp_path / "scan.csv").write_text(text(values.T, ["1", "1.1", "2", "2.1"]))
+    with pytest.raises(ROISeriesReadError, match="header of region numbers or a timepoint"):
+        read_roi_series(tmp_path / "scan.csv", n_rois=4)
 
 
 def test_what_may_be_both_is_refused(tmp_path):

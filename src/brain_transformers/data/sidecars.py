@@ -1,6 +1,7 @@
 """The repetition time of a scan: from its header, its BIDS sidecars, or the user, and never from two that disagree."""
 
 import functools
+import math
 import os
 import re
 import time
@@ -28,8 +29,8 @@ def scan_t_r(path: str | Path, *, given: float | None = None, header: float | No
     Args:
         path: the scan. Its sidecars are those of BIDS: `<name>.json` beside it, and JSON files in its folder and the
             folders above, up to the dataset's root, whose entities are all among its own. The nearest that has a
-            `RepetitionTime` counts; a gap (`null`, `"n/a"`) is none. A table of parcels also asks the `_bold.json` of
-            its run.
+            `RepetitionTime`, or a `SamplingFrequency` in Hz, counts; a gap (`null`, `"n/a"`) is none. A table of
+            parcels also asks the `_bold.json` of its run.
         given: what the user says; it wins, with a warning where the files say otherwise.
         header: what the file itself says; `None` or 0 where it says nothing.
 
@@ -69,12 +70,8 @@ def _sidecar_t_r(path: Path) -> tuple[float, Path] | None:
     for rank in _ranks(path):
         found: tuple[float, Path] | None = None
         for sidecar in rank:
-            value = read_json(sidecar, "a BIDS sidecar", ROISeriesReadError).get("RepetitionTime")
-            if isinstance(value, list) and value and all(item == value[0] for item in value):
-                value = value[0]  # the same for every volume
-            if is_gap(value):
+            if (seconds := _told(sidecar)) is None:
                 continue
-            seconds = _checked(value, sidecar, "RepetitionTime")
             if found is not None and abs(found[0] - seconds) > _TOLERANCE:
                 raise ROISeriesReadError(
                     f"{path}: expected one repetition time, got {found[0]:g} s from {found[1]} and {seconds:g} s from "
@@ -84,6 +81,24 @@ def _sidecar_t_r(path: Path) -> tuple[float, Path] | None:
         if found is not None:
             return found
     return None
+
+
+def _told(sidecar: Path) -> float | None:
+    """What one sidecar says: `RepetitionTime`, or `SamplingFrequency` in Hz, as some derivatives of series have it."""
+    content = read_json(sidecar, "a BIDS sidecar", ROISeriesReadError)
+    value, rate = content.get("RepetitionTime"), content.get("SamplingFrequency")
+    if isinstance(value, list) and value and all(item == value[0] for item in value):
+        value = value[0]  # the same for every volume
+    seconds = None if is_gap(value) else _checked(value, sidecar, "RepetitionTime")
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+        return seconds  # XCP-D writes the word "TR"
+    of_rate = _checked(round(1 / rate, 6), sidecar, f"the frame of a SamplingFrequency of {rate:g} Hz")
+    if seconds is not None and abs(seconds - of_rate) > _TOLERANCE:
+        raise ROISeriesReadError(
+            f"{sidecar}: expected one repetition time, got RepetitionTime {seconds:g} s and SamplingFrequency "
+            f"{rate:g} Hz ({of_rate:g} s). Repair the wrong one, or give t_r."
+        )
+    return of_rate if seconds is None else seconds
 
 
 def _checked(value: Any, source: Path, what: str) -> float:

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +67,8 @@ def read_table(path: Path, n_rois: int | None = None) -> Table:
     """Read a table of numbers, with or without a header and names of rows.
 
     Names may be numbers themselves: a first row or column is names, and no measurement, if it has text, counts (0, 1,
-    2, ... or 2.5, 5.0, 7.5, ...), is a list of region numbers (2001, 2002, 2101) or lies where no value of its columns
-    does. Where that does not decide, the table is refused.
+    2, ... or 2.5, 5.0, 7.5, ...), is a list of region numbers (2001, 2002, 2101), was made unique by pandas (1, 1.1,
+    2, 2.1) or lies where no value of its columns does. Where that does not decide, the table is refused.
 
     Args:
         path: `.csv` with commas; `.tsv` and `.dat` with tabs or spaces; also gzipped.
@@ -178,10 +179,11 @@ def _is_numeric_header(cells: list[str], body: np.ndarray) -> bool:
     numbers = np.array([float(cell) for cell in cells])
     if not np.isfinite(numbers).all():
         return False
-    if _counts(numbers):
+    made_unique = _made_unique(cells)
+    if _counts(numbers) or (made_unique and len(cells) >= _ENOUGH):
         return True
     whole = bool((numbers == np.rint(numbers)).all() and numbers.min() >= 0 and len(set(numbers)) == len(numbers))
-    if not whole:
+    if not whole and not made_unique:
         return False
     rising = bool((np.diff(numbers) > 0).all())
     if rising and len(numbers) >= _ENOUGH:
@@ -193,12 +195,23 @@ def _is_numeric_header(cells: list[str], body: np.ndarray) -> bool:
     if outside.all() and (fractions or rising):
         return True
     # In a table of whole numbers a first frame may be brighter than all others, which are then no steady state.
-    if outside.all() or (fractions and (rising or outside.mean() > 0.5)):
+    if made_unique or outside.all() or (fractions and (rising or outside.mean() > 0.5)):
         raise ROISeriesReadError(
             f"the first row ({', '.join(cells[:3])}, ...) may be a header of region numbers or a timepoint. Name the "
             "columns with text, or take the header away."
         )
     return False
+
+
+def _made_unique(cells: list[str]) -> bool:
+    """Whether numbers are names that pandas made unique: 1, 1.1, 2, 2.1 where a file had 1, 1, 2, 2."""
+    seen: Counter[str] = Counter()
+    for cell in cells:
+        name, _, again = cell.partition(".")
+        if not name.isdigit() or again != (str(seen[name]) if seen[name] else ""):
+            return False
+        seen[name] += 1
+    return len(cells) > 2 and len(seen) < len(cells)
 
 
 def _counts_rows(values: np.ndarray, heading: str | None, n_rois: int | None) -> bool:
