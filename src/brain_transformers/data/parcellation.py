@@ -123,8 +123,7 @@ def check_atlas_order(labels_img: Any, roi_order: ROIOrder, name: str = "the lab
     )
     raise ROISeriesReadError(
         f"{name}: its parcels do not lie where those of {shown} lie (median {np.nanmedian(distance):.0f} mm away; "
-        "label "
-        f"{label}: {distance[label - 1]:.0f} mm). {fix}"
+        f"label {label}: {distance[label - 1]:.0f} mm). {fix}"
     )
 
 
@@ -353,9 +352,8 @@ def _report_coverage(name: str, signals: np.ndarray, n_voxels: np.ndarray, n_goo
     if (absent | empty).sum() * 2 > n_rois:
         raise ROISeriesReadError(
             f"{name}: {int((absent | empty).sum())} of {n_rois} parcels hold no data: {n_bad} of "
-            f"{int(n_voxels.sum())} "
-            "voxels in them are constant in time or not finite. Check that the image is a BOLD series in the atlas's "
-            "space."
+            f"{int(n_voxels.sum())} voxels in them are constant in time or not finite. Check that the image is a BOLD "
+            "series in the atlas's space."
         )
     parts = []
     if absent.any():
@@ -402,8 +400,7 @@ def _confounds_table(confounds: Any, n_frames: int, name: str) -> Any:
     if isinstance(confounds, tuple) and len(confounds) == 2:
         raise ROISeriesReadError(
             f"{name}: expected confounds, got two things: load_confounds returns (confounds, sample_mask). Pass them "
-            "one "
-            "by one: confounds=confounds, sample_mask=sample_mask."
+            "one by one: confounds=confounds, sample_mask=sample_mask."
         )
     if isinstance(confounds, list):
         tables = [_confounds_table(part, n_frames, name) for part in confounds]
@@ -422,8 +419,7 @@ def _confounds_table(confounds: Any, n_frames: int, name: str) -> Any:
     if len(table) != n_frames:
         raise ROISeriesReadError(
             f"{name}: expected confounds with one row for each of the {n_frames} frames, got {len(table)} rows. If "
-            "frames "
-            "were cut from the image, cut the same rows; to leave frames out, use sample_mask."
+            "frames were cut from the image, cut the same rows; to leave frames out, use sample_mask."
         )
     for column in table:
         values = table[column]
@@ -442,17 +438,14 @@ def _confounds_table(confounds: Any, n_frames: int, name: str) -> Any:
         elif gaps.any():
             raise ROISeriesReadError(
                 f"{name}: expected finite numbers in the confounds, got {int(gaps.sum())} gaps in {column!r} (first "
-                "in row "
-                f"{int(np.flatnonzero(gaps)[0])}). Only a gap in the first row is filled, with the second, as "
-                "nilearn's "
-                "load_confounds does. Leave that column out, or fill it."
+                f"in row {int(np.flatnonzero(gaps)[0])}). Only a gap in the first row is filled, with the second, as "
+                "nilearn's load_confounds does. Leave that column out, or fill it."
             )
         table[column] = values
     if table.shape[1] >= n_frames - 1:
         raise ROISeriesReadError(
             f"{name}: expected fewer confounds than frames ({n_frames}), got {table.shape[1]} columns, which would "
-            "take "
-            "everything out. Choose columns, for example with nilearn.interfaces.fmriprep.load_confounds."
+            "take everything out. Choose columns, for example with nilearn.interfaces.fmriprep.load_confounds."
         )
     return table.astype(np.float64)
 
@@ -503,15 +496,13 @@ def _check_filter(low_pass: Any, high_pass: Any, kind: Any, t_r: float | None, n
     for option, value in (("low_pass", low_pass), ("high_pass", high_pass)):
         if value is not None and (not isinstance(value, (int, float, np.number)) or not 0 < value < nyquist):
             raise ROISeriesReadError(
-                f"{name}: expected {option} above 0 and below {nyquist:.4g} Hz, half the sampling rate at t_r "
-                f"{t_r:g} s, "
-                f"got {value!r}."
+                f"{name}: expected {option} above 0 and below {nyquist:.4g} Hz, half the sampling rate at t_r {t_r:g} "
+                f"s, got {value!r}."
             )
     if low_pass is not None and high_pass is not None and high_pass >= low_pass:
         raise ROISeriesReadError(
             f"{name}: expected high_pass below low_pass, got high_pass={high_pass:g} and low_pass={low_pass:g}: the "
-            "band "
-            "between them is kept."
+            "band between them is kept."
         )
     if kind == "cosine" and (high_pass is None or low_pass is not None):
         raise ROISeriesReadError(f"{name}: filter='cosine' takes high_pass alone. Use 'butterworth' for low_pass.")

@@ -204,8 +204,7 @@ def _name_or_labels(order: Any) -> str | tuple[str, ...]:
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"Expected roi_order to be a name such as {ROI_ORDERS[0]!r} or a list of label strings, got "
-            f"{order!r:.100} "
-            f"({str(error)[:100]})."
+            f"{order!r:.100} ({str(error)[:100]})."
         ) from error
     return tuple(str(label) for label in labels)
 
