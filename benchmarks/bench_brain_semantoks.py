@@ -176,7 +176,7 @@ def data_access() -> Result:
     """One scan of 457 x 180: the compressed HDF5 file of the authors' layout against rows of our dataset."""
     import h5py
 
-    from brain_transformers.data.semantoks_builder import SemantoksHDF5Builder
+    from brain_transformers.data.semantoks_hdf5 import SemantoksHDF5Builder
 
     folder = Path(tempfile.mkdtemp())
     rng = np.random.default_rng(0)

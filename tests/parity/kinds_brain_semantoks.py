@@ -1223,8 +1223,8 @@ def _check_augmentation(case: GoldenCase, number: str, entry: dict[str, Any]) ->
 def _check_dataset(case: GoldenCase, work: Path, tag: str, entry: dict[str, Any]) -> None:
     """The authors' dataset by the functions that reproduce it, and by our builder and extractor where both do the
     same."""
-    from brain_transformers.data import semantoks_recordings as recordings
-    from brain_transformers.data.semantoks_builder import SemantoksHDF5Builder
+    from brain_transformers.data import semantoks_hdf5 as recordings
+    from brain_transformers.data.semantoks_hdf5 import SemantoksHDF5Builder
     from brain_transformers.processing.frame_sampling import regular_starts
 
     unknown = set(entry) - {"modality_config", "dataset_args", "n", "ids", "labels", "shapes"}
