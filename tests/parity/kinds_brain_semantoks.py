@@ -1166,7 +1166,7 @@ def data_pipeline(case: GoldenCase, work: Path) -> None:
 
 def _check_random_starts(case: GoldenCase, last: int, expected: dict[str, float]) -> None:
     """Starts of both crops of many scans, as the collator of the Trainer draws them."""
-    extractor = bt.ROISeriesFeatureExtractor(n_timepoints=4, normalization="none")
+    extractor = bt.ROISeriesFeatureExtractor(1, 4, patch_size=1, normalization="none")
     collator = bt.ScanCollator(extractor, window="random", n_views=2, seed=0)
     series = np.arange(last + 4, dtype=np.float32)  # so that the first value of a crop is its start
     scan = {"signals": series, "n_rois": 1, "n_timepoints": len(series)}
