@@ -6,7 +6,7 @@ Importing this package registers its models with the Auto classes. Everything el
 from .cli.interrupts import end_at_once_before_the_command, is_command
 
 if is_command():
-    end_at_once_before_the_command()  # the imports below take seconds
+    end_at_once_before_the_command()
 
 from .families import PUBLIC_CLASSES, register_auto_classes
 from .lazy import lazy_attributes
@@ -51,4 +51,5 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-register_auto_classes()
+if not is_command():  # which imports transformers when its flags have been looked at
+    register_auto_classes()

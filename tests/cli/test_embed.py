@@ -376,7 +376,7 @@ def test_folder_that_is_no_dataset(folder: Path, tmp_path: Path, capsys) -> None
     ]
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert "does not hold a saved dataset" in said
+    assert "holds no saved dataset" in said
     assert f"`brain-transformers prepare {tmp_path / 'empty'} --output dataset`" in said
 
 

@@ -173,7 +173,7 @@ def test_new_models_of_other_families(model, sizes, tmp_path, trained, capsys):
         (["--crops", "0"], 2, "0 crops"),
         (["--ratios", "0.5", "0.5", "0"], 2, "three ratios above 0"),
         ([], 0, "--repetitions must be at least 1"),
-        (["--label", "height"], 2, "no column 'height'; it has age, sex, subject, t_r"),
+        (["--label", "height"], 2, "no column 'height'; it has age, sex, subject"),
         (["--subject-column", "site"], 2, "no column 'site'"),
         (["--normalization", "zscore"], 2, "--normalization is for new models"),
         (["--resume_from_checkpoint", "here"], None, "Pass --resume"),

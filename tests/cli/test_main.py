@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -25,7 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "house"))
 
 from fresh_process import run_python
 
+pytestmark = pytest.mark.usefixtures("_any_table")
 HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn", "matplotlib", "nilearn", "scipy", "accelerate")
+
+
+@pytest.fixture
+def _any_table(monkeypatch) -> None:
+    """The command that stands for all in this file takes any table."""
+    from brain_transformers.cli import probe
+
+    monkeypatch.setattr(probe, "check", lambda args: None)
 
 
 def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -42,7 +52,7 @@ def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 def test_help_lists_every_command() -> None:
     result = call("--help")
     assert result.returncode == 0
-    for name in ("demo", "prepare", "embed", "probe"):
+    for name in ("demo", "models", "prepare", "embed", "probe"):
         assert f"\n    {name} " in result.stdout
 
 
@@ -297,3 +307,75 @@ def test_python_m_is_the_command() -> None:
 def test_no_command_prints_help(capsys) -> None:
     assert command_line.main([]) == 0
     assert "brain-transformers demo" in capsys.readouterr().out
+
+
+def test_models_lists_the_registry_as_table_and_json(capsys) -> None:
+    from brain_transformers.hub.registry import MODELS
+
+    assert command_line.main(["models"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.startswith("model ")
+    assert [row.split()[0] for row in rows] == list(MODELS)
+    assert command_line.main(["models", "--json"]) == 0
+    table = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert {name: entry["parameters"] for name, entry in table.items()} == {
+        name: entry.parameters for name, entry in MODELS.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("probe", "t.csv", "--label", "x", "--fols", "3"), "did you mean --folds?"),
+        (("prob",), "invalid choice: 'prob'"),
+        (("pretrain", "--model", "brainlm13m", "--dataset", "data", "--output", "o"), "Did you mean brainlm-13m?"),
+        (("pretrain", "--model", "brainlm-13m", "--dataset", "nowhere", "--output", "o"), "nowhere"),
+        (("finetune", "--model", "m", "--dataset", "data", "--output", "o"), "--label"),
+        (("embed", "nowhere", "--model", "x", "--output", "o.csv"), "nowhere"),
+        (("models",), ""),
+    ],
+)
+def test_mistakes_are_answered_before_torch_is_imported(arguments, words, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "state.json").touch()
+    code = """
+        import os, sys
+        os.chdir(sys.argv[1])
+        sys.argv = ["/somewhere/bin/brain-transformers", *sys.argv[2:]]
+        from brain_transformers.cli.main import main
+        try:
+            main()
+        except SystemExit:
+            pass
+        heavy = {"torch", "transformers", "datasets", "pandas"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    result = run_python(code, tmp_path, *arguments)
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == (1 if words else 0)
+
+
+def test_flags_are_accepted_in_both_spellings(capsys, monkeypatch) -> None:
+    from brain_transformers.cli import embed
+
+    given = []
+    monkeypatch.setattr(embed, "check", lambda args: None)
+    monkeypatch.setattr(embed, "run", lambda args: given.append((args.batch_size, args.on_error)) or 0)
+    for sign in "-_":
+        flags = [f"--batch{sign}size=3", f"--on{sign}error", "skip"]
+        assert command_line.main(["embed", "d", "--model", "m", "--output", "o.csv", *flags]) == 0
+    assert given == [(3, "skip")] * 2
+
+
+def test_without_a_terminal_a_bar_is_a_line_now_and_then() -> None:
+    code = """
+        import sys, time
+        sys.argv = ["/somewhere/bin/brain-transformers"]
+        from brain_transformers.cli.progress import by_the_line
+        by_the_line()
+        from tqdm.auto import tqdm
+        for _ in tqdm(range(400), desc="Counting"):
+            time.sleep(0.001)
+    """
+    lines = [line for line in run_python(code).stderr.splitlines() if line]
+    assert [line.split("|")[0] for line in lines] == ["Counting:   0%", "Counting: 100%"]

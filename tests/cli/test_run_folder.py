@@ -221,17 +221,17 @@ def test_a_folder_in_use_is_refused(folder, capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--eval_strategy", "epoch"], "--eval_strategy epoch: there is nothing to evaluate on"),
-        (["--load_best_model_at_end"], "--load_best_model_at_end True: there is nothing to evaluate on"),
-        (["--save_strategy", "best"], "--save_strategy best: there is nothing to evaluate on"),
+        (["--eval_strategy", "epoch"], "--eval-strategy epoch: there is nothing to evaluate on"),
+        (["--load_best_model_at_end"], "--load-best-model-at-end True: there is nothing to evaluate on"),
+        (["--save_strategy", "best"], "--save-strategy best: there is nothing to evaluate on"),
         (["--eval_on_start"], "has no split 'validation'"),
         (["--do_eval"], "Choose one with --eval-split"),
         (["--eval-split", "test"], "has no split 'test', only ['train']"),
         (["--train-split", "training"], "has no split 'training', only ['train']"),
-        (["--learning_rate", "nan"], "Expected --learning_rate to be 0 or more, got nan"),
-        (["--max_steps", "0"], "Expected --max_steps to be 1 or more, got 0"),
-        (["--num_train_epochs", "-1"], "Expected --num_train_epochs to be above 0"),
-        (["--per_device_train_batch_size", "0"], "per_device_train_batch_size to be 1 or more"),
+        (["--learning_rate", "nan"], "Expected --learning-rate to be 0 or more, got nan"),
+        (["--max_steps", "0"], "Expected --max-steps to be 1 or more, got 0"),
+        (["--num_train_epochs", "-1"], "Expected --num-train-epochs to be above 0"),
+        (["--per_device_train_batch_size", "0"], "per-device-train-batch-size to be 1 or more"),
         (["--config", "t_r=NaN"], "--config t_r: expected finite numbers, got NaN"),
         (["--config", "t_r=-1"], "t_r"),
         (["--config", "t_r=0"], "t_r"),
@@ -249,7 +249,7 @@ def test_what_cannot_be_meant_is_one_line_before_training(flags, words, folder, 
 
 def test_choosing_the_best_needs_evaluations_and_a_known_score(folder, capsys):
     line = refused(capsys, folder, "finetune", "--load_best_model_at_end")
-    assert "--load_best_model_at_end chooses by evaluations, and none are asked for" in line
+    assert "--load-best-model-at-end chooses by evaluations, and none are asked for" in line
     best = ["--load_best_model_at_end", "--eval_strategy", "steps", "--eval_steps", "1", "--save_strategy", "steps"]
     assert "auc" in refused(capsys, folder, "finetune", *best, "--metric_for_best_model", "auc")
     assert call(folder, "finetune", *best, "--metric_for_best_model", "accuracy", output="other") == 0

@@ -11,8 +11,7 @@ from tiny_pretraining import make_scans, make_signals
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 import brain_transformers
-from brain_transformers.cli import finetune, pretrain
-from brain_transformers.cli.main import main
+from brain_transformers.cli.main import main, run
 from brain_transformers.processing.roi_orders import roi_coordinates, roi_labels
 from brain_transformers.training import FineTuningArguments, FineTuningTrainer
 
@@ -46,16 +45,13 @@ def prepared(tmp_path_factory):
     return folder
 
 
-def _run(module, *flags):
-    parser = argparse.ArgumentParser(prog="brain-transformers")
-    module.add_parser(parser.add_subparsers())
-    args = parser.parse_args([module.__name__.rpartition(".")[2], *map(str, flags)])
-    return args.run(args)
+def _run(command, *flags):
+    return run([command, *map(str, flags)], argparse.Namespace())
 
 
 def _pretrain(prepared, output, *flags):
     return _run(
-        pretrain,
+        "pretrain",
         *("--model", "brainlm-tiny", "--dataset", prepared / "dataset", "--output", output),
         *("--coordinates", prepared / "centres.tsv", "--max_steps", 4, "--per_device_train_batch_size", 8),
         *QUIET,
@@ -82,14 +78,16 @@ def test_pretrain_then_finetune(prepared, tmp_path, capsys):
     classified = tmp_path / "classified"
     flags = ["--learning_rate", "5e-3", "--num_train_epochs", "40", "--per_device_train_batch_size", "8", *QUIET]
     shared = ["--model", output, "--dataset", prepared / "dataset"]
-    assert _run(finetune, *shared, "--output", classified, "--label", "group", *flags) == 0
+    assert _run("finetune", *shared, "--output", classified, "--label", "group", *flags) == 0
     scores = json.loads((classified / "metrics.json").read_text())
     assert scores["eval_accuracy"] >= 0.75
     config = AutoModelForSequenceClassification.from_pretrained(classified).config
     assert config.label2id == {"old": 0, "young": 1}
 
     regressed = tmp_path / "regressed"
-    assert _run(finetune, *shared, "--output", regressed, "--label", "age", *flags[:2], "--max_steps", 2, *QUIET) == 0
+    assert (
+        _run("finetune", *shared, "--output", regressed, "--label", "age", *flags[:2], "--max_steps", 2, *QUIET) == 0
+    )
     scores = json.loads((regressed / "metrics.json").read_text())
     assert scores["eval_mae"] < 6  # the head starts at the mean age, and not at 0 years
     assert AutoModelForSequenceClassification.from_pretrained(regressed).config.problem_type == "regression"
@@ -111,12 +109,14 @@ def test_a_run_is_never_overwritten_and_goes_on_when_asked(prepared, tmp_path, c
 def test_missing_centres_and_labels_are_named(prepared, tmp_path):
     for model in ("brainlm-tiny", "brainlm-vit-tiny"):
         with pytest.raises(ValueError, match="--coordinates"):
-            _run(pretrain, "--model", model, "--dataset", prepared / "dataset", "--output", tmp_path, *QUIET)
+            _run("pretrain", "--model", model, "--dataset", prepared / "dataset", "--output", tmp_path, *QUIET)
     shared = ["--model", "brainlm-tiny", "--dataset", prepared / "dataset", "--output", tmp_path]
     with pytest.raises(ValueError, match=r"no column 'sex'.*age.*group"):
-        _run(finetune, *shared, "--label", "sex", *QUIET)
+        _run("finetune", *shared, "--label", "sex", *QUIET)
     with pytest.raises(FileNotFoundError, match="prepare"):
-        _run(pretrain, "--model", "brainlm-tiny", "--dataset", tmp_path, "--output", tmp_path)
+        _run("pretrain", "--model", "brainlm-tiny", "--dataset", tmp_path, "--output", tmp_path)
+    with pytest.raises(ValueError, match="brainlm-13m"):
+        _run("pretrain", "--model", "brainlm13m", "--dataset", prepared / "dataset", "--output", tmp_path)
 
 
 LABELS = (*roi_labels("schaefer400-7net")[::20], *roi_labels("tian-s3")[::10])
@@ -177,7 +177,7 @@ def unknown_parcels(tmp_path_factory):
 
 def _small_run(model, dataset, output, *flags, config=(), steps=4):
     return _run(
-        pretrain,
+        "pretrain",
         *("--model", model, "--dataset", dataset, "--output", output, *QUIET),
         *("--max_steps", steps, "--per_device_train_batch_size", 8, "--logging_steps", 1, *flags),
         *("--config", *SMALL[model], *config),
@@ -264,7 +264,7 @@ def test_tables_for_parcels_that_are_not_known(unknown_parcels, tmp_path, capsys
     with pytest.raises(ValueError, match=r"at least 9 columns, got shape \(12, 7\)"):
         _small_run("brain-jepa-base", unknown_parcels, tmp_path / "e", *flags, config=["gradient_size=9"])
     with pytest.raises(ValueError, match="belongs to its weights"):
-        _run(pretrain, "--model", tmp_path / "d", "--dataset", unknown_parcels, "--output", tmp_path / "e", *flags)
+        _run("pretrain", "--model", tmp_path / "d", "--dataset", unknown_parcels, "--output", tmp_path / "e", *flags)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_finetune_brain_jepa_with_layer_decay_and_missing_labels(prepared, tmp_p
     flags = ["--layer-decay", "0.75", "--max_steps", "2", "--per_device_train_batch_size", "8", *QUIET]
     sizes = [*SMALL["brain-jepa-base"], "roi_order=null", "t_r=0.735"]
     shared = ["--model", "brain-jepa-base", "--dataset", tmp_path / "dataset", "--output", tmp_path / "out"]
-    assert _run(finetune, *shared, "--label", "group", *flags, "--config", *sizes) == 0
+    assert _run("finetune", *shared, "--label", "group", *flags, "--config", *sizes) == 0
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config
     assert config.label2id == {"old": 0, "young": 1}
     assert "connectivity of 22 training scans" in config.gradient_source
@@ -340,7 +340,7 @@ def test_labels_that_cannot_be_evaluated_are_said_before_training(prepared, tmp_
     rows.save_to_disk(str(tmp_path / "dataset"))
     shared = ["--model", "brainlm-tiny", "--dataset", tmp_path / "dataset", "--output", tmp_path / "out"]
     with pytest.raises(ValueError, match=message):
-        _run(finetune, *shared, "--label", "group", "--coordinates", prepared / "centres.tsv", *QUIET)
+        _run("finetune", *shared, "--label", "group", "--coordinates", prepared / "centres.tsv", *QUIET)
     assert not (tmp_path / "out").exists()
 
 
@@ -354,23 +354,22 @@ def _refused(capsys, *flags):
     return lines[0]
 
 
-def test_unknown_flags_are_refused_with_the_objective_of_the_model(capsys):
-    shared = ["--dataset", "d", "--output", "o"]
+def test_unknown_flags_are_refused_with_the_objective_of_the_model(capsys, tmp_path):
+    (tmp_path / "state.json").touch()
+    shared = ["--dataset", tmp_path, "--output", tmp_path / "run"]
     said = _refused(capsys, "pretrain", "--model", "brainlm-tiny", *shared, "--maks_ratio", "0.5")
-    assert "--maks_ratio" in said
+    assert "--maks-ratio" in said
     assert "masked reconstruction" in said
-    assert "did you mean --mask_ratio" in said
+    assert "did you mean --mask-ratio" in said
     said = _refused(capsys, "pretrain", "--model", "brain-jepa-base", *shared, "--mask-ratio=0.5")
     assert "--mask-ratio is a flag of masked reconstruction" in said
     assert "brain-jepa-base learns by latent prediction" in said
     said = _refused(capsys, "pretrain", "--model", "brain-semantoks-base", *shared, "--mask_rule", "balanced")
     assert "self-distillation" in said
-    said = _refused(capsys, "pretrain", "--model", "brainlm13m", *shared)
-    assert "brainlm-13m" in said
     said = _refused(capsys, "pretrain", "--model", "brainlm-tiny", *shared, "--max_steps", "many")
-    assert "--max_steps" in said
-    said = _refused(capsys, "finetune", "--model", "m", *shared, "--label", "x", "--layer_deacy", "0.5")
-    assert "did you mean --layer_decay" in said
+    assert "--max-steps" in said
+    said = _refused(capsys, "finetune", "--model", "brainlm-tiny", *shared, "--label", "x", "--layer_deacy", "0.5")
+    assert "did you mean --layer-decay" in said
     assert "--dataset" in _refused(capsys, "pretrain", "--model", "brainlm-tiny", "--output", "o")
     said = _refused(capsys, "pretrain", "--model", "brainlm-tiny", *shared, "--table", "centres.tsv")
     assert "expected --table NAME=FILE, such as coordinates=centres.tsv, got 'centres.tsv'" in said
@@ -413,21 +412,21 @@ def test_only_the_same_run_goes_on(prepared, tmp_path, capsys):
 
     flags = ["--max_steps", 2, "--per_device_train_batch_size", 8, *QUIET, "--save_strategy", "steps", "--save_steps"]
     shared = ["--model", pretrained, "--dataset", prepared / "dataset", "--output", run, *flags, 2]
-    assert _run(finetune, *shared, "--label", "group") == 0
+    assert _run("finetune", *shared, "--label", "group") == 0
     with pytest.raises(ValueError, match=r"another run .*label: group then, age now"):
-        _run(finetune, *shared, "--label", "age", "--resume")
+        _run("finetune", *shared, "--label", "age", "--resume")
 
 
 def test_a_head_goes_on_only_with_its_own_classes(prepared, tmp_path, capsys):
     first = tmp_path / "first"
     flags = ["--dataset", prepared / "dataset", "--max_steps", 1, "--learning_rate", 0, *QUIET]
     _pretrain(prepared, tmp_path / "pretrained")
-    _run(finetune, "--model", tmp_path / "pretrained", "--output", first, "--label", "group", *flags)
+    _run("finetune", "--model", tmp_path / "pretrained", "--output", first, "--label", "group", *flags)
     head = {name: value for name, value in load_file(first / "model.safetensors").items() if "classifier" in name}
     for label, same in (("group", True), ("age", False)):
         capsys.readouterr()
         output = tmp_path / label
-        assert _run(finetune, "--model", first, "--output", output, "--label", label, *flags) == 0
+        assert _run("finetune", "--model", first, "--output", output, "--label", label, *flags) == 0
         assert ("is kept" in capsys.readouterr().out) == same
         weights = load_file(output / "model.safetensors")
         assert all(torch.equal(weights[name], value) for name, value in head.items()) == same
@@ -440,7 +439,7 @@ def test_a_head_goes_on_only_with_its_own_classes(prepared, tmp_path, capsys):
 def test_a_folder_without_a_model_is_said(prepared, tmp_path):
     with pytest.raises(ValueError, match=r"no folder of a model: it has no config\.json"):
         _run(
-            finetune,
+            "finetune",
             "--model",
             prepared / "dataset",
             "--dataset",

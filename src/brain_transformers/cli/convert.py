@@ -3,17 +3,19 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..families import FAMILIES
 from .failures import answer
+from .flags import Parser
 
 # One for each set of authors; some serve two families.
 _FAMILY_OF = {family.converter: family for family in FAMILIES if family.converter is not None}
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = commands.add_parser(
         "convert",
         help="make a model folder of the authors' files",
         usage=f"brain-transformers convert [-h] {{{','.join(_FAMILY_OF)}}} --checkpoint ... --output ...",
@@ -23,8 +25,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("family", choices=tuple(_FAMILY_OF), help="whose files they are")
     # Read when the family is known: its flags stand with its converter, which imports torch.
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="options", help=argparse.SUPPRESS)
-    parser.set_defaults(run=run)
-    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise what can be said before anything is imported."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,9 +48,7 @@ def main(family: str, arguments: list[str] | None = None) -> int:
 
 def _parser(family: str, prog: str | None = None) -> argparse.ArgumentParser:
     converter = _FAMILY_OF[family].load_converter()
-    parser = argparse.ArgumentParser(
-        prog=prog, description=converter.description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog=prog, description=converter.description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for number, file in enumerate(converter.files):
         parser.add_argument(_flag(file.name), type=Path, required=number == 0, help=file.help)
     for name, settings in converter.flags.items():

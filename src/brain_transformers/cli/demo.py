@@ -2,11 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = commands.add_parser(
         "demo",
         help="pretrain a small BrainLM on seven real scans and write a report (minutes, CPU)",
         description=(
@@ -22,17 +23,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument("--steps", type=int, default=1200, help="training steps (default 1200); more is better")
     parser.add_argument("--quick", action="store_true", help="ten steps only, to see that everything runs")
-    parser.set_defaults(run=run)
-    return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def check(args: argparse.Namespace) -> None:
+    """Raise what can be said before anything is imported."""
     if args.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {args.steps}.")
     if args.seed < 0:
         raise ValueError(f"--seed must not be negative, got {args.seed}.")
 
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
     from ..demo.run import DemoSettings, run_demo
 
     report = run_demo(args.output, DemoSettings(seed=args.seed, steps=10 if args.quick else args.steps))

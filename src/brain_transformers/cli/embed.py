@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ..files import bind, digest, locked, to_json, whole_file, write_file
+from .flags import check_dataset, check_model
 
 SUFFIXES = (".parquet", ".csv")
 _REPORT_HEADER = b"split\trow\tscan\terror"
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = commands.add_parser(
         "embed",
         help="turn a dataset of scans into a table of embeddings",
         description=(
@@ -75,12 +76,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action="store_true",
         help="replace the output once the new table is whole, and parts of an interrupted run with other settings",
     )
-    parser.set_defaults(run=run)
-    return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def check(args: argparse.Namespace) -> None:
+    """Raise what can be said before anything is imported."""
     output: Path = args.output
     if output.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--output must end in .parquet or .csv, got {output.name!r}.")
@@ -97,13 +96,21 @@ def run(args: argparse.Namespace) -> int:
             f"{report}, where scans that are left out would be listed, is no such list. Choose another --output, or "
             "move it."
         )
+    check_dataset(args.dataset)
+    check_model(args.model)
+    if args.fit_on is not None:
+        check_dataset(_fit_source(args.fit_on)[0])
 
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
     from ..optional import require
 
     require("pandas", extra="eval", purpose="tables of embeddings")
     require("pyarrow", extra="eval", purpose="writing parts of a table")
+    output: Path = args.output
     rows = _load(args.dataset, args.split)
-    folder = output.with_name(f".{output.name}.parts")
+    folder, report = output.with_name(f".{output.name}.parts"), output.with_suffix(".skipped.tsv")
     with locked(output, what="embedding"):
         _refuse_existing(args)  # another process may have finished meanwhile
         try:
@@ -172,34 +179,22 @@ def _embed(args: argparse.Namespace, rows: list[tuple[str, Any]], folder: Path, 
 
 def _load(folder: Path, split: str | None, flag: str = "--split") -> list[tuple[str, Any]]:
     """The splits of a saved dataset as (name, rows); one unnamed split if it has none."""
-    from ..data.builders import load_dataset
+    from ..data.saved_datasets import load_parts
 
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder}: there is no such folder. Write one with `brain-transformers prepare`.")
-    if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        raise FileNotFoundError(
-            f"{folder} does not hold a saved dataset. If it holds scans, run `brain-transformers prepare {folder} "
-            "--output dataset` and give that dataset."
-        )
-    loaded = load_dataset(folder)
-    if not isinstance(loaded, dict):
-        if split is not None:
-            raise ValueError(f"{folder} has no splits, got {flag} {split}. Leave it out.")
-        return [("", loaded)]
-    if split is not None and split not in loaded:
-        raise ValueError(f"{folder} has no split {split!r}, only {sorted(loaded)}.")
-    return [(name, loaded[name]) for name in ([split] if split is not None else list(loaded))]
+    parts = load_parts(folder)
+    if split is not None and "" in parts:
+        raise ValueError(f"{folder} has no splits, got {flag} {split}. Leave it out.")
+    if split is not None and split not in parts:
+        raise ValueError(f"{folder} has no split {split!r}, only {sorted(parts)}.")
+    return [(name, rows) for name, rows in parts.items() if split in (None, name)]
 
 
 def _load_model(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model and its feature extractor, fitted on --fit-on where that is given."""
     from transformers import AutoFeatureExtractor, AutoModel
 
-    import brain_transformers  # noqa: F401  registers the Auto classes
+    from ..hub.starting_models import load_pretrained
 
-    from .objectives import check_model_exists, load_pretrained
-
-    check_model_exists(args.model)
     extractor, model = load_pretrained(AutoFeatureExtractor, args.model), load_pretrained(AutoModel, args.model)
     if args.fit_on is not None:
         _fit(extractor, args.fit_on)
@@ -215,10 +210,8 @@ def _load_model(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _fit(extractor: Any, source: str) -> None:
-    path, _, split = source.rpartition(":")
-    if Path(source).exists() or not path:
-        path, split = source, ""
-    splits = _load(Path(path), split or None, "--fit-on ...:")
+    path, split = _fit_source(source)
+    splits = _load(path, split, "--fit-on ...:")
     if len(splits) > 1:
         raise ValueError(
             f"--fit-on {source} has the splits {', '.join(name for name, _ in splits)}. Say which, such as --fit-on "
@@ -231,6 +224,12 @@ def _fit(extractor: Any, source: str) -> None:
         f"scale fitted on {len(rows)} scans of {source} (scale: {extractor.describe()['scale']})"
         + (", in place of the one in the model's folder" if was_fitted else "")
     )
+
+
+def _fit_source(source: str) -> tuple[Path, str | None]:
+    """Folder and split of `DATASET[:SPLIT]`."""
+    path, _, split = source.rpartition(":")
+    return (Path(source), None) if Path(source).exists() or not path else (Path(path), split or None)
 
 
 def _save_processor(extractor: Any, folder: Path) -> None:
@@ -405,15 +404,12 @@ def read_table(path: Path) -> Any:
     """Read a table that [`write_table`] wrote, with the apostrophes of a .csv taken off again.
 
     Raises:
-        FileNotFoundError: if there is none.
         ValueError: if it cannot be read.
     """
     import pandas
 
     from ..evaluation.embedding import embedding_columns
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such table. Write one with `brain-transformers embed`.")
     try:
         if path.suffix.lower() != ".csv":
             return pandas.read_parquet(path)

@@ -1,50 +1,63 @@
-"""The `brain-transformers` command: one file a subcommand, imported only when it is asked for."""
+"""The `brain-transformers` command: one file a subcommand.
+
+Each has `add_parser(commands)`, `check(args)`, which says what can be said before torch and transformers are imported,
+and `run(args)`, which returns the exit code.
+"""
 
 import argparse
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
-from typing import NoReturn
 
 from ..version import __version__
 from .failures import answer
+from .flags import Parser, refuse, with_dashes
+from .interrupts import is_command
+from .progress import by_the_line
 
-# In the order of a first session; a command whose file is not part of this version is left out.
-COMMANDS = ("demo", "convert", "prepare", "pretrain", "finetune", "embed", "probe")
+# In the order of a first session.
+COMMANDS = ("demo", "models", "convert", "prepare", "pretrain", "finetune", "embed", "probe")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with all subcommands; importing them costs no torch."""
-    parser = argparse.ArgumentParser(
+def run(words: Sequence[str], args: argparse.Namespace) -> int:
+    """Run a command line; returns the exit code, and leaves it to the caller what to do about errors.
+
+    Args:
+        words: the command line.
+        args: is filled with what it says.
+    """
+    parser = Parser(
         prog="brain-transformers",
         description="fMRI foundation models for Hugging Face Transformers: prepare scans, pretrain, fine-tune, embed.",
         epilog="Start with `brain-transformers demo`: it trains a small BrainLM on real scans and writes a report.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the full traceback of an error")
-    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
-    for name in COMMANDS:
-        module_name = f"{__package__}.{name}"
-        if find_spec(module_name) is None:
-            continue
-        module = importlib.import_module(module_name)
-        module.add_parser(subparsers)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    modules = {name: importlib.import_module(f"{__package__}.{name}") for name in COMMANDS}
+    for name, module in modules.items():
+        module.add_parser(commands)
         # Also after the command, where people add it on a second try.
-        subparsers.choices[name].add_argument(
+        commands.choices[name].add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
-    return parser
+    _, args.more = parser.parse_known_args(with_dashes(words), args)
+    if args.command is None:
+        if args.more:
+            refuse(args.more, [parser])
+        parser.print_help()
+        return 0
+    command, args.parser = modules[args.command], commands.choices[args.command]
+    if args.more and not getattr(command, "TAKES_MORE", False):
+        refuse(args.more, [args.parser])
+    command.check(args)
+    if is_command():
+        by_the_line()
+    if getattr(command, "NEEDS_MODELS", True):
+        from ..families import register_auto_classes
 
-
-def _refuse(parser: argparse.ArgumentParser, command: str | None, unknown: Sequence[str]) -> NoReturn:
-    """Say which words are not known, and the flag of the command that the first is most like."""
-    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction)).choices
-    flags = commands[command]._option_string_actions if command else {}
-    similar = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1, cutoff=0.75)
-    hint = f"; did you mean {similar[0]}?" if similar else ""
-    parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        register_auto_classes()
+    return int(command.run(args))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,18 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     args = argparse.Namespace(command=None, debug="--debug" in words, go_on=None)
-
-    def run() -> int:
-        parser = build_parser()
-        _, unknown = parser.parse_known_args(words, args)
-        if unknown:
-            _refuse(parser, args.command, unknown)
-        if args.command is None:
-            parser.print_help()
-            return 0
-        return (getattr(args, "run", None) or importlib.import_module(f"{__package__}.{args.command}").run)(args)
-
-    return answer(run, args, ["brain-transformers", *words])
+    return answer(lambda: run(words, args), args, ["brain-transformers", *words])
 
 
 if __name__ == "__main__":

@@ -10,13 +10,15 @@ from typing import Any
 from ..files import locked, whole_folder, write_file
 from ..optional import require
 from ..processing.roi_orders import ROI_ORDERS, ROIOrder
+from .flags import holds_dataset
 
+NEEDS_MODELS = False
 _MAX_NAMED = 5
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = commands.add_parser(
         "prepare",
         help="turn a folder of ROI series, or of BOLD images and an atlas, into an Arrow dataset",
         description=(
@@ -55,25 +57,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--overwrite", action="store_true", help="replace --output if it is a dataset; other files in it stay"
     )
-    parser.set_defaults(run=run)
-    return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
-    require("datasets", extra="data", purpose="preparing datasets")
-    output: Path = args.output
-    _check_output(output, args)
-    _prepare(args, output)
-    return 0
-
-
-def _check_output(output: Path, args: argparse.Namespace) -> None:
-    """Raise unless nothing is at `output`, or it may be replaced: a dataset, and never what is read from.
+def check(args: argparse.Namespace) -> None:
+    """Raise unless nothing is at the output, or it may be replaced: a dataset, and never what is read from.
 
     Raises:
         FileExistsError: if there is something that must not be replaced.
     """
+    output: Path = args.output
     if not output.exists():
         return
     if not args.overwrite:
@@ -85,20 +77,21 @@ def _check_output(output: Path, args: argparse.Namespace) -> None:
                 f"--overwrite would delete {source}, which is to be read: it lies in --output {output}. Choose "
                 "another --output."
             )
-    is_dataset = (output / "dataset_dict.json").is_file() or (output / "state.json").is_file()
-    if not is_dataset and not (output.is_dir() and not any(output.iterdir())):
+    if not holds_dataset(output) and not (output.is_dir() and not any(output.iterdir())):
         raise FileExistsError(
             f"{output} is no dataset that an earlier call wrote, so --overwrite does not delete it. Choose another "
             "--output, or remove it yourself."
         )
 
 
-def _prepare(args: argparse.Namespace, output: Path) -> None:
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    require("datasets", extra="data", purpose="preparing datasets")
     from ..data.builders import ROISeriesFolderBuilder
     from ..data.participants import table_cell
     from ..data.saved_datasets import SKIPPED_FILE, is_saved_file
 
-    roi_order = _roi_order(args)
+    output, roi_order = args.output, _roi_order(args)
     with locked(output, "preparing a dataset"), whole_folder(output, is_ours=is_saved_file) as work:
         cache = work / ".cache"
         builder = ROISeriesFolderBuilder(
@@ -131,6 +124,7 @@ def _prepare(args: argparse.Namespace, output: Path) -> None:
         for why, names in _by_reason(builder).items():
             print(f"  {len(names)}: {why} (first: {names[0]})")
     print(f"dataset written to {output}")
+    return 0
 
 
 def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:

@@ -7,10 +7,12 @@ from typing import Any
 
 from ..files import to_json, write_file
 
+NEEDS_MODELS = False
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> argparse.ArgumentParser:
+
+def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = commands.add_parser(
         "probe",
         help="predict a label from a table of embeddings with a linear model",
         description=(
@@ -32,17 +34,20 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--folds", type=int, default=5, help="folds of the cross-validation (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the folds (default 0)")
     parser.add_argument("--output", type=Path, help="JSON file for the scores")
-    parser.set_defaults(run=run)
-    return parser
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+def check(args: argparse.Namespace) -> None:
+    """Raise what can be said before anything is imported."""
     if args.output is not None and args.output.is_dir():
         raise IsADirectoryError(f"--output {args.output} is a folder; give the name of a file.")
     if args.folds < 2:
         raise ValueError(f"--folds must be at least 2, got {args.folds}.")
+    if not args.table.is_file():
+        raise FileNotFoundError(f"{args.table}: there is no such table. Write one with `brain-transformers embed`.")
 
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
     from ..optional import require
 
     require("pandas", extra="eval", purpose="tables of embeddings")

@@ -5,17 +5,17 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..files import OtherSettingsError, difference, digest, listed, locked, to_json, whole_folder, write_file
+from .flags import holds_dataset
 
 _SETTINGS, _SCORES = "run_settings.json", "metrics.json"
 _MODEL = ("config.json", "*.safetensors", "*.bin")
-_DATASET = ("dataset_dict.json", "state.json")
 # What a run that ends writes anew; what else lies in the folder is kept.
 _OURS = re.compile(r"(model.*|adapter_model)\.safetensors(\.index\.json)?|predictions\.csv|metrics\.json")
 _OUR_CARD = "library_name: brain-transformers"
@@ -23,13 +23,86 @@ _OUR_CARD = "library_name: brain-transformers"
 _MAY_CHANGE = ("max_steps", "num_train_epochs")
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What a run is made of before its first step.
+
+    Attributes:
+        model: with the weights that it starts from.
+        processor: its feature extractor.
+        make_trainer: makes the Trainer, of the arguments that all of them take.
+        said: what is learned, for the user.
+        settings: further settings of the run, such as the label.
+    """
+
+    model: Any
+    processor: Any
+    make_trainer: Callable[..., Any]
+    said: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train_in_folder(
+    args: argparse.Namespace,
+    training: Any,
+    begin: Callable[[], Beginning],
+    rows: Any,
+    evaluation_rows: Any,
+    evaluate: Callable[[Any], tuple[dict[str, Any], dict[str, str]]],
+    written: str,
+) -> int:
+    """Train in a folder that this process holds, or go on there, and leave the model in it; returns the exit code.
+
+    Args:
+        args: the command line, with `command`, `output`, `model`, `tables`, `resume` and `overwrite`.
+        training: the training arguments.
+        begin: makes what the run starts from.
+        rows, evaluation_rows: what it trains and is evaluated on; the second may be `None`.
+        evaluate: of the Trainer, the scores in the end and more files for the folder (name to text).
+        written: what to say when all is done.
+
+    Raises:
+        FileExistsError: if the folder holds something that would be replaced without having been asked for.
+        FolderInUseError: if another process trains in it.
+        OtherSettingsError: if the run that goes on was another one; names the first differences.
+    """
+    from transformers import set_seed
+
+    from ..hub.new_models import check_rows
+    from ..hub.registry import MODELS
+
+    # A launcher tells each process its rank and waits for none of them here.
+    with locked(args.output, args.command) if training.process_index == 0 else nullcontext():
+        run = _look(args, training)
+        set_seed(training.seed)
+        beginning = begin()
+        check_rows(beginning.processor, evaluation_rows, "evaluation")
+        if not run.settle(beginning, new=args.model in MODELS, rows=rows, evaluation_rows=evaluation_rows):
+            return 0
+        print(beginning.said)
+        trainer = beginning.make_trainer(
+            model=beginning.model,
+            args=training,
+            train_dataset=rows,
+            eval_dataset=evaluation_rows,
+            processing_class=beginning.processor,
+        )
+        metrics, files = run.train(trainer), dict[str, str]()
+        if evaluation_rows is not None:
+            scores, files = evaluate(trainer)
+            metrics.update(scores)
+        if run.finish(trainer, beginning.processor, metrics, files):
+            print(written)
+        trainer.accelerator.end_training()  # leaves the process group, if there is one
+    return 0
+
+
 @dataclass
 class RunFolder:
-    """A folder that this process may train in; see [`open_run`].
+    """A folder that this process trains in.
 
     Attributes:
         args: the command line.
-        command: its name.
         training: the training arguments.
         before: settings of the run that the folder holds, `None` if it holds none.
         checkpoint: where the run goes on from, or `None`.
@@ -37,7 +110,6 @@ class RunFolder:
     """
 
     args: argparse.Namespace
-    command: str
     training: Any
     before: dict[str, Any] | None
     checkpoint: str | None
@@ -48,13 +120,11 @@ class RunFolder:
         """The folder."""
         return Path(self.args.output)
 
-    def settle(self, model: Any, processor: Any, what: Mapping[str, Any], *, new: bool, **rows: Any) -> bool:
+    def settle(self, beginning: Beginning, *, new: bool, **rows: Any) -> bool:
         """Keep what the run is made of, or see that the run that goes on is the same as before.
 
         Args:
-            model: with the weights that it starts from.
-            processor: its feature extractor.
-            what: further settings, such as the label.
+            beginning: of the run.
             new: whether the model was made for these rows, so that fitted values follow from them.
             rows: `rows=` and `evaluation_rows=`.
 
@@ -70,7 +140,8 @@ class RunFolder:
         if training.process_index == 0:
             from ..training.run_settings import run_settings
 
-            settings = {"command": self.command, **what}
+            model, processor = beginning.model, beginning.processor
+            settings = {"command": self.args.command, **beginning.settings}
             settings.update(run_settings(training, model=model, processor=processor, **rows))
             state = model.state_dict()
             for table in model.config.table_sources:
@@ -126,11 +197,9 @@ class RunFolder:
         except KeyError as error:
             if "metric_for_best_model" not in str(error):
                 raise
-            raise ValueError(f"--metric_for_best_model: {' '.join(str(error.args[0]).split())}") from error
+            raise ValueError(f"--metric-for-best-model: {' '.join(str(error.args[0]).split())}") from error
 
-    def finish(
-        self, trainer: Any, processor: Any, metrics: Mapping[str, Any], files: Mapping[str, str] | None = None
-    ) -> bool:
+    def finish(self, trainer: Any, processor: Any, metrics: Mapping[str, Any], files: Mapping[str, str]) -> bool:
         """Put model, extractor, scores and `files` (name to text) into the folder, all at once, and print the scores.
 
         Returns:
@@ -152,7 +221,7 @@ class RunFolder:
                 "trainer_state.json": to_json(dataclasses.asdict(trainer.state)),
                 _SCORES: to_json(metrics),
                 _SETTINGS: to_json({**(self.before or {}), "finished": trainer.state.global_step}),
-                **(files or {}),
+                **files,
             }
             for name, text in contents.items():
                 write_file(folder / name, text)
@@ -160,31 +229,12 @@ class RunFolder:
         return True
 
 
-@contextmanager
-def open_run(args: argparse.Namespace, command: str, training: Any) -> Iterator[RunFolder]:
-    """Hold the folder of a run while the block runs; with several processes, the main one holds it for all.
-
-    Args:
-        args: the command line, with `output`, `model`, `resume` and `overwrite`.
-        command: its name.
-        training: the training arguments.
-
-    Raises:
-        FileExistsError: if the folder holds something that would be replaced without having been asked for.
-        NotADirectoryError: if it is a file.
-        FolderInUseError: if another process trains in it.
-    """
-    # A launcher tells each process its rank and waits for none of them here.
-    with locked(args.output, command) if training.process_index == 0 else nullcontext():
-        yield _look(args, command, training)
-
-
 def check_output(args: argparse.Namespace) -> None:
-    """Raise what can be said of the folder before anything is loaded; see [`open_run`]."""
+    """Raise what can be said of the folder before anything is loaded; see [`train_in_folder`]."""
     output: Path = args.output
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"{output} is a file; give the name of a folder.")
-    if any((output / name).is_file() for name in _DATASET):
+    if holds_dataset(output):
         raise FileExistsError(f"{output} holds a dataset. Choose another --output.")
     if Path(args.model).is_dir() and Path(args.model).resolve() == output.resolve():
         raise FileExistsError(f"{output} is the model that training starts from. Choose another --output.")
@@ -207,7 +257,7 @@ def _holds_a_readme_of_its_own(output: Path) -> bool:
     return file.is_file() and _OUR_CARD not in file.read_text(encoding="utf-8", errors="replace")
 
 
-def _look(args: argparse.Namespace, command: str, training: Any) -> RunFolder:
+def _look(args: argparse.Namespace, training: Any) -> RunFolder:
     from ..training.checkpoints import last_complete_checkpoint
 
     output: Path = args.output
@@ -218,8 +268,8 @@ def _look(args: argparse.Namespace, command: str, training: Any) -> RunFolder:
             "--overwrite to start anew, or choose another --output."
         )
     if not args.resume:
-        return RunFolder(args, command, training, None, None)
-    run = RunFolder(args, command, training, _read_table(output / _SETTINGS, "the settings"), checkpoint)
+        return RunFolder(args, training, None, None)
+    run = RunFolder(args, training, _read_table(output / _SETTINGS, "the settings"), checkpoint)
     steps = (run.before or {}).get("finished")
     if isinstance(steps, int) and _holds_model(output) and (output / _SCORES).is_file():
         from ..training.run_settings import training_settings

@@ -1,147 +1,86 @@
-"""What `pretrain` and `finetune` share: flags of training arguments, datasets, checkpoints, results."""
+"""What `pretrain` and `finetune` share: their flags, training arguments of transformers, and the rows to train on."""
 
 import argparse
+import dataclasses
 import difflib
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from .new_models import TableFile
+from .flags import NAMED_MODELS, Once, check_dataset, check_model, refuse
 
 TRAIN_SPLIT, EVAL_SPLIT = "train", "validation"
 
 
-class TrainingCommandParser(argparse.ArgumentParser):
-    """A parser that takes all flags of a class of training arguments too, and leaves those that are set.
-
-    The class may depend on some options, so these are looked at first. It takes seconds to import, so that happens
-    only when this command is used or its help is shown. Errors are one line. `training_flags` of what is parsed holds
-    the training arguments on the command line and no defaults.
-
-    Args:
-        load_arguments_class: takes the values of `selectors` (`None` where absent), imports and returns the class;
-            `None`, for help without a model, if it depends on it.
-        explain_flag: what to say about a flag that the class does not have, if there is more to say; takes the flag
-            and the values of `selectors`.
-        selectors: options that decide on the class, `--model` first.
-        kwargs: for `argparse.ArgumentParser`.
-    """
-
-    def __init__(
-        self,
-        *,
-        load_arguments_class: Callable[..., Any],
-        explain_flag: Callable[..., str | None] = lambda flag, *values: None,
-        selectors: Sequence[str] = ("--model",),
-        **kwargs: Any,
-    ):
-        # Shortened names could mean a flag of either set.
-        super().__init__(allow_abbrev=False, **kwargs)
-        self._load_arguments_class = load_arguments_class
-        self._explain_flag = explain_flag
-        self._selectors = selectors
-        self._selected: list[str | None] = [None] * len(selectors)
-
-    def _training_parser(self) -> argparse.ArgumentParser | None:
-        try:
-            arguments_class = self._load_arguments_class(*self._selected)
-        except (ValueError, ImportError) as error:
-            self.error(str(error))
-        if arguments_class is None:
-            return None
-        from transformers import HfArgumentParser
-
-        fail = self.error
-
-        class Flags(HfArgumentParser):
-            def error(self, message: str) -> NoReturn:
-                fail(message)
-
-        return Flags(arguments_class, prog=self.prog, add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the command's own arguments, then the training arguments among the rest."""
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        names = [first.add_argument(option, nargs="?").dest for option in self._selectors]
-        early = first.parse_known_args(args)[0]  # `--help` may stand before them
-        self._selected = [getattr(early, name) for name in names]
-        parsed, rest = super().parse_known_args(args, namespace)
-        training = self._training_parser()
-        assert training is not None  # there is a model
-        for action in training._actions:
-            action.default = argparse.SUPPRESS
-        flags, unknown = training.parse_known_args(rest)
-        if unknown:
-            self._refuse(unknown, [*self._option_string_actions, *training._option_string_actions])
-        if "resume_from_checkpoint" in flags:
-            self.error(
-                "--resume_from_checkpoint: the command finds the last complete checkpoint itself. Pass --resume"
-            )
-        parsed.training_flags = vars(flags)
-        return parsed, []
-
-    def _refuse(self, unknown: Sequence[str], known: Sequence[str]) -> NoReturn:
-        flag = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
-        if not flag.startswith("-"):
-            self.error(f"unexpected {flag!r}")
-        reason = self._explain_flag(flag, *self._selected) or f"there is no flag {flag} for {self._selected[0]}"
-        similar = difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
-        self.error(reason + (f"; did you mean {similar[0]}?" if similar else ""))
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line, and leave."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-    def format_help(self) -> str:
-        """Help of the command, then that of the training arguments."""
-        training = self._training_parser()
-        if training is None:
-            return (
-                f"{super().format_help()}\ntraining arguments:\n  They depend on the model: "
-                f"{self.prog} --model NAME --help\n"
-            )
-        return (
-            f"{super().format_help()}\ntraining arguments:\n{training.format_help().strip().partition(chr(10))[2]}\n"
-        )
+# --- flags ---
 
 
-class Once(argparse.Action):
-    """Keeps a value, and refuses a second one, of which argparse would take the last without a word."""
+class _Help(argparse.Action):
+    """`--help`: flags of the command, then those of the training arguments, which may depend on the model."""
+
+    def __init__(self, option_strings: Any, arguments_class: Callable[..., Any], **kwargs: Any):
+        super().__init__(option_strings, nargs=0, **kwargs)
+        self.arguments_class = arguments_class
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        """Keep the value."""
-        if (before := getattr(namespace, self.dest, None)) is not None:
-            parser.error(f"{option_string} is given twice ({before}, {values}): one run takes one")
-        setattr(namespace, self.dest, values)
+        """Print the help and leave."""
+        kind = None
+        try:
+            if namespace.model is not None:
+                check_model(namespace.model)
+            kind = self.arguments_class(namespace)
+        except (ValueError, ImportError) as error:
+            parser.error(str(error))
+        if kind is None:
+            more = f"  They depend on the model: {parser.prog} --model NAME --help\n"
+        else:
+            more = _training_parser(kind, parser).format_help().strip().partition("\n")[2] + "\n"
+        print(f"{parser.format_help()}\ntraining arguments:\n{more}", end="")
+        parser.exit()
 
 
-def add_training_parser(
-    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    load_arguments_class: Callable[..., Any],
-    *,
-    help: str,
-    description: str,
-    explain_flag: Callable[..., str | None] = lambda flag, *values: None,
-    selectors: Sequence[str] = ("--model",),
-) -> argparse.ArgumentParser:
-    """Add a command that takes training arguments, with the flags that every such command has."""
-    listed = subparsers.add_parser(name, help=help)
-    parser = TrainingCommandParser(
-        load_arguments_class=load_arguments_class,
-        explain_flag=explain_flag,
-        selectors=selectors,
-        prog=listed.prog,
-        description=f"{description} Every flag of transformers' TrainingArguments works here too.",
+class _TableFile(argparse.Action):
+    """Keeps the files of `--table NAME=FILE` by name, and of flags of their own, such as `--coordinates FILE`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Keep the file."""
+        name, file = str(option_string).lstrip("-"), str(values)
+        if name == "table":
+            name, _, file = file.partition("=")
+        if not name or not file:
+            parser.error(f"expected {option_string} NAME=FILE, such as coordinates=centres.tsv, got {values!r}")
+        namespace.tables = {**namespace.tables, name: Path(file)}
+
+
+def add_training_parser(commands: Any, name: str, arguments_class: Callable[..., Any], **texts: str) -> Any:
+    """Add a command that takes training arguments, with the flags that every such command has.
+
+    Args:
+        commands: the command line.
+        name: of the command.
+        arguments_class: imports and returns the class of training arguments for the flags so far; `None` if it depends
+            on a model and there is none.
+        texts: `help`, `description`, `model_help`.
+    """
+    model_help = texts.pop("model_help")
+    texts["description"] += " Every flag of transformers' TrainingArguments works here too."
+    # Shortened names could mean a flag of either set.
+    parser = commands.add_parser(name, add_help=False, allow_abbrev=False, **texts)
+    parser.add_argument(
+        "-h",
+        "--help",
+        action=_Help,
+        arguments_class=arguments_class,
+        default=argparse.SUPPRESS,
+        help="show the help of a model and leave",
     )
-    subparsers.choices[name] = parser
+    parser.add_argument("--model", required=True, help=model_help)
     parser.add_argument(
         "--dataset", type=Path, required=True, action=Once, help="folder that `brain-transformers prepare` wrote"
     )
-    parser.add_argument(
-        "--output", "--output_dir", "--output-dir", dest="output", type=Path, required=True, help="folder of the run"
-    )
+    parser.add_argument("--output", "--output-dir", type=Path, required=True, help="folder of the run")
     parser.add_argument(
         "--train-split",
         help=f"split to train on, where there are several (default {TRAIN_SPLIT})",
@@ -163,7 +102,7 @@ def add_training_parser(
         "zscore-scan, Brain-Semantoks zscore). Brain-JEPA's authors pretrained with robust-means, for scans whose "
         "parcels keep their own level",
     )
-    tables: dict[str, Any] = {"action": TableFile, "dest": "tables", "default": {}}
+    tables: dict[str, Any] = {"action": _TableFile, "dest": "tables", "default": {}}
     parser.add_argument(
         "--table",
         metavar="NAME=FILE",
@@ -202,89 +141,93 @@ def add_training_parser(
     return parser
 
 
-def _load(folder: Path) -> Any:
-    """A saved dataset, or several by name, in numpy format."""
-    from ..optional import require
-
-    require("datasets", extra="data", purpose="reading datasets")
-    from ..data.builders import load_dataset
-
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder}: there is no such folder. Write one with `brain-transformers prepare`.")
-    if not ((folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()):
-        raise FileNotFoundError(
-            f"{folder} holds no saved dataset. If it holds scans, run "
-            f"`brain-transformers prepare {folder} --output dataset` and give that dataset."
-        )
-    return load_dataset(folder)
+def check_inputs(args: argparse.Namespace) -> None:
+    """Raise what can be said of the dataset and the model before anything is imported."""
+    check_dataset(args.dataset)
+    check_model(args.model)
+    if args.model not in NAMED_MODELS:
+        for name in ("config", "normalization"):
+            if getattr(args, name):
+                raise ValueError(
+                    f"--{name} is for new models; what {args.model} was trained with belongs to its weights."
+                )
 
 
-def load_splits(folder: Path, train_split: str | None, eval_split: str | None) -> tuple[Any, Any]:
-    """Training rows and evaluation rows (or `None`) of a saved dataset, in numpy format.
-
-    Args:
-        folder: of the dataset.
-        train_split, eval_split: names; by default `TRAIN_SPLIT`, and `EVAL_SPLIT` if there is such a split. `"none"`:
-            nothing is evaluated.
-
-    Raises:
-        FileNotFoundError: if `folder` does not exist or holds no dataset.
-        ValueError: if a split that is asked for is missing or empty.
-    """
-    loaded = _load(folder)
-    splits = loaded if isinstance(loaded, dict) else {}
-    for flag, name in (("--train-split", train_split), ("--eval-split", eval_split)):
-        if name is None or name in splits or (name, flag) == ("none", "--eval-split"):
-            continue
-        what = f"only {sorted(splits)}" if splits else "and no splits at all: leave it out"
-        raise ValueError(f"{folder} has no split {name!r}, {what}. Choose one with {flag}.")
-    train_split = train_split or TRAIN_SPLIT
-    if splits and train_split not in splits:
-        raise ValueError(
-            f"{folder} has no split {train_split!r}, only {sorted(splits)}. Choose one with --train-split."
-        )
-    train = splits[train_split] if splits else loaded
-    evaluation = splits.get(eval_split or EVAL_SPLIT)
-    if not len(train):
-        raise ValueError(f"{folder} has no rows to train on.")
-    if evaluation is not None and not len(evaluation):
-        raise ValueError(
-            f"{folder}: the split {eval_split or EVAL_SPLIT!r} has no rows. Choose another --eval-split, or none."
-        )
-    if evaluation is None:
-        print(f"{folder} has no split {EVAL_SPLIT!r}: nothing is evaluated" if eval_split is None else "no evaluation")
-    return train, evaluation
+# --- training arguments ---
 
 
-def load_joined(folder: Path) -> Any:
-    """All rows of a saved dataset, in numpy format: those of its splits one after another.
+def _training_parser(kind: Any, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    from transformers import HfArgumentParser
 
-    Raises:
-        FileNotFoundError: if `folder` does not exist or holds no dataset.
-        ValueError: if there are no rows.
-    """
-    loaded = _load(folder)
-    if isinstance(loaded, dict):
-        import datasets
-
-        loaded = datasets.concatenate_datasets(list(loaded.values())).with_format("numpy")
-    if not len(loaded):
-        raise ValueError(f"{folder} has no rows to train on.")
-    return loaded
+    training = HfArgumentParser(kind, prog=parser.prog, add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    training.error = parser.error  # type: ignore[method-assign]
+    return training
 
 
-def make_training_arguments(kind: Any, args: argparse.Namespace, evaluates: bool) -> Any:
-    """Training arguments from the command line.
+def training_flags(
+    args: argparse.Namespace, kind: Any, explain: Callable[[str], str | None] = lambda flag: None
+) -> dict[str, Any]:
+    """The training arguments on the command line, without defaults.
 
     Args:
-        kind: their class.
         args: the command line.
-        evaluates: whether there are scans to evaluate on.
+        kind: class of the training arguments.
+        explain: what to say about a flag that the class does not have, if there is more to say.
 
     Raises:
-        ValueError: for values that transformers refuses, and for flags about evaluations where there are none.
+        ValueError: for numbers that cannot be meant.
     """
-    flags = args.training_flags
+    parser = _training_parser(kind, args.parser)
+    absent = object()
+    parser.set_defaults(**{field.name: absent for field in dataclasses.fields(kind)})
+    parsed, unknown = parser.parse_known_args(args.more)
+    if unknown:
+        flag = next((word for word in unknown if word.startswith("-")), "").partition("=")[0]
+        reason = explain(flag) or f"there is no flag {flag} for {args.model}" if flag else f"unexpected {unknown[0]!r}"
+        refuse(unknown, [args.parser, parser], reason)
+    flags = {name: value for name, value in vars(parsed).items() if value is not absent}
+    if "resume_from_checkpoint" in flags:
+        args.parser.error(
+            "--resume-from-checkpoint: the command finds the last complete checkpoint itself. Pass --resume"
+        )
+    for name, (low, words) in _RANGES.items():
+        value = flags.get(name)
+        if isinstance(value, (int, float)) and not (low <= value < math.inf or (name, value) == ("max_steps", -1)):
+            raise ValueError(f"Expected {_flag(name)} to be {words}, got {value}.")
+    return flags
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingInputs:
+    """What a run is given.
+
+    Attributes:
+        training: the training arguments.
+        rows, evaluation_rows: scans in numpy format; the second may be `None`.
+        fields: fields of the configuration of a new model.
+    """
+
+    training: Any
+    rows: Any
+    evaluation_rows: Any
+    fields: dict[str, Any]
+
+
+def training_inputs(
+    args: argparse.Namespace, kind: Any, explain: Callable[[str], str | None] = lambda flag: None
+) -> TrainingInputs:
+    """Training arguments, rows and fields of a new model, as the command line asks for them.
+
+    Raises:
+        ValueError: for values that transformers refuses, flags about evaluations where there are none, a split that is
+            missing or empty, or what is no field of the configuration.
+    """
+    flags = training_flags(args, kind, explain)
+    rows, evaluation_rows = _split_rows(args)
     about = {
         name: flags[name]
         for name, idle in _ABOUT_EVALUATION.items()
@@ -292,8 +235,8 @@ def make_training_arguments(kind: Any, args: argparse.Namespace, evaluates: bool
     }
     if flags.get("save_strategy") == "best":
         about["save_strategy"] = "best"
-    if about and not evaluates:
-        shown = ", ".join(f"--{name} {value}" for name, value in about.items())
+    if about and evaluation_rows is None:
+        shown = ", ".join(f"{_flag(name)} {value}" for name, value in about.items())
         raise ValueError(
             f"{shown}: there is nothing to evaluate on, since {args.dataset} has no split "
             f"{args.eval_split or EVAL_SPLIT!r}. Choose one with --eval-split, or leave it out."
@@ -302,22 +245,14 @@ def make_training_arguments(kind: Any, args: argparse.Namespace, evaluates: bool
     strategy = str(getattr(flags.get("eval_strategy"), "value", flags.get("eval_strategy", "no")))
     if chooses and strategy == "no" and getattr(kind, "eval_strategy", "no") == "no":
         raise ValueError(
-            f"--{chooses[0]} chooses by evaluations, and none are asked for. Add --eval_strategy epoch and "
-            "--save_strategy epoch, or leave it out."
+            f"{_flag(chooses[0])} chooses by evaluations, and none are asked for. Add --eval-strategy epoch and "
+            "--save-strategy epoch, or leave it out."
         )
-    check_ranges(flags)
     try:
-        return kind(output_dir=str(args.output), **flags)
+        training = kind(output_dir=str(args.output), **flags)
     except (ValueError, TypeError) as error:
         raise ValueError(" ".join(str(error).split())) from error
-
-
-def check_ranges(flags: Mapping[str, Any]) -> None:
-    """Raise ValueError for numbers of training arguments that cannot be meant and that transformers takes."""
-    for name, (low, words) in _RANGES.items():
-        value = flags.get(name)
-        if isinstance(value, (int, float)) and not (low <= value < math.inf or (name, value) == ("max_steps", -1)):
-            raise ValueError(f"Expected --{name} to be {words}, got {value}.")
+    return TrainingInputs(training, rows, evaluation_rows, config_fields(args))
 
 
 # Flags that mean nothing without a set to evaluate on, and the values that ask for nothing.
@@ -337,3 +272,90 @@ _RANGES: dict[str, tuple[float, str]] = {
     **dict.fromkeys(("max_steps", "per_device_train_batch_size", "per_device_eval_batch_size"), (1, "1 or more")),
     "gradient_accumulation_steps": (1, "1 or more"),
 }
+
+
+# --- rows ---
+
+
+def _split_rows(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Training rows and evaluation rows (or `None`) of the dataset."""
+    from ..data.saved_datasets import load_parts
+
+    parts, folder = load_parts(args.dataset), args.dataset
+    splits = [name for name in parts if name]
+    for flag, name in (("--train-split", args.train_split), ("--eval-split", args.eval_split)):
+        if name is None or name in splits or (name, flag) == ("none", "--eval-split"):
+            continue
+        what = f"only {sorted(splits)}" if splits else "and no splits at all: leave it out"
+        raise ValueError(f"{folder} has no split {name!r}, {what}. Choose one with {flag}.")
+    train_split, eval_split = args.train_split or TRAIN_SPLIT, args.eval_split or EVAL_SPLIT
+    if splits and train_split not in splits:
+        raise ValueError(
+            f"{folder} has no split {train_split!r}, only {sorted(splits)}. Choose one with --train-split."
+        )
+    rows, evaluation_rows = parts[train_split if splits else ""], parts.get(eval_split)
+    if not len(rows):
+        raise ValueError(f"{folder} has no rows to train on.")
+    if evaluation_rows is not None and not len(evaluation_rows):
+        raise ValueError(f"{folder}: the split {eval_split!r} has no rows. Choose another --eval-split, or none.")
+    if evaluation_rows is None:
+        told = f"{folder} has no split {EVAL_SPLIT!r}: nothing is evaluated"
+        print(told if args.eval_split is None else "no evaluation")
+    return rows, evaluation_rows
+
+
+# --- configuration of a new model ---
+
+
+def config_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `--config NAME=VALUE ...`.
+
+    Raises:
+        ValueError: for what is no such pair, no field, decided by something else, or not finite.
+    """
+    if not args.config:
+        return {}
+    from ..hub.registry import load_config
+
+    named, overrides = load_config(args.model), {}
+    for pair in args.config:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"Expected --config NAME=VALUE, got {pair!r}.")
+        fields = {field for field in named.to_dict() if not field.startswith("_")} - set(_NOT_CHOSEN)
+        key = named.attribute_map.get(key, key)
+        if key in _NOT_CHOSEN:
+            raise ValueError(f"--config {key}: {_NOT_CHOSEN[key]}. Leave it out.")
+        if key not in fields:
+            similar = difflib.get_close_matches(key, sorted(fields), n=3)
+            hint = f"Did you mean {' or '.join(similar)}?" if similar else f"It has {', '.join(sorted(fields))}."
+            raise ValueError(f"The configuration of {args.model} has no field {key!r}. {hint}")
+        try:
+            parsed = json.loads(value, parse_constant=float)
+        except (json.JSONDecodeError, RecursionError):
+            parsed = value
+        if any(not math.isfinite(number) for number in _numbers(parsed)):
+            raise ValueError(f"--config {key}: expected finite numbers, got {value}.")
+        overrides[key] = parsed
+    return overrides
+
+
+# Fields of a configuration that something else decides.
+_NOT_CHOSEN = {
+    **dict.fromkeys(("model_type", "architectures", "auto_map", "transformers_version"), "it belongs to the family"),
+    **dict.fromkeys(("id2label", "label2id", "problem_type"), "it follows from --label and --task"),
+    **dict.fromkeys(
+        ("coordinates_source", "gradient_source"), "it is set with the table (--coordinates, --gradients)"
+    ),
+    **dict.fromkeys(("return_dict", "output_hidden_states", "output_attentions"), "it is for calls of the model"),
+    **dict.fromkeys(("chunk_size_feed_forward", "is_encoder_decoder"), "the models do not look at it"),
+    "dtype": "training decides on it (--bf16 and the like)",
+}
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, float):
+        yield value

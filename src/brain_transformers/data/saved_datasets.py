@@ -85,6 +85,16 @@ def _stored(dataset: "datasets.Dataset", column: str) -> set[Any]:
     return set(dataset.data.column(column).unique().to_pylist()) if column in dataset.features else {None}
 
 
+def load_parts(folder: Path) -> "dict[str, datasets.Dataset]":
+    """The splits of a saved dataset by name, in numpy format; `""` is the name of the rows of one without splits.
+
+    Raises:
+        ROISeriesReadError: if a file is damaged; the message names it.
+    """
+    loaded = load_saved(folder)
+    return dict(loaded) if isinstance(loaded, dict) else {"": loaded}
+
+
 def _splits(folder: Path) -> list[str] | None:
     """Names of the splits, `None` for a dataset without."""
     file = folder / "dataset_dict.json"
