@@ -53,7 +53,7 @@ class Family:
         stem: what the names of its classes begin with.
         title: what its authors call it.
         model_type: the name in `config.json`.
-        objective: how it is pretrained; see `cli.objectives`.
+        objective: how it is pretrained; see `training.objectives`.
         processor: the class that makes its inputs of scans, and its module, relative to the package.
         processor_defaults: arguments of that class that differ from its own defaults: the scale that the
             weights know, and how scans come to it.
