@@ -130,7 +130,10 @@ def read_bytes(path: str | os.PathLike[str], most: int = LARGEST_SERIES) -> byte
 
 
 def read_json(
-    path: str | os.PathLike[str], expected: str, error: type[Exception] = ForeignFileError
+    path: str | os.PathLike[str],
+    expected: str,
+    error: type[Exception] = ForeignFileError,
+    fix: str = "Repair it, or copy it again.",
 ) -> dict[str, Any]:
     """The JSON object in a file.
 
@@ -138,9 +141,12 @@ def read_json(
         path: the file; UTF-8, with or without a byte order mark.
         expected: what it should be, for the error, such as `"a BIDS sidecar"`.
         error: the exception that every failure becomes.
+        fix: what the user can do, as a sentence.
     """
-    with reading(path, expected, "Repair it, or copy it again.", error):
+    with reading(path, expected, fix, error):
         content = json.loads(read_bytes(path, _LARGEST_JSON).decode("utf-8-sig"))
         if not isinstance(content, dict):
-            raise error(f"{path}: expected {expected}, got a {type(content).__name__} where a JSON object belongs.")
+            raise error(
+                f"{path}: expected {expected}, got a {type(content).__name__} where a JSON object belongs. {fix}"
+            )
     return content

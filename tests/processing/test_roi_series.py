@@ -413,7 +413,7 @@ def test_input_is_not_changed():
 
 def test_from_model_config_takes_sizes_order_and_scale():
     vit = SimpleNamespace(
-        family=FAMILY,
+        processor_defaults=FAMILY.processor_defaults,
         n_rois=None,
         n_timepoints=200,
         patch_size=16,

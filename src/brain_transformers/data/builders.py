@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..optional import require
-from ..processing.roi_orders import ROI_ORDERS, ROIOrder, resolve_roi_order, roi_order_text
+from ..processing.roi_orders import ROI_ORDERS, ROIOrder, n_rois_of, resolve_roi_order, roi_order_text
 from ..processing.time import check_t_r, known_t_r
 from .errors import ROISeriesReadError
 from .readers import read_coordinates, read_roi_series
@@ -168,12 +168,7 @@ def _checked_size(roi_order: ROIOrder, n_rois: int | None, time_axis: int | None
     if n_rois is not None and (isinstance(n_rois, bool) or not isinstance(n_rois, int) or n_rois < 1):
         raise ValueError(f"Expected n_rois (--n-rois) to be a whole number from 1 up, got {n_rois!r}.")
     if resolved.known:
-        if n_rois is not None and n_rois != len(resolved.labels):
-            raise ValueError(
-                f"roi_order has {len(resolved.labels)} ROIs but n_rois is {n_rois}. Give one of them, or make them "
-                "agree."
-            )
-        return len(resolved.labels)
+        return n_rois_of(roi_order, n_rois)
     name = str(resolved.name)
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     near = []
@@ -181,7 +176,7 @@ def _checked_size(roi_order: ROIOrder, n_rois: int | None, time_axis: int | None
         known = re.sub(r"[^a-z0-9]", "", order)
         alike = difflib.SequenceMatcher(None, plain, known).ratio() > 0.75 or (len(plain) > 3 and plain in known)
         # schaefer100-7net of 100 parcels is another order; schafer400-7net of 400 is not.
-        same_size = n_rois is not None and n_rois == len(resolve_roi_order(order).labels)
+        same_size = n_rois is not None and n_rois == n_rois_of(order)
         numbers, sizes = re.findall(r"\d+", name), re.findall(r"\d+", order)
         # schaefer400 alone, which may be either order of its networks
         begun = n_rois is None and numbers and "+" not in order and numbers == sizes[: len(numbers)]
@@ -318,7 +313,7 @@ def dataset_from_arrays(
     n_scans = len(signals)
     if not n_scans:
         raise ValueError("Expected at least one scan, got none.")
-    expected = len(resolve_roi_order(roi_order).labels)
+    expected = n_rois_of(roi_order)
     arrays = []
     for number, scan in enumerate(signals):
         array = np.asarray(scan)

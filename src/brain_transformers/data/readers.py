@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..foreign import reading
-from ..processing.roi_orders import ROIOrder, canonical_label, resolve_roi_order, roi_labels
+from ..processing.roi_orders import ROIOrder, canonical_label, n_rois_of, resolve_roi_order, roi_labels
 from ..processing.time import check_t_r
 from .arrays import read_npy, read_npz
 from .cifti import SUFFIX as PTSERIES
@@ -84,12 +84,7 @@ def read_roi_series(
     if time_axis not in (None, 0, 1):
         raise ValueError(f"Expected time_axis to be 0 or 1, got {time_axis!r}.")
     if roi_order is not None:
-        n_labels = len(resolve_roi_order(roi_order).labels)
-        if n_labels and n_rois is not None and n_rois != n_labels:
-            raise ValueError(
-                f"roi_order has {n_labels} ROIs but n_rois is {n_rois}. Give one of them, or make them agree."
-            )
-        n_rois = n_labels or n_rois
+        n_rois = n_rois_of(roi_order, n_rois)
     if not path.is_file():
         raise ROISeriesReadError(f"{path}: there is no such file.")
     suffix = series_suffix(path)
@@ -333,8 +328,8 @@ def _take_by_label(
     """
     places = _places(labels, roi_order)
     rows = {place: row for row, place in enumerate(places) if place is not None}
-    n_rois = len(resolve_roi_order(roi_order).labels)
-    if not n_rois or len(rows) != n_rois or len(set(labels)) != len(labels):
+    n_rois = n_rois_of(roi_order)
+    if n_rois is None or len(rows) != n_rois or len(set(labels)) != len(labels):
         return array, labels
     order = [rows[place] for place in range(n_rois)]
     others = [label for label, place in zip(labels, places) if place is None]

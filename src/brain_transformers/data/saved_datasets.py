@@ -4,12 +4,12 @@ Arrow trusts its files: a damaged one crashes the interpreter when its values ar
 is validated first. That looks at lengths and offsets and not at the values, so that a large file costs no more time.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..foreign import read_json
 from ..optional import require
 from ..processing.roi_orders import ROIOrder, roi_order_text
 from . import row_kinds
@@ -24,6 +24,7 @@ else:
 
 SKIPPED_FILE = "skipped_files.tsv"
 """What `prepare` left out of a dataset, and why."""
+_PART = "a part of a saved dataset"
 _FIX = "Make the dataset anew with `brain-transformers prepare`, or copy it again from where it is whole."
 
 
@@ -100,7 +101,7 @@ def _splits(folder: Path) -> list[str] | None:
     file = folder / "dataset_dict.json"
     if not file.is_file():
         return None
-    names = _read_json(file).get("splits")
+    names = read_json(file, _PART, ROISeriesReadError, _FIX).get("splits")
     plain = isinstance(names, list) and all(isinstance(name, str) and name == Path(name).name for name in names)
     if not plain or not names:
         raise ROISeriesReadError(f"{file}: expected a list of splits, got {str(names)[:80]}. {_FIX}")
@@ -108,8 +109,9 @@ def _splits(folder: Path) -> list[str] | None:
 
 
 def _load_part(folder: Path) -> "datasets.Dataset":
-    state = _read_json(folder / "state.json")
-    _read_json(folder / "dataset_info.json")
+    state, _ = (
+        read_json(folder / name, _PART, ROISeriesReadError, _FIX) for name in ("state.json", "dataset_info.json")
+    )
     for path in _arrow_files(folder, state):
         check_arrow_file(path)
     try:
@@ -122,18 +124,6 @@ def _load_part(folder: Path) -> "datasets.Dataset":
         ) from error
     _check_rows(folder, dataset)
     return dataset.with_format("numpy")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__} instead of names and values")
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise ROISeriesReadError(
-            f"{file}: expected a part of a saved dataset, cannot read it ({error}). {_FIX}"
-        ) from error
-    return content
 
 
 def _arrow_files(folder: Path, state: dict[str, Any]) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from .roi_orders import (
     ResolvedOrder,
     ROIOrder,
     did_you_mean,
+    order_name,
     permutation,
     resolve_roi_order,
     roi_order_text,
@@ -204,11 +205,3 @@ def split_order(roi_order: ROIOrder | None, n_rois: int) -> tuple[str | list[str
         )
     text = roi_order_text(roi_order)
     return (list(resolve_roi_order(text).labels) if text.startswith("[") else text), by_y
-
-
-def order_name(order: ROIOrder | None) -> str:
-    """How messages call an order."""
-    if order is None or (isinstance(order, str) and not order.startswith("[")):
-        return repr(order)
-    labels = resolve_roi_order(order).labels
-    return f"a list of {len(labels)} labels ({', '.join(labels[:2])}, ...)"

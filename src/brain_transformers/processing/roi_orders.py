@@ -121,12 +121,10 @@ class ROIPermutation:
     Args:
         index: (n_target,) int64, row of the source for each target row, -1 where the source lacks it.
         missing: labels of the target that the source lacks.
-        extra: labels of the source that the target does not use.
     """
 
     index: np.ndarray
     missing: tuple[str, ...]
-    extra: tuple[str, ...]
 
 
 def resolve_roi_order(order: ROIOrder) -> ResolvedOrder:
@@ -184,6 +182,28 @@ def roi_order_text(order: ROIOrder) -> str:
         return order
     order = _name_or_labels(order)
     return order if isinstance(order, str) else json.dumps(list(order))
+
+
+def order_name(order: ROIOrder | None) -> str:
+    """How messages call an order."""
+    if order is None or (isinstance(order, str) and not order.startswith("[")):
+        return repr(order)
+    labels = resolve_roi_order(order).labels
+    return f"a list of {len(labels)} labels ({', '.join(labels[:2])}, ...)"
+
+
+def n_rois_of(order: ROIOrder, n_rois: int | None = None) -> int | None:
+    """How many parcels an order has; for one that is not known, `n_rois`.
+
+    Raises:
+        ValueError: if both are known and differ.
+    """
+    n_labels = len(resolve_roi_order(order).labels)
+    if n_labels and n_rois is not None and n_rois != n_labels:
+        raise ValueError(
+            f"roi_order has {n_labels} ROIs but n_rois is {n_rois}. Give one of them, or make them agree."
+        )
+    return n_labels or n_rois
 
 
 def _name_or_labels(order: Any) -> str | tuple[str, ...]:
@@ -295,47 +315,27 @@ def stable_y_order(coordinates: np.ndarray) -> np.ndarray:
     return np.argsort(coordinates[:, 1], kind="stable").astype(np.int64)
 
 
-def permutation(
-    source: ROIOrder,
-    target: ROIOrder,
-    *,
-    source_coordinates: np.ndarray | None = None,
-    target_coordinates: np.ndarray | None = None,
-) -> ROIPermutation:
+def permutation(source: ROIOrder, target: ROIOrder, *, source_coordinates: np.ndarray | None = None) -> ROIPermutation:
     """Rows of `source` that fill the rows of `target`, matched by label and never by position.
 
     Args:
         source: order of the data.
         target: order that is wanted.
-        source_coordinates, target_coordinates: (n_rois, 3), mm, in the order before sorting; for `"@y"` orders whose
-            centres this package does not ship.
+        source_coordinates: (n_rois, 3), mm, in the order before sorting; for an `"@y"` order whose centres are
+            not shipped.
 
     Returns:
-        The permutation with what is missing and what is left over.
+        The permutation with what is missing.
 
     Raises:
         ValueError: if an order is not known, or the two have no label in common.
     """
-    source_labels = [canonical_label(label) for label in roi_labels(source, source_coordinates)]
-    target_names = roi_labels(target, target_coordinates)
-    target_labels = [canonical_label(label) for label in target_names]
-    rows = {label: row for row, label in enumerate(source_labels)}
-    index = np.array([rows.get(label, -1) for label in target_labels], dtype=np.int64)
+    rows = {canonical_label(label): row for row, label in enumerate(roi_labels(source, source_coordinates))}
+    names = roi_labels(target)
+    index = np.array([rows.get(canonical_label(name), -1) for name in names], dtype=np.int64)
     if (index < 0).all():
         raise ValueError(
-            f"Expected rows that can be matched to roi_order {_short(target)}, got {_short(source)}, which has no "
-            "label in common with it. Parcellate the scan with the atlas that the model was trained on."
+            f"Expected rows that can be matched to roi_order {order_name(target)}, got {order_name(source)}, which "
+            "has no label in common with it. Parcellate the scan with the atlas that the model was trained on."
         )
-    wanted = set(target_labels)
-    return ROIPermutation(
-        index=index,
-        missing=tuple(name for name, row in zip(target_names, index) if row < 0),
-        extra=tuple(label for label in source_labels if label not in wanted),
-    )
-
-
-def _short(order: ROIOrder) -> str:
-    if isinstance(order, str) and not order.startswith("["):
-        return repr(order)
-    labels = resolve_roi_order(order).labels
-    return f"[{', '.join(labels[:2])}, ...] ({len(labels)} labels)"
+    return ROIPermutation(index, tuple(name for name, row in zip(names, index) if row < 0))

@@ -14,8 +14,8 @@ from .base import ScanProcessor, as_array, check_choice, check_number, check_siz
 from .filtering import band_pass_filter, check_band
 from .missing import measured_part
 from .parcel_gradients import gradients_of_rows
-from .parcels import MISSING_ROIS, ModelParcels, Rows, check_coordinates, order_name, split_order
-from .roi_orders import SORTED_BY_Y, ROIOrder, resolve_roi_order, roi_coordinates, roi_order_text
+from .parcels import MISSING_ROIS, ModelParcels, Rows, check_coordinates, split_order
+from .roi_orders import SORTED_BY_Y, ROIOrder, n_rois_of, order_name, roi_coordinates, roi_order_text
 from .roi_scan import ROIScan, series_values
 from .rows import agreed, series_facts, series_row, shortest_of_each_kind, unpack_row
 from .tokens import LAYOUTS, image_side, image_token_mask, series_token_mask
@@ -162,7 +162,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         # Families that do not know coordinates would refuse them as an argument.
         values = {"return_coordinates": False, **super().fitting(config)}
         if "n_rois" not in values and values.get("roi_order") is not None:
-            values["n_rois"] = len(resolve_roi_order(values["roi_order"]).labels) or cls().n_rois
+            values["n_rois"] = n_rois_of(values["roi_order"]) or cls().n_rois
         image_size = getattr(config, "image_size", None)
         if image_size is not None and values.get("layout") == "image":
             values["image_size"] = image_size if isinstance(image_size, int) else int(image_size[0])

@@ -41,7 +41,7 @@ def check_t_r(t_r: Any, name: str = "t_r") -> float:
     """
     value = t_r.item() if getattr(t_r, "size", None) == 1 and hasattr(t_r, "item") else t_r
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ValueError(f"Expected {name} to be a number of seconds, got {_short(t_r)}. Give it as in t_r=0.72.")
+        raise ValueError(f"Expected {name} to be a number of seconds, got {t_r!r:.80}. Give it as in t_r=0.72.")
     try:
         seconds = float(value)
     except OverflowError:
@@ -334,8 +334,3 @@ def window_starts(
             f"{len(starts) - len(kept)} of {len(starts)} windows of {name} hold no measured frame and are left out.",
         )
     return kept or refuse_empty(starts)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
