@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import kinds_brain_jepa
+import kinds_brain_mt
 import kinds_brain_semantoks
 import kinds_brainlm
 from golden_case import GoldenCase, find_cases
@@ -22,8 +23,10 @@ from golden_case import GoldenCase, find_cases
 KINDS = {
     "brainlm": kinds_brainlm.KINDS,
     "brain_jepa": kinds_brain_jepa.KINDS,
+    "brain_mt": kinds_brain_mt.KINDS,
     "brain_semantoks": kinds_brain_semantoks.KINDS,
 }
+UNFINISHED = {"brain_mt"}  # families whose models are being built: kinds that are not known yet are passed over
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -40,10 +43,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.UsageError(f"--golden {root} holds no case.json")
     cases = []
     for folder in folders:
-        family = json.loads((folder / "case.json").read_text(encoding="utf-8"))["family"]
+        meta = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        family, kind = meta["family"], meta["kind"]
         # Asked for by name, a family without kinds fails; otherwise it is said that nobody checks it yet.
-        unknown = family not in KINDS and not chosen
-        marks = [pytest.mark.skip(reason=f"no kinds of family {family} are known yet")] if unknown else []
+        unknown = family not in KINDS or (family in UNFINISHED and kind not in KINDS[family])
+        reason = f"no kind {kind} of family {family} is known yet"
+        marks = [pytest.mark.skip(reason=reason)] if unknown and not chosen else []
         cases.append(pytest.param(folder, marks=marks, id=str(folder.relative_to(root))))
     metafunc.parametrize("case_folder", cases)
 

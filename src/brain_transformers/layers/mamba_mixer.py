@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from .plain import input_dtype, is_plain, linear
+from .plain import input_dtype, is_plain
 from .selective_scan import selective_scan
 
 MixerType = Literal["bidirectional_v2", "causal"]
@@ -190,7 +190,7 @@ class MambaMixer(nn.Module):
             attention_mask: `(batch, length)`, 1 = observed, 0 = padding, on either side: observed steps come out as if
                 the others were not there, in both directions. What comes out at the others means nothing.
         """
-        u, z = linear(self.in_proj, hidden_states).chunk(2, dim=-1)
+        u, z = self.in_proj(hidden_states).chunk(2, dim=-1)
         if attention_mask is not None:
             u = u.masked_fill(~attention_mask.bool()[:, :, None], 0)
         y = self._direction(u, attention_mask, "")
@@ -200,14 +200,14 @@ class MambaMixer(nn.Module):
             y = y / len(self.suffixes)
         gate = nn.functional.silu(z.to(y.dtype))
         y = y * gate if torch.is_grad_enabled() else y.mul_(gate)
-        return linear(self.out_proj, y.to(input_dtype(self.out_proj, hidden_states)))
+        return self.out_proj(y.to(input_dtype(self.out_proj, hidden_states)))
 
     def _direction(self, u: torch.Tensor, mask: torch.Tensor | None, suffix: str) -> torch.Tensor:
         """Convolution, projections and scan of one direction, `(batch, length, channels)` in float32 at least."""
         convolved = self.get_submodule(f"conv1d{suffix}")(u, reverse=bool(suffix))
         x = nn.functional.silu(convolved, inplace=not torch.is_grad_enabled())
         x_proj = self.get_submodule(f"x_proj{suffix}")
-        steps, B, C = linear(x_proj, x.to(input_dtype(x_proj, u))).split(
+        steps, B, C = x_proj(x.to(input_dtype(x_proj, u))).split(
             [self.time_step_rank, self.state_size, self.state_size], dim=-1
         )
         log_A, D = self._decay(suffix)
