@@ -31,7 +31,7 @@ def test_text_is_escaped_and_nothing_is_loaded(tmp_path) -> None:
     embedded = re.search(r'src="data:image/png;base64,([^"]+)"', page)
     assert embedded is not None
     assert base64.b64decode(embedded.group(1)) == png
-    assert 'alt="alt &quot;quoted&quot;"' in page
+    assert 'alt="alt &#34;quoted&#34;"' in page
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:|#)", page)
     assert "@import" not in page
     assert "url(" not in page

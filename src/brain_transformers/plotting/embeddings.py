@@ -13,16 +13,16 @@ def plot_embedding_map(
     *,
     groups: Sequence[object],
     parts: Sequence[object] | None = None,
-    connect: bool = True,
     title: str | None = None,
 ) -> Any:
     """First two principal components of embeddings; colour is the group (subject), shape the part (scan half).
+
+    A line joins the rows of a group.
 
     Args:
         embeddings: `(n, n_features)`.
         groups: one label a row, told apart by colour and by name.
         parts: one label a row, told apart by marker.
-        connect: join the rows of a group by a line.
         title: title of the axes.
     """
     values = np.asarray(embeddings, dtype=float)
@@ -43,23 +43,19 @@ def plot_embedding_map(
     kinds = np.array(["" for _ in groups] if parts is None else [str(part) for part in parts])
     markers = dict(zip(dict.fromkeys(kinds.tolist()), "osD^vP*X", strict=False))
     with styled():
-        lines = __import__("matplotlib.lines", fromlist=["Line2D"])
         figure = new_figure(6.4, 4.3)
         axis = figure.subplots()
         for number, name in enumerate(names):
             own = labels == name
             color = SERIES[number % len(SERIES)]
-            if connect:
-                axis.plot(*plane[own].T, color=color, lw=1.0, alpha=0.6, zorder=1)
+            axis.plot(*plane[own].T, color=color, lw=1.0, alpha=0.6, zorder=1)
             for kind, marker in markers.items():
                 chosen = own & (kinds == kind)
                 axis.scatter(*plane[chosen].T, color=color, marker=marker, s=52, ec="white", lw=0.7, zorder=2)
         if parts is not None:
-            handles = [
-                lines.Line2D([], [], ls="", marker=marker, color=INK, ms=6, label=kind)
-                for kind, marker in markers.items()
-            ]
-            axis.legend(handles=handles, loc="best")
+            for kind, marker in markers.items():
+                axis.plot([], [], ls="", marker=marker, color=INK, ms=6, label=kind)
+            axis.legend(loc="best")
         axis.margins(0.14)
         axis.set_xlabel(f"principal component 1 ({shares[0]:.0%} of the variance)")
         axis.set_ylabel(f"principal component 2 ({shares[1]:.0%})")

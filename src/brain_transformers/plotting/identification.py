@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..optional import require
 from .style import SCORE_MAP, VERMILION, new_figure, styled
 
 
@@ -33,7 +34,7 @@ def plot_identification(
     with styled():
         figure = new_figure(3.7 * n + 0.3, 3.9)
         axes = np.atleast_1d(figure.subplots(1, n))
-        patches = __import__("matplotlib.patches", fromlist=["Rectangle"])
+        patches = require("matplotlib.patches", extra="plot", purpose="drawing figures")
         for number, (axis, (name, result)) in enumerate(zip(axes, results.items(), strict=True)):
             matrix = result.similarity
             size = len(matrix)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..optional import require
 from .style import BLUE, INK, LIGHT_GREY, SIGNAL_MAP, VERMILION, new_figure, styled, symmetric_limit
 
 
@@ -134,7 +135,7 @@ def plot_carpet(
     step = 1.0 if t_r is None else float(t_r)
     extent = (-0.5 * step, (original.shape[1] - 0.5) * step, len(rows) - 0.5, -0.5)
     with styled():
-        colormap = __import__("matplotlib").colormaps[SIGNAL_MAP].with_extremes(bad="#bdbdbd")
+        colormap = require("matplotlib", extra="plot", purpose="drawing figures").colormaps[SIGNAL_MAP]
         figure = new_figure(8.6, 3.7)
         axes = figure.subplots(1, 3, sharey=True)
         panels = (
@@ -147,7 +148,7 @@ def plot_carpet(
             image = axis.imshow(
                 values[rows],
                 aspect="auto",
-                cmap=colormap,
+                cmap=colormap.with_extremes(bad="#bdbdbd"),
                 vmin=-limit,
                 vmax=limit,
                 extent=extent,

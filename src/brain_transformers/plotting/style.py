@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from ..optional import require
 
 # Okabe and Ito's palette, which people with any common colour blindness can tell apart.
@@ -62,8 +64,7 @@ def styled() -> Any:
 
 def symmetric_limit(*arrays: Any, percentile: float = 99.0) -> float:
     """Common limit of a diverging colour scale: a percentile of the absolute values of all arrays."""
-    numpy = require("numpy", extra="plot", purpose="drawing figures")
-    values = numpy.concatenate([numpy.abs(numpy.asarray(array, dtype=float)).ravel() for array in arrays])
-    values = values[numpy.isfinite(values)]
-    limit = float(numpy.percentile(values, percentile)) if values.size else 0.0
+    values = np.concatenate([np.abs(np.asarray(array, dtype=float)).ravel() for array in arrays])
+    values = values[np.isfinite(values)]
+    limit = float(np.percentile(values, percentile)) if values.size else 0.0
     return limit if limit > 0 else 1.0
