@@ -200,6 +200,8 @@ def test_it_goes_through_embed(processor, rows) -> None:
     np.testing.assert_allclose(values[2], expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="Expected scan 1 as a row with volume, got a row with age"):
         bt.embed_dataset(model, [rows[0], {"age": 3}], processor, progress=False)
+    crops = bt.crop_features(model, rows, processor, 2, pooling="mean", progress=False)
+    assert crops.shape == (4, 2, model.config.hidden_size)
     with pytest.raises(ValueError, match="this extractor gives"):
         bt.embed_dataset(TinyVolumeModel(TinyVolumeConfig(shape=[3, 4, 3])), rows, processor, progress=False)
     with pytest.raises(ValueError, match=r"Pass \[scan\]"):

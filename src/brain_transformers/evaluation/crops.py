@@ -1,20 +1,20 @@
 """Evenly spaced crops of scans: frozen features for a probe, and logits to be averaged over the crops."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ..data.collators import ScanCollator
-from ..processing.roi_series import ROISeriesFeatureExtractor
-from .embedding import POOLINGS, check_parts, run_windows
+from ..processing.base import ScanProcessor
+from .embedding import Pick, body_and_pooling, run_windows
 
 
 def crop_features(
     model: Any,
     dataset: Any,
-    extractor: ROISeriesFeatureExtractor,
+    extractor: ScanProcessor,
     n_crops: int = 8,
     *,
     pooling: str = "model",
@@ -48,23 +48,14 @@ def crop_features(
     Raises:
         ValueError: for an unknown option, an empty dataset, or a scan that the extractor refuses.
     """
-    if pooling not in POOLINGS:
-        raise ValueError(f"Expected pooling to be one of {list(POOLINGS)}, got {pooling!r}.")
-    check_parts(model, extractor)
-    body = model.base_model
-
-    def pooled(output: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return body.pool(output, pooling, inputs.get("attention_mask"), inputs["signals"].shape[2])
-
-    return _run_crops(
-        body, dataset, extractor, n_crops, pooled, batch_size, device, dtype, progress, "Embedding crops"
-    )
+    body, pick = body_and_pooling(model, extractor, pooling)
+    return _run_crops(body, dataset, extractor, n_crops, pick, batch_size, device, dtype, progress, "Embedding crops")
 
 
 def predict_crops(
     model: Any,
     dataset: Any,
-    extractor: ROISeriesFeatureExtractor,
+    extractor: ScanProcessor,
     n_crops: int = 8,
     *,
     batch_size: int = 16,
@@ -96,9 +87,9 @@ def predict_crops(
 def _run_crops(
     model: Any,
     dataset: Any,
-    extractor: ROISeriesFeatureExtractor,
+    extractor: ScanProcessor,
     n_crops: int,
-    pick: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor],
+    pick: Pick,
     batch_size: int,
     device: str | torch.device | None,
     dtype: str,

@@ -174,8 +174,16 @@ class WindowValues:
     left_out: dict[int, str]
 
 
-def check_parts(model: Any, processor: Any) -> None:
-    """Raise TypeError for what is no model and no processor of scans, such as their names."""
+Pick = Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor]
+
+
+def body_and_pooling(model: Any, processor: Any, pooling: str) -> tuple[Any, Pick]:
+    """The body of a model, and what takes pooled values from its output, for [`run_windows`].
+
+    Raises:
+        TypeError: for what is no model and no processor of scans, such as their names.
+    """
+    check_choice("pooling", pooling, POOLINGS)
     for what, value, kind, fix in (
         ("a model", model, PreTrainedModel, "transformers.AutoModel"),
         ("a feature extractor", processor, ScanProcessor, "transformers.AutoFeatureExtractor"),
@@ -185,13 +193,17 @@ def check_parts(model: Any, processor: Any) -> None:
             raise TypeError(
                 f"Expected {what}, got {got:.80}. Load it first, with {fix}.from_pretrained(folder or Hub name)."
             )
+    body, main = model.base_model, processor.model_input_names[0]
+    return body, lambda output, inputs: body.pool(
+        output, pooling, inputs.get("attention_mask"), inputs[main].shape[-1]
+    )
 
 
 def run_windows(
     model: Any,
     dataset: Any,
     collator: ScanCollator,
-    pick: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor],
+    pick: Pick,
     *,
     batch_size: int,
     device: str | torch.device | None,
@@ -320,19 +332,15 @@ def embed_dataset(
         ImportError: without pandas (extra `eval`).
     """
     pandas = require("pandas", extra="eval", purpose="tables of embeddings")
-    check_choice("pooling", pooling, POOLINGS)
     check_choice("level", level, LEVELS)
     check_choice("window", window, SCAN_WINDOWS)
     inner = extractor.processor if isinstance(extractor, ScanCollator) else extractor
-    check_parts(model, inner)
-    body = model.base_model
+    body, pick = body_and_pooling(model, inner, pooling)
     run = run_windows(
         body,
         dataset,
         ScanCollator(inner, window=window, return_windows=True),
-        lambda output, inputs: body.pool(
-            output, pooling, inputs.get("attention_mask"), inputs[inner.model_input_names[0]].shape[-1]
-        ),
+        pick,
         batch_size=batch_size,
         device=device,
         dtype=dtype,
