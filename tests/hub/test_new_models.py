@@ -1,6 +1,7 @@
 """New models that fit a dataset."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -9,11 +10,17 @@ import torch
 pytest.importorskip("datasets")
 
 import datasets
-from transformers import AutoModel, AutoModelForSequenceClassification
+from huggingface_hub.dataclasses import strict
+from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 import brain_transformers as bt
 from brain_transformers.data.row_randomness import SeededDraws
+from brain_transformers.hub import registry
+from brain_transformers.models.configuration_base import BrainConfig, ScanFacts, Table
+from brain_transformers.models.family import Family, NamedModel
+from brain_transformers.models.modeling_base import BrainPreTrainedModel
 from brain_transformers.models.parcel_tables import parcel_gradients
+from brain_transformers.processing.base import CheckedScan, ScanProcessor
 
 
 def scans(n_rois: int, roi_order: Any = None, t_r: float | None = 2.0, n_timepoints: int = 60) -> Any:
@@ -134,6 +141,114 @@ def test_a_classifier_takes_the_fields_of_its_head_and_a_folder_of_rows(tmp_path
         bt.new_model("brain-jepa-tiny", scans(12, labels(12)).select([]))
     with pytest.raises(ValueError, match="Did you mean hidden_size"):
         bt.new_model("brain-jepa-tiny", scans(12, labels(12)), hiden_size=32)
+
+
+# --- a family and a modality that the package does not have ---
+
+
+class ProfileProcessor(ScanProcessor):
+    """Rows with a 1-D `profile` become `profiles` less the level of the training set."""
+
+    model_input_names = ["profiles"]
+    reads = ("profile",)
+    tells = ("unit",)
+    scan_ndim = 1
+    takes_from_config = ("length",)
+
+    def __init__(self, length: int = 3, level: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.length, self.level = length, level
+
+    def check(self, scan: Any, name: str, **known: Any) -> CheckedScan:
+        values = np.asarray(scan, dtype=np.float32)
+        if len(values) != self.length:
+            raise ValueError(f"Expected {name} of {self.length} values, got {len(values)}.")
+        return CheckedScan(name, values - np.float32(self.level or 0))
+
+    def cut(self, scan: CheckedScan, starts: Any) -> dict[str, np.ndarray]:
+        return {"profiles": np.stack([scan.values] * len(starts))}
+
+    def measure(self, scan: Any, name: str, **known: Any) -> float:
+        return float(np.mean(scan))
+
+    def settle(self, measures: list[float]) -> None:
+        self.level = float(np.mean(measures))
+
+    @property
+    def is_fitted(self) -> bool:
+        return self.level is not None
+
+    @classmethod
+    def facts(cls, rows: Any, chosen: Any, what: str) -> ScanFacts:
+        return ProfileFacts(length=len(rows[0]["profile"]))
+
+    def make_table(self, name: str, shape: Any, rows: Any, what: str) -> Any:
+        return np.mean([row["profile"] for row in rows], axis=0, keepdims=True), f"mean of {len(rows)} {what}"
+
+
+@dataclass(frozen=True)
+class ProfileFacts(ScanFacts):
+    length: int = 0
+
+
+class ProfileFamily(Family):
+    def load_class(self, kind: str) -> Any:
+        return {"Config": ProfileConfig, "ForMaskedModeling": ProfileForMaskedModeling}[kind]
+
+    def load_processor(self) -> Any:
+        return ProfileProcessor
+
+
+@strict
+class ProfileConfig(BrainConfig):
+    family: ClassVar[Family] = ProfileFamily(
+        "profile", "Profile", "Profile", "made_up_profile", "none", models={"profile-tiny": NamedModel({"length": 7})}
+    )
+    model_type = "made_up_profile"
+    table_sources = {"means": "means_source"}
+    hidden_act: str = "gelu"
+    length: int = 3
+    means_source: str | None = None
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        return {"means": Table("mean", (1, self.length), self.means_source)}
+
+    def fitted_to(self, facts: Any, chosen: Any) -> dict[str, Any]:
+        return {"length": facts.length, **chosen}
+
+
+class ProfileForMaskedModeling(BrainPreTrainedModel):
+    config_class = ProfileConfig
+    base_model_prefix = "profile"
+    main_input_name = "profiles"
+
+    def __init__(self, config: ProfileConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("means", torch.zeros(1, config.length))
+        self.output = torch.nn.Linear(config.length, 1)
+        self.post_init()
+
+
+def test_a_family_of_another_modality_needs_nothing_of_this_package_changed(monkeypatch, capsys) -> None:
+    family = ProfileConfig.family
+    monkeypatch.setitem(registry.MODELS, "profile-tiny", family.models["profile-tiny"])
+    monkeypatch.setitem(registry._FAMILY_OF, "profile-tiny", family)
+    AutoModelForPreTraining.register(ProfileConfig, ProfileForMaskedModeling, exist_ok=True)
+    rows = datasets.Dataset.from_list([{"profile": [1.0, 2.0, 3.0 + n], "unit": "mm"} for n in range(4)])
+    model, processor = bt.new_model("profile-tiny", rows)
+    assert (model.config.length, processor.length) == (3, 3)
+    assert processor.level == pytest.approx(2.5)
+    assert model.means.tolist() == [[1.0, 2.0, 4.5]]
+    said = capsys.readouterr().out
+    assert "length: 3, as in the dataset (profile-tiny has 7)" in said
+    assert "scale: fitted" in said
+    assert "means: mean of 4 training scans" in said
+    processor.try_rows(rows, "evaluation")
+    with pytest.raises(ValueError, match=r"Row 0 of the evaluation set does not fit: Expected .* of 3 values, got 2"):
+        processor.try_rows(datasets.Dataset.from_list([{"profile": [1.0, 2.0], "unit": "mm"}]), "evaluation")
+    with pytest.raises(ValueError, match="without the columns unit"):
+        bt.new_model("profile-tiny", rows.remove_columns("unit"))
 
 
 @pytest.mark.parametrize("name", ["brain-jepa-tiny", "brain-semantoks-tiny"])

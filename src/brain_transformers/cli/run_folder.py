@@ -68,7 +68,6 @@ def train_in_folder(
     """
     from transformers import set_seed
 
-    from ..hub.new_models import check_rows
     from ..hub.registry import MODELS
 
     # A launcher tells each process its rank and waits for none of them here.
@@ -76,7 +75,7 @@ def train_in_folder(
         run = _look(args, training)
         set_seed(training.seed)
         beginning = begin()
-        check_rows(beginning.processor, evaluation_rows, "evaluation")
+        beginning.processor.try_rows(evaluation_rows, "evaluation")
         if not run.settle(beginning, new=args.model in MODELS, rows=rows, evaluation_rows=evaluation_rows):
             return 0
         print(beginning.said)

@@ -136,16 +136,10 @@ def fit_to_rows(processor: Any, rows: Any, what: str, *, fit: bool) -> None:
     Raises:
         ValueError: if rows do not fit the model.
     """
-    check_rows(processor, rows, what)
+    processor.try_rows(rows, what)
     if fit and not processor.is_fitted:
         processor.fit(rows)
         print(f"scale: {processor.describe()['scale']}")
-
-
-def check_rows(processor: Any, rows: Any, what: str) -> None:
-    """Try some rows, which stand for all; see [`ScanProcessor.try_rows`]. Without rows there is nothing to try."""
-    for line in () if rows is None else processor.try_rows(rows, what):
-        print(line)
 
 
 # --- tables ---

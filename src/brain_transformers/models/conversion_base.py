@@ -226,6 +226,29 @@ class KeyMap:
         return converted, report
 
 
+WB = r"(?P<wb>weight|bias)"
+
+
+def block_rules(source: str, target: str, fc1: str = "fc1", fc2: str = "fc2") -> list[tuple[str, str]]:
+    """Rules for the layers of a vision transformer by the names that most authors use.
+
+    Args:
+        source: pattern of what stands before the number of a layer.
+        target: what stands before `layers` in our name.
+        fc1, fc2: names of the two linear layers of the feed-forward block.
+    """
+    block, layer = rf"{source}(?P<layer>\d+)\.", rf"{target}layers.\g<layer>."
+    return [
+        (rf"{block}norm1\.{WB}", rf"{layer}layernorm_before.\g<wb>"),
+        (rf"{block}norm2\.{WB}", rf"{layer}layernorm_after.\g<wb>"),
+        (rf"{block}attn\.qkv\.{WB}", rf"{layer}attention.qkv.\g<wb>"),
+        (rf"{block}attn\.proj\.{WB}", rf"{layer}attention.out_proj.\g<wb>"),
+        (rf"{block}mlp\.{fc1}\.{WB}", rf"{layer}mlp.fc1.\g<wb>"),
+        (rf"{block}mlp\.{fc2}\.{WB}", rf"{layer}mlp.fc2.\g<wb>"),
+        (rf"{block}ls(?P<n>[12])\.gamma", rf"{layer}layer_scale\g<n>"),
+    ]
+
+
 def _first(names: list[str], n: int, separator: str) -> str:
     return separator.join([*names[:n], *(["..."] if len(names) > n else [])])
 

@@ -183,13 +183,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
 
     @classmethod
     def facts(cls, rows: Any, chosen: Mapping[str, Any], what: str) -> ScanFacts:
-        """What the rows of a dataset have in common, for `config.fitted_to`.
-
-        Args:
-            rows: the dataset.
-            chosen: fields of the configuration that are not asked of it.
-            what: how messages call the scans.
-        """
+        """What the rows of a dataset (`what` in messages) have in common, but for fields of a model in `chosen`."""
         return ScanFacts()
 
     def remarks(self, facts: ScanFacts) -> list[str]:
@@ -197,61 +191,35 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         return []
 
     def set_table(self, name: str, array: np.ndarray) -> None:
-        """Keep one of `own_tables`.
-
-        Raises:
-            ValueError: if it does not fit.
-        """
+        """Keep one of `own_tables`; raises ValueError if it does not fit."""
         raise NotImplementedError(f"{type(self).__name__} keeps no table {name!r}.")
 
     def make_table(self, name: str, shape: tuple[Any, ...], rows: Any, what: str) -> tuple[np.ndarray, str] | None:
-        """A table for a model that follows from what the processor knows or from scans, and where it comes from.
-
-        Args:
-            name: one of `model.tables`.
-            shape: of it.
-            rows: scans to compute it from, called `what`.
-        """
+        """A table of a model that follows from what is known or from rows, and its source; `None` if it does not."""
         return None
-
-    def unfitted(self) -> Any:
-        """One like this that takes scans before anything is fitted; `None` if there can be none."""
-        return copy.deepcopy(self) if self.is_fitted else None
 
     def representatives(self, rows: Any) -> list[int]:
         """Numbers of the rows that stand for all when a dataset is tried; by default the first one."""
         return [0]
 
-    def tried(self, row: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> list[str]:
-        """Lines about a row that was tried, and what became of it."""
-        return []
+    def try_row(self, row: Mapping[str, Any]) -> None:
+        """Raise ValueError if a row cannot be used, also where nothing is fitted yet; says what should be known."""
+        if self.is_fitted:
+            copy.deepcopy(self)(row, window="first")
 
-    def try_rows(self, rows: Any, what: str) -> list[str]:
-        """Try some rows, so that what the model cannot take is said before training and not in it.
-
-        Args:
-            rows: a dataset.
-            what: how messages call it, such as `"training"`.
-
-        Returns:
-            Lines that the user should see.
+    def try_rows(self, rows: Any, what: str) -> None:
+        """Try some rows (`None`: none), so that what the model cannot take is said before training and not in it.
 
         Raises:
-            ValueError: what the processor says about a row.
+            ValueError: what the processor says about a row of this set (`what`, such as `"training"`).
         """
-        said: list[str] = []
-        if (trial := self.unfitted()) is None:
-            return said
-        for number in self.representatives(rows):
-            row = rows[number]
+        for number in () if rows is None else self.representatives(rows):
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # the real one says it again
-                    batch = trial(row, window="first")
+                    warnings.simplefilter("ignore")  # said when the row is used
+                    self.try_row(rows[number])
             except ValueError as error:
                 raise ValueError(f"Row {number} of the {what} set does not fit: {error}") from error
-            said += [f"{line} (as row {number} of the {what} set)" for line in trial.tried(row, batch)]
-        return said
 
     # --- written once ---
 

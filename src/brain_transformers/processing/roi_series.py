@@ -503,7 +503,11 @@ class ROISeriesFeatureExtractor(ScanProcessor):
 
     def remarks(self, facts: ScanFacts) -> list[str]:
         """What becomes of the time of the scans."""
-        return time.new_model_remarks(self.t_r, facts.t_r)
+        if self.t_r is None:
+            return ["t_r: unknown, so that scans are taken as they come (--config t_r=SECONDS, or prepare --t-r)"]
+        if facts.t_r is None or self.t_r <= 1.025 * facts.t_r:
+            return []
+        return [f"t_r: scans of {facts.t_r:g} s are brought to {self.t_r:g} s, as the model has it (--config t_r=...)"]
 
     def set_table(self, name: str, array: np.ndarray) -> None:
         """Keep parcel centres `(n_rois, 3)` in mm, in the order of `roi_order`."""
@@ -520,24 +524,17 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             return None
         return np.asarray(centres, dtype=np.float32), "centres of the feature extractor"
 
-    def unfitted(self) -> "ROISeriesFeatureExtractor":
-        """One that does not scale."""
-        trial = copy.deepcopy(self)
-        trial.normalization, trial.expected_std = "none", None
-        return trial
-
     def representatives(self, rows: Any) -> list[int]:
         """The shortest scan of each order, number of parcels and repetition time."""
         return shortest_of_each_kind(rows)
 
-    def tried(self, row: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> list[str]:
-        """Whether scans are shorter than a window."""
-        if "attention_mask" not in batch or batch["signals"][:, :, -self.patch_size :].any():
-            return []
-        own, ours = (
-            time.length_words(*each) for each in ((row["n_timepoints"], row["t_r"]), (self.n_timepoints, self.t_r))
-        )
-        return [f"scans of {own} are shorter than a window of {ours} and are padded"]
+    def try_row(self, row: Mapping[str, Any]) -> None:
+        """See [`ScanProcessor.try_row`]; scaling needs no trial, and may not be fitted yet."""
+        trial = copy.deepcopy(self)
+        trial.normalization, trial.expected_std = "none", None
+        batch = trial(row, window="first")
+        if "attention_mask" in batch and not batch["signals"][:, :, -self.patch_size :].any():
+            print(f"scans of {row['n_timepoints']} timepoints are shorter than a window, and are padded")
 
     def as_row(self, item: Any, index: int) -> Mapping[str, Any]:
         """Item `index` of a dataset as a row that says its shape."""

@@ -97,20 +97,6 @@ def common_t_r(t_rs: Iterable[Any], tolerance: float = 0.025, what: str = "scans
     return common
 
 
-def length_words(n_timepoints: int, t_r: float | None) -> str:
-    """A length in words: `"40 timepoints of 2 s"`."""
-    return f"{n_timepoints} timepoints{f' of {t_r:g} s' if t_r and t_r == t_r else ''}"
-
-
-def new_model_remarks(t_r: float | None, scans: float | None) -> list[str]:
-    """What a new model of repetition time `t_r` does with scans that mostly have another, in lines."""
-    if t_r is None:
-        return ["t_r: unknown, so that scans are taken as they come (--config t_r=SECONDS, or prepare --t-r)"]
-    if scans is not None and t_r > 1.025 * scans:
-        return [f"t_r: scans of {scans:g} s are brought to {t_r:g} s, as the model has it (--config t_r=...)"]
-    return []
-
-
 # --- from the time of a scan to that of the model ---
 
 

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 from ..conversion_base import (
+    WB,
     ConversionError,
     ConvertedCheckpoint,
     Converter,
     GivenFile,
     InputFile,
     KeyMap,
+    block_rules,
     check_against_model,
     count_layers,
     tensor_of,
@@ -36,44 +38,32 @@ PUBLISHED_HEADS = {384: 6, 768: 12, 1024: 16}
 PUBLISHED_N_ROIS = 450
 AUTHORS_GRADIENT_SHA256 = "c9bc667e49aae442e12607bee8be86c31c330f2844cf72e7c84b16de312ed007"
 
-_WB = r"(?P<wb>weight|bias)"
 _NET = r"(?P<net>brain_jepa|context_encoder)\."
-
-
-def _block_rules(source: str, target: str) -> list[tuple[str, str]]:
-    blocks = rf"{source}(?P<layer>\d+)\."
-    return [
-        (rf"{blocks}norm1\.{_WB}", rf"{target}.layers.\g<layer>.layernorm_before.\g<wb>"),
-        (rf"{blocks}norm2\.{_WB}", rf"{target}.layers.\g<layer>.layernorm_after.\g<wb>"),
-        (rf"{blocks}attn\.qkv\.{_WB}", rf"{target}.layers.\g<layer>.attention.qkv.\g<wb>"),
-        (rf"{blocks}attn\.proj\.{_WB}", rf"{target}.layers.\g<layer>.attention.out_proj.\g<wb>"),
-        (rf"{blocks}mlp\.(?P<fc>fc[12])\.{_WB}", rf"{target}.layers.\g<layer>.mlp.\g<fc>.\g<wb>"),
-    ]
 
 
 def _position_rules(source: str, target: str) -> list[tuple[str, str]]:
     return [
         (rf"{source}emb_h", rf"{target}.time_positions"),
         (rf"{source}emb_w", rf"{target}.roi_positions"),
-        (rf"{source}predictor_pos_embed_proj\.{_WB}", rf"{target}.gradient_projection.\g<wb>"),
+        (rf"{source}predictor_pos_embed_proj\.{WB}", rf"{target}.gradient_projection.\g<wb>"),
     ]
 
 
 KEY_MAP = KeyMap(
     rules=[
-        (rf"{_NET}patch_embed\.proj\.{_WB}", r"\g<net>.embeddings.patch_projection.\g<wb>"),
+        (rf"{_NET}patch_embed\.proj\.{WB}", r"\g<net>.embeddings.patch_projection.\g<wb>"),
         *_position_rules(rf"{_NET}pos_embed_proj\.", r"\g<net>.embeddings.positions"),
-        *_block_rules(rf"{_NET}blocks\.", r"\g<net>"),
-        (rf"{_NET}norm\.{_WB}", r"\g<net>.layernorm.\g<wb>"),
+        *block_rules(rf"{_NET}blocks\.", r"\g<net>."),
+        (rf"{_NET}norm\.{WB}", r"\g<net>.layernorm.\g<wb>"),
         (r"predictor\.mask_token", "predictor.mask_token"),
-        (rf"predictor\.predictor_embed\.{_WB}", r"predictor.embed.\g<wb>"),
+        (rf"predictor\.predictor_embed\.{WB}", r"predictor.embed.\g<wb>"),
         *_position_rules(r"predictor\.predictor_2dpe_proj\.", "predictor.positions"),
-        *_block_rules(r"predictor\.predictor_blocks\.", "predictor"),
-        (rf"predictor\.predictor_norm\.{_WB}", r"predictor.layernorm.\g<wb>"),
-        (rf"predictor\.predictor_proj\.{_WB}", r"predictor.projection.\g<wb>"),
-        (rf"fc_norm\.{_WB}", r"classifier.norm.\g<wb>"),
+        *block_rules(r"predictor\.predictor_blocks\.", "predictor."),
+        (rf"predictor\.predictor_norm\.{WB}", r"predictor.layernorm.\g<wb>"),
+        (rf"predictor\.predictor_proj\.{WB}", r"predictor.projection.\g<wb>"),
+        (rf"fc_norm\.{WB}", r"classifier.norm.\g<wb>"),
         (r"head\.0\.(?P<stat>running_mean|running_var|num_batches_tracked)", r"classifier.batch_norm.\g<stat>"),
-        (rf"head\.(?:1\.)?{_WB}", r"classifier.linear.\g<wb>"),
+        (rf"head\.(?:1\.)?{WB}", r"classifier.linear.\g<wb>"),
     ],
 )
 
@@ -108,6 +98,12 @@ def infer_config(
     n_timepoints: int | None = None,
 ) -> Any:
     """Configuration of a checkpoint from the shapes of its weights and what they do not tell.
+
+    Args:
+        weights, downstream: see [`flatten_checkpoint`].
+        gradients: `(n_rois, n_components)` table.
+        num_attention_heads: of encoder and predictor; known for the published widths.
+        n_rois, n_timepoints: needed only where there is no gradient table.
 
     Raises:
         ConversionError: if something that cannot be read from the weights is missing or contradicts them.
@@ -187,25 +183,20 @@ def infer_config(
 
 
 def convert_checkpoint(
-    content: dict[str, Any],
-    gradients: np.ndarray | None,
-    num_attention_heads: int | None = None,
-    n_rois: int | None = None,
-    n_timepoints: int | None = None,
+    content: dict[str, Any], gradients: np.ndarray | None, **sizes: int | None
 ) -> ConvertedCheckpoint:
     """Turn the content of an authors' file into ours, strictly.
 
     Args:
         content: what `torch.load` gives (tensors may be on the meta device).
         gradients: `(n_rois, n_components)` table; not needed for positions by index.
-        num_attention_heads: of encoder and predictor; known for the published widths.
-        n_rois, n_timepoints: needed only where there is no gradient table.
+        sizes: what neither tells, see [`infer_config`].
 
     Raises:
         ConversionError: if anything is unknown, missing, or of a shape that the rest does not imply.
     """
     weights, downstream = flatten_checkpoint(content)
-    config = infer_config(weights, downstream, gradients, num_attention_heads, n_rois, n_timepoints)
+    config = infer_config(weights, downstream, gradients, **sizes)
     model_class: Any = BrainJEPAForSequenceClassification if downstream else BrainJEPAForMaskedModeling
     converted, report = KEY_MAP.convert(weights)
     for name, value in converted.items():
@@ -219,16 +210,9 @@ def convert_checkpoint(
     return ConvertedCheckpoint(model_class, config, converted, report)
 
 
-def convert(
-    checkpoint: GivenFile,
-    gradient: GivenFile | None = None,
-    num_attention_heads: int | None = None,
-    n_rois: int | None = None,
-    n_timepoints: int | None = None,
-) -> ConvertedCheckpoint:
+def convert(checkpoint: GivenFile, gradient: GivenFile | None = None, **sizes: int | None) -> ConvertedCheckpoint:
     """See [`Converter`]."""
-    table = None if gradient is None else gradient.content
-    converted = convert_checkpoint(checkpoint.content, table, num_attention_heads, n_rois, n_timepoints)
+    converted = convert_checkpoint(checkpoint.content, None if gradient is None else gradient.content, **sizes)
     if gradient is not None and converted.config.position_type == "gradient":
         digest, name = gradient.sha256, gradient.path.name
         known = ", the authors' table" if digest == AUTHORS_GRADIENT_SHA256 else ""

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from ..conversion_base import (
+    WB,
     ConversionError,
     ConvertedCheckpoint,
     Converter,
     GivenFile,
     InputFile,
     KeyMap,
+    block_rules,
     check_against_model,
     weights_of,
 )
@@ -35,7 +37,6 @@ from .modeling_brain_semantoks import (
 )
 from .networks_brain_semantoks import networks_of_parcels
 
-_WB = r"(?P<wb>weight|bias)"
 _BRANCH = r"branches\.(?P<branch>\d+)"
 _ENCODERS = {"teacher": "brain_semantoks", "student": "student"}
 # Our names of the authors' atlases, and their number of parcels.
@@ -76,48 +77,38 @@ def key_map(
         ours = rf"{target}embeddings.tokenizers.\g<network>."
         branch = rf"{ours}branches.\g<branch>."
         transformer = rf"{encoder}inter_network_transformer\."
-        block, layer = rf"{transformer}transformer_blocks\.(?P<layer>\d+)\.", rf"{target}layers.\g<layer>."
         if not tokenizers:
             reason = "parcels have one shared projection instead"
             dropped.append((rf"(?P<part>{encoder}network_tokenizers\.[^.]+)\..*", reason))
         if pooling != "attention":
             unused = rf"(?P<part>{encoder}network_tokenizers\.{atlas})\.\d+\.pool\.attention\.weight"
             dropped.append((unused, f"not used with pooling {pooling!r}"))
-        dropped.append((rf"{transformer}norm\.{_WB}", _DEAD_NORM))
+        dropped.append((rf"{transformer}norm\.{WB}", _DEAD_NORM))
         dropped.append((rf"(?P<part>{encoder}network_tokenizers\.(?!{atlas}\.)[^.]+)\..*", _DEAD_SET))
         rules += [
-            (rf"{tokenizer}{_BRANCH}\.{_WB}", rf"{branch}convolution.\g<wb>"),
-            (rf"{tokenizer}{_BRANCH}\.depthwise\.{_WB}", rf"{branch}convolution.\g<wb>"),
-            (rf"{tokenizer}{_BRANCH}\.(?P<part>pointwise|projection)\.{_WB}", rf"{branch}\g<part>.\g<wb>"),
+            (rf"{tokenizer}{_BRANCH}\.{WB}", rf"{branch}convolution.\g<wb>"),
+            (rf"{tokenizer}{_BRANCH}\.depthwise\.{WB}", rf"{branch}convolution.\g<wb>"),
+            (rf"{tokenizer}{_BRANCH}\.(?P<part>pointwise|projection)\.{WB}", rf"{branch}\g<part>.\g<wb>"),
             (rf"{tokenizer}{_BRANCH}\.slconv\.D", rf"{branch}skip"),
             (rf"{tokenizer}{_BRANCH}\.slconv\.multiplier", rf"{branch}decay"),
             (rf"{tokenizer}{_BRANCH}\.slconv\.kernel_norm", rf"{branch}kernel_norm"),
             (rf"{tokenizer}{_BRANCH}\.slconv\.kernel_list\.(?P<scale>\d+)", rf"{branch}kernels.\g<scale>"),
             (rf"{tokenizer}pool\.attention\.weight", rf"{ours}attention_pool.weight"),
-            (rf"{tokenizer}norm\.{_WB}", rf"{ours}norm.\g<wb>"),
-            (rf"{encoder}shared_roi_projection\.{_WB}", rf"{target}embeddings.shared_projection.\g<wb>"),
+            (rf"{tokenizer}norm\.{WB}", rf"{ours}norm.\g<wb>"),
+            (rf"{encoder}shared_roi_projection\.{WB}", rf"{target}embeddings.shared_projection.\g<wb>"),
             (rf"{transformer}(?P<token>mask_embedding|cls_token)", rf"{target}embeddings.\g<token>"),
             (rf"{transformer}temporal_pos_embedding", rf"{target}embeddings.time_positions"),
             (rf"{transformer}network_learnable_pos_embedding\.weight", rf"{target}embeddings.network_positions"),
-            (rf"{block}norm1\.{_WB}", rf"{layer}layernorm_before.\g<wb>"),
-            (rf"{block}norm2\.{_WB}", rf"{layer}layernorm_after.\g<wb>"),
-            (rf"{block}attn\.qkv\.weight", rf"{layer}attention.qkv.weight"),
-            (rf"{block}attn\.proj\.{_WB}", rf"{layer}attention.out_proj.\g<wb>"),
-            (rf"{block}mlp\.0\.{_WB}", rf"{layer}mlp.fc1.\g<wb>"),
-            (rf"{block}mlp\.3\.{_WB}", rf"{layer}mlp.fc2.\g<wb>"),
-            (rf"{block}ls(?P<n>[12])\.gamma", rf"{layer}layer_scale\g<n>"),
-            (rf"{encoder}norm\.{_WB}", rf"{target}layernorm.\g<wb>"),
+            *block_rules(rf"{transformer}transformer_blocks\.", target, "0", "3"),
+            (rf"{encoder}norm\.{WB}", rf"{target}layernorm.\g<wb>"),
         ]
         if shared_mask_head:
             dropped.append((rf"(?P<part>{name}_mask_predictor)\..*", _ALIAS))
         for theirs, mine in (("predictor", "head"), ("mask_predictor", "mask_head")):
-            rules.append((rf"{name}_{theirs}\.mlp\.{_WB}", rf"{name}_{mine}.layers.0.\g<wb>"))
-            # Activations stand between the linear layers, so these have even numbers.
-            rules += [
-                (rf"{name}_{theirs}\.mlp\.{2 * place}\.{_WB}", rf"{name}_{mine}.layers.{place}.\g<wb>")
-                for place in range(8)
-            ]
-    rules.append((rf"(?:teacher|student)_encoder\.head\.1\.{_WB}", r"classifier.output.\g<wb>"))
+            rules.append((rf"{name}_{theirs}\.mlp\.{WB}", rf"{name}_{mine}.layers.0.\g<wb>"))
+            for place in range(8):  # activations stand between the linear layers, so these have even numbers
+                rules.append((rf"{name}_{theirs}\.mlp\.{2 * place}\.{WB}", rf"{name}_{mine}.layers.{place}.\g<wb>"))
+    rules.append((rf"(?:teacher|student)_encoder\.head\.1\.{WB}", r"classifier.output.\g<wb>"))
     return KeyMap(rules=rules, dropped=dropped)
 
 

@@ -19,13 +19,13 @@ from ..brainlm_vit.conversion_brainlm_vit import (
     MLP_RULES,
     OPTIONAL_FIELDS,
     SHARED_FIELDS,
-    WB,
     encoder_and_decoder,
     image_config,
     need,
 )
 from ..brainlm_vit.modeling_brainlm_vit import BrainLMViTForMaskedModeling, BrainLMViTForSequenceClassification
 from ..conversion_base import (
+    WB,
     ConversionError,
     ConvertedCheckpoint,
     Converter,
@@ -85,7 +85,8 @@ def tokens_config(authors: dict[str, Any], state_dict: dict[str, torch.Tensor]) 
             "inv_coeff_init_option=true is set: the authors' code cannot run it, so there is no behaviour to "
             "reproduce."
         )
-    values = {name: authors[name] for name in (*SHARED_FIELDS, *OPTIONAL_FIELDS) if name in authors}
+    own = ("attention_probs_dropout_prob", "use_tanh_decoder", "loss_fn")
+    values = {name: authors[name] for name in (*SHARED_FIELDS, *OPTIONAL_FIELDS, *own) if name in authors}
     n_rois = authors["num_brain_voxels"]
     landmarks, segments = authors.get("num_landmarks"), authors.get("segment_means_seq_len")
     if landmarks == segments:
@@ -96,13 +97,10 @@ def tokens_config(authors: dict[str, Any], state_dict: dict[str, torch.Tensor]) 
         n_rois=n_rois,
         n_timepoints=authors["num_timepoints_per_voxel"],
         patch_size=authors["timepoint_patching_size"],
-        attention_probs_dropout_prob=authors.get("attention_probs_dropout_prob", 0.1),
         conv_kernel_size=authors.get("conv_kernel_size"),
         num_landmarks=landmarks,
         segment_means_seq_len=segments,
         num_positions=5000 if positions is None else positions.shape[0],
-        use_tanh_decoder=authors.get("use_tanh_decoder", False),
-        reconstruction_loss=authors.get("loss_fn", "mse"),
         roi_order="a424" if n_rois == A424_N_ROIS else None,
     )
 

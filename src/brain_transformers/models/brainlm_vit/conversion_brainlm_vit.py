@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ..conversion_base import ConversionError, KeyMap
+from ..conversion_base import WB, ConversionError, KeyMap
 from .configuration_brainlm_vit import BrainLMViTConfig
 from .family import FAMILY
 
@@ -20,8 +20,6 @@ def encoder_and_decoder(source: str, target: str) -> list[tuple[str, str]]:
         (rf"decoder\.decoder_layers\.{_LAYER}\.{source}", rf"decoder.layers.\g<layer>.{target}"),
     ]
 
-
-WB = r"(?P<wb>weight|bias)"
 
 MLP_RULES = [
     *encoder_and_decoder(rf"attention\.output\.dense\.{WB}", r"attention.out_proj.\g<wb>"),
@@ -78,35 +76,24 @@ def image_config(authors: dict[str, Any], state_dict: dict[str, torch.Tensor], n
         if len(set(side)) != 1:
             raise ConversionError(f"image_size {side} is not square; the published models use 432 or 434 squared.")
         side = side[0]
-    values = {name: authors[name] for name in (*SHARED_FIELDS, *OPTIONAL_FIELDS) if name in authors}
+    own = ("num_channels", "attention_probs_dropout_prob", "qkv_bias", "norm_pix_loss", "train_mode")
+    values = {name: authors[name] for name in (*SHARED_FIELDS, *OPTIONAL_FIELDS, *own) if name in authors}
     published = (BrainLMViTConfig(**model.values) for model in FAMILY.models.values() if model.source is not None)
     if n_rois is None and authors["hidden_size"] in {config.hidden_size for config in published}:
         n_rois = A424_N_ROIS
-    config = BrainLMViTConfig(
-        **values,
-        n_rois=n_rois,
-        patch_size=authors["patch_size"],
-        image_size=side,
-        num_channels=authors.get("num_channels", 3),
-        attention_probs_dropout_prob=authors.get("attention_probs_dropout_prob", 0.0),
-        qkv_bias=authors.get("qkv_bias", True),
-        norm_pix_loss=authors.get("norm_pix_loss", False),
-        train_mode=authors.get("train_mode", "auto_encode"),
-        roi_order="a424@y" if n_rois == A424_N_ROIS else None,
-    )
     if any(key.startswith("mlp_pred_head.") for key in state_dict):
-        config = BrainLMViTConfig(
-            **{
-                **config.to_diff_dict(),
-                "num_labels": 1,
-                "classifier_head": "mlp",
-                "classifier_dropout": authors.get("hidden_dropout_prob", 0.0),
-                "classifier_loss": authors.get("loss_fn", "mse"),
-                "classifier_mask_ratio": authors.get("mask_ratio", 0.75),
-                "sigmoid_outputs": authors.get("sigmoid_outputs", False),
-                "pos_weight": authors.get("pos_weight"),
-                "pooling": "mean_with_cls" if authors.get("use_mean_pooling", False) else "cls",
-                "reconstruction_weight": 0.5 if "decoder.mask_token" in state_dict else 0.0,
-            }
-        )
-    return config
+        values |= {
+            "num_labels": 1,
+            "classifier_head": "mlp",
+            "classifier_dropout": authors.get("hidden_dropout_prob", 0.0),
+            "classifier_loss": authors.get("loss_fn", "mse"),
+            "classifier_mask_ratio": authors.get("mask_ratio", 0.75),
+            "sigmoid_outputs": authors.get("sigmoid_outputs", False),
+            "pos_weight": authors.get("pos_weight"),
+            "pooling": "mean_with_cls" if authors.get("use_mean_pooling", False) else "cls",
+            "reconstruction_weight": 0.5 if "decoder.mask_token" in state_dict else 0.0,
+        }
+    order = "a424@y" if n_rois == A424_N_ROIS else None
+    return BrainLMViTConfig(
+        **values, n_rois=n_rois, patch_size=authors["patch_size"], image_size=side, roi_order=order
+    )
