@@ -4,8 +4,22 @@ import pytest
 import torch
 
 import brain_transformers as bt
-from brain_transformers.layers.token_convolution import token_convolution, token_convolution_reference
+from brain_transformers.layers.token_convolution import token_convolution
 from brain_transformers.models.brainlm.modeling_brainlm import landmark_attention
+
+
+def sum_over_offsets(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The convolution as the sum that it is.
+
+    Not a grouped `conv2d`: on CPUs with AVX-512, torch 2.13 (oneDNN 3.12) returns float32 gradients of the kernel that
+    are about 10 % off for kernels of 65 on sequences of 65 tokens and more.
+    """
+    kernel_size, n_tokens = weight.shape[1], values.shape[2]
+    padded = torch.nn.functional.pad(values, (0, 0, kernel_size // 2, kernel_size // 2))
+    output = torch.zeros_like(values)
+    for offset in range(kernel_size):
+        output = output + weight[None, :, offset, None, None] * padded[:, :, offset : offset + n_tokens]
+    return output
 
 
 @pytest.mark.parametrize(("n_tokens", "kernel_size"), [(1, 5), (7, 65), (64, 65), (65, 3), (200, 65), (130, 1)])
@@ -14,7 +28,7 @@ def test_banded_product_equals_the_convolution(n_tokens: int, kernel_size: int) 
     values = torch.randn(2, 3, n_tokens, 8, requires_grad=True)
     weight = torch.randn(3, kernel_size, requires_grad=True)
     results = []
-    for function in (token_convolution_reference, token_convolution):
+    for function in (sum_over_offsets, token_convolution):
         output = function(values, weight)
         results.append((output, *torch.autograd.grad(output.square().sum(), (values, weight))))
     for expected, actual in zip(*results, strict=True):

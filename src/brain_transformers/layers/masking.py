@@ -119,7 +119,9 @@ def choose_tokens(
         return None if attention_mask is None else pack_observed_tokens(attention_mask)
     if noise is None:
         noise = torch.rand(signals.shape[0], n_tokens, device=signals.device)
-    check_noise(noise, signals.shape[0], n_tokens)
+    check_tensor("noise", noise)
+    if tuple(noise.shape) != (len(signals), n_tokens):
+        raise ValueError(f"noise must be ({len(signals)}, {n_tokens}), one number a token, got {tuple(noise.shape)}.")
     return select_tokens(noise, mask_ratio, attention_mask, n_hidden)
 
 
@@ -225,10 +227,3 @@ def check_attention_mask(
         )
     check_observed(attention_mask)
     return attention_mask
-
-
-def check_noise(noise: torch.Tensor, batch: int, n_tokens: int) -> None:
-    """Raise ValueError unless `noise` is `(batch, n_tokens)`."""
-    check_tensor("noise", noise)
-    if tuple(noise.shape) != (batch, n_tokens):
-        raise ValueError(f"noise must be ({batch}, {n_tokens}), one number a token, got {tuple(noise.shape)}.")

@@ -103,3 +103,25 @@ class PreNormLayer(GradientCheckpointingLayer):
             hidden_states = gather_tokens(hidden_states, query_ids)
         hidden_states = hidden_states + self._branch(attention_output, self.layer_scale1)
         return hidden_states + self._branch(self.mlp(self.layernorm_after(hidden_states)), self.layer_scale2)
+
+
+def layer_stack(config: Any, prefix: str = "", drop_path_rate: float = 0.0, **options: Any) -> nn.ModuleList:
+    """The layers of an encoder, decoder or predictor.
+
+    Args:
+        config: of the model; `hidden_size`, `num_attention_heads`, `intermediate_size` and `num_hidden_layers` are
+            read with `prefix` before their names, `hidden_act` and `layer_norm_eps` without.
+        prefix: such as `"decoder_"`.
+        drop_path_rate: that of the last layer; layers before it have linearly less, the first none.
+        options: further arguments of [`PreNormLayer`], or other ones than those of `config`.
+    """
+    sizes = ("hidden_size", "num_attention_heads", "intermediate_size")
+    depth = getattr(config, f"{prefix}num_hidden_layers")
+    options = {
+        **{name: getattr(config, prefix + name) for name in sizes},
+        "hidden_act": config.hidden_act,
+        "layer_norm_eps": config.layer_norm_eps,
+        **options,
+    }
+    rates = [drop_path_rate * number / max(depth - 1, 1) for number in range(depth)]
+    return nn.ModuleList(PreNormLayer(config, drop_path_rate=rate, **options) for rate in rates)

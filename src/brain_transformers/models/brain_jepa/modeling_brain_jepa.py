@@ -29,7 +29,7 @@ from ...layers.masking import (
 from ...layers.plain import input_dtype
 from ...layers.pooling import pool_tokens
 from ...layers.positions import TimeROIPositions
-from ...layers.transformer import PreNormLayer
+from ...layers.transformer import PreNormLayer, layer_stack
 from ..batch_draws import BatchDraws
 from ..classification import BrainForSequenceClassification
 from ..modeling_base import BrainModelOutput
@@ -139,17 +139,9 @@ class BrainJEPAEmbeddings(nn.Module):
         return tokens + positions.to(tokens.dtype)
 
 
-def _make_layer(config: BrainJEPAConfig, hidden_size: int, num_heads: int, intermediate_size: int) -> PreNormLayer:
-    return PreNormLayer(
-        config,
-        hidden_size,
-        num_heads,
-        intermediate_size,
-        hidden_act=config.hidden_act,
-        layer_norm_eps=config.layer_norm_eps,
-        hidden_dropout=config.hidden_dropout_prob,
-        attention_dropout=config.attention_probs_dropout_prob,
-    )
+def _layers(config: BrainJEPAConfig, prefix: str = "") -> nn.ModuleList:
+    dropout, attention_dropout = config.hidden_dropout_prob, config.attention_probs_dropout_prob
+    return layer_stack(config, prefix, hidden_dropout=dropout, attention_dropout=attention_dropout)
 
 
 class BrainJEPAPredictor(nn.Module):
@@ -163,10 +155,7 @@ class BrainJEPAPredictor(nn.Module):
         self.embed = nn.Linear(config.hidden_size, width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = TimeROIPositions(config.n_rois, config.n_windows, width, gradient_size)
-        self.layers = nn.ModuleList(
-            _make_layer(config, width, config.predictor_num_attention_heads, config.predictor_intermediate_size)
-            for _ in range(config.predictor_num_hidden_layers)
-        )
+        self.layers = _layers(config, "predictor_")
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.projection = nn.Linear(width, config.hidden_size)
 
@@ -318,10 +307,7 @@ class BrainJEPAModel(BrainJEPAPreTrainedModel):
     def __init__(self, config: BrainJEPAConfig):
         super().__init__(config)
         self.embeddings = BrainJEPAEmbeddings(config)
-        self.layers = nn.ModuleList(
-            _make_layer(config, config.hidden_size, config.num_attention_heads, config.intermediate_size)
-            for _ in range(config.num_hidden_layers)
-        )
+        self.layers = _layers(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         n_rows = config.n_rois if config.position_type == "gradient" else 0
         self.register_buffer("gradients", torch.zeros(n_rows, config.gradient_size))

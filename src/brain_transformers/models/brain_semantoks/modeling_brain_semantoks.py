@@ -23,7 +23,7 @@ from ...layers.masking import check_observed, check_tensor
 from ...layers.plain import is_plain
 from ...layers.pooling import pool_tokens
 from ...layers.positions import sincos_table
-from ...layers.transformer import PreNormLayer
+from ...layers.transformer import PreNormLayer, layer_stack
 from ..batch_draws import BatchDraws
 from ..classification import BrainForSequenceClassification
 from ..modeling_base import BrainModelOutput
@@ -172,7 +172,7 @@ class LongConvolutionBranch(nn.Module):
         )
         # All lags between two timepoints of a window; row s of the band starts at the lag -s.
         lags = nn.functional.pad(kernel, (size - 1 - right, right + size - length))
-        return lags.unfold(2, size, 1).flip(2).permute(1, 2, 0, 3).flatten(2)
+        return lags.unfold(2, size, 1).permute(1, 2, 0, 3).flip(1).flatten(2)
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """`(rows, n_rois, patch_size)` -> `(rows, out_channels, patch_size)`."""
@@ -205,13 +205,13 @@ class NetworkTokenizer(nn.Module):
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """`(rows, n_rois, patch_size)` -> `(rows, hidden_size)`."""
-        channels = nn.functional.gelu(torch.cat([branch(windows) for branch in self.branches], dim=1))
+        channels = [nn.functional.gelu(branch(windows)) for branch in self.branches]
         if self.attention_pool is not None:
-            weights = torch.softmax(self.attention_pool(channels.transpose(1, 2)), dim=1)
-            pooled = (channels @ weights)[:, :, 0]
-        else:
-            pooled = channels.amax(2) if self.pooling == "max" else channels.mean(2)
-        return self.norm(pooled)
+            joined = torch.cat(channels, dim=1)
+            weights = torch.softmax(self.attention_pool(joined.transpose(1, 2)), dim=1)
+            return self.norm((joined @ weights)[:, :, 0])
+        pooled = [part.amax(2) if self.pooling == "max" else part.mean(2) for part in channels]
+        return self.norm(torch.cat(pooled, dim=1))
 
 
 class BrainSemantoksEmbeddings(nn.Module):
@@ -238,10 +238,6 @@ class BrainSemantoksEmbeddings(nn.Module):
         # Parcels sorted by network, so that each network is a slice.
         self.register_buffer("roi_index", torch.empty(config.n_rois, dtype=torch.int64), persistent=False)
         self.dropout = nn.Dropout(config.embedding_dropout)
-
-    def rois_by_network(self) -> torch.Tensor:
-        """Parcels sorted by network, int64 `(n_rois,)`."""
-        return torch.tensor([roi for rois in self.rois_of_networks for roi in rois], dtype=torch.int64)
 
     def tokenize(self, signals: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Tokens before positions.
@@ -440,7 +436,7 @@ class BrainSemantoksPreTrainedModel(ROIPreTrainedModel):
             if module.mask_embedding is not None:
                 init.normal_(module.mask_embedding, std=std)
             init.copy_(module.time_positions, sincos_table((self.config.n_windows,), self.config.hidden_size))
-            init.copy_(module.roi_index, module.rois_by_network())
+            init.copy_(module.roi_index, torch.tensor([roi for rois in module.rois_of_networks for roi in rois]))
         elif isinstance(module, PreNormLayer):
             module.reset_layer_scale()
 
@@ -466,21 +462,12 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
     def __init__(self, config: BrainSemantoksConfig):
         super().__init__(config)
         self.embeddings = BrainSemantoksEmbeddings(config)
-        last = max(config.num_hidden_layers - 1, 1)
-        self.layers = nn.ModuleList(
-            PreNormLayer(
-                config,
-                config.hidden_size,
-                config.num_attention_heads,
-                config.intermediate_size,
-                config.hidden_act,
-                config.layer_norm_eps,
-                qkv_bias=False,
-                attention_dropout=config.attention_probs_dropout_prob,
-                drop_path_rate=config.drop_path_rate * number / last,
-                layer_scale_init_value=config.layer_scale_init_value,
-            )
-            for number in range(config.num_hidden_layers)
+        self.layers = layer_stack(
+            config,
+            drop_path_rate=config.drop_path_rate,
+            qkv_bias=False,
+            attention_dropout=config.attention_probs_dropout_prob,
+            layer_scale_init_value=config.layer_scale_init_value,
         )
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
@@ -744,14 +731,16 @@ class BrainSemantoksForMaskedModeling(MovingAverageMixin, BrainSemantoksPreTrain
         if has_network_term and student_networks is not None and teacher_networks is not None:
             network_loss = weight * self._coding_rate(student_networks, teacher_networks)
         within_view_loss = torch.zeros_like(cls_loss)
-        dense: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        student_dense = teacher_dense = None
         # Every process takes part in the sum over processes, also one whose own rows are not masked.
         has_masked_term = config.use_mask_embedding or config.masked_term_without_embedding
         if has_masked_term and (masked is not None or self.across_ranks):
             per_row = cls_loss.new_zeros(batch * views)
             if masked is not None:
                 token_mask = masked.reshape(batch * views, config.n_tokens).bool()
-                per_row, dense = self._mask_term(student, teacher, token_mask, bool(output_hidden_states))
+                per_row, student_dense, teacher_dense = self._mask_term(
+                    student, teacher, token_mask, bool(output_hidden_states)
+                )
             total, rows = per_row.sum(), batch * views
             if self.across_ranks:
                 total, rows = sum_over_ranks(total), rows * torch.distributed.get_world_size()
@@ -771,8 +760,8 @@ class BrainSemantoksForMaskedModeling(MovingAverageMixin, BrainSemantoksPreTrain
             teacher_cls_projection=teacher_cls,
             student_network_projection=student_networks,
             teacher_network_projection=teacher_networks,
-            student_mask_projection=dense[0],
-            teacher_mask_projection=dense[1],
+            student_mask_projection=student_dense,
+            teacher_mask_projection=teacher_dense,
             token_mask=None if masked is None else masked.reshape(batch, views, -1).to(torch.float32),
         )
 
@@ -797,42 +786,28 @@ class BrainSemantoksForMaskedModeling(MovingAverageMixin, BrainSemantoksPreTrain
 
     def _mask_term(
         self, student: torch.Tensor, teacher: torch.Tensor, token_mask: torch.Tensor, keep: bool
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor | None, torch.Tensor | None]]:
-        """Cosine at hidden tokens, averaged over those of each row, with 0 where none is hidden."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Cosine at hidden tokens, averaged over those of each row, with 0 where none is hidden; if they are to be
+        kept, also both projections as `(batch, 2, n_tokens, q)`, 0 at other tokens."""
         student_head = self.student_head if self.student_mask_head is None else self.student_mask_head
         teacher_head = self.teacher_head if self.teacher_mask_head is None else self.teacher_mask_head
-        student, teacher = student[:, 1:], teacher[:, 1:]
-        look = token_mask.device.type == "cpu" and not torch.compiler.is_compiling()
-        if look:  # on other devices, choosing the hidden tokens would make the host wait
-            student, teacher = student[token_mask], teacher[token_mask]
-        projected = student_head(student)
+        projected = student_head(student[:, 1:])
         with torch.no_grad():
-            target = teacher_head(teacher)
+            target = teacher_head(teacher[:, 1:])
         cosine = nn.functional.cosine_similarity(projected.float(), target.float(), dim=-1, eps=1e-8)
-        if look:
-            dense = torch.zeros(token_mask.shape, dtype=cosine.dtype).masked_scatter(token_mask, cosine)
-        else:
-            dense = torch.where(token_mask, cosine, 0.0)
-        per_row = dense.sum(1) / token_mask.sum(1).clamp(min=1)
-        kept: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
-        if keep:
-            kept = (_spread_out(projected, token_mask, look), _spread_out(target, token_mask, look))
-        return per_row, kept
+        per_row = torch.where(token_mask, cosine, 0.0).sum(1) / token_mask.sum(1).clamp(min=1)
+        if not keep:
+            return per_row, None, None
+        student, teacher = (
+            torch.where(token_mask[..., None], vectors.detach(), 0.0).unflatten(0, (-1, 2))
+            for vectors in (projected, target)
+        )
+        return per_row, student, teacher
 
 
 def _spread(projections: torch.Tensor) -> torch.Tensor:
     """Unbiased standard deviation over the batch of each coordinate, averaged over coordinates."""
     return projections.detach().float().std(0).mean()
-
-
-def _spread_out(vectors: torch.Tensor, token_mask: torch.Tensor, chosen: bool) -> torch.Tensor:
-    """Projections of hidden tokens as `(batch, 2, n_tokens, q)`, 0 elsewhere."""
-    if chosen:
-        full = vectors.new_zeros(*token_mask.shape, vectors.shape[-1])
-        full[token_mask] = vectors.detach()
-    else:
-        full = torch.where(token_mask[..., None], vectors.detach(), 0.0)
-    return full.unflatten(0, (-1, 2))
 
 
 class SemantoksClassifier(nn.Module):

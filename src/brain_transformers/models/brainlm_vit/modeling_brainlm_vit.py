@@ -27,7 +27,7 @@ from ...layers.masking import (
 )
 from ...layers.plain import is_plain
 from ...layers.positions import sincos_table
-from ...layers.transformer import PreNormLayer
+from ...layers.transformer import PreNormLayer, layer_stack
 from ..classification import BrainClassifierOutput, BrainForSequenceClassification, check_labels, classifier_output
 from ..modeling_base import BrainModelOutput, MaskedModelingOutput, encoder_output
 from ..modeling_roi import ROIPreTrainedModel, check_n_rois, check_series
@@ -138,17 +138,10 @@ class BrainLMViTEmbeddings(nn.Module):
         return nn.functional.linear(patches, weight.flatten(1), self.patch_projection.bias)
 
 
-def _make_layer(config: BrainLMViTConfig, hidden_size: int, num_heads: int, intermediate_size: int) -> PreNormLayer:
-    return PreNormLayer(
-        config,
-        hidden_size,
-        num_heads,
-        intermediate_size,
-        config.hidden_act,
-        config.layer_norm_eps,
-        config.qkv_bias,
-        config.hidden_dropout_prob,
-        config.attention_probs_dropout_prob,
+def _layers(config: BrainLMViTConfig, prefix: str = "") -> nn.ModuleList:
+    dropout, attention_dropout = config.hidden_dropout_prob, config.attention_probs_dropout_prob
+    return layer_stack(
+        config, prefix, qkv_bias=config.qkv_bias, hidden_dropout=dropout, attention_dropout=attention_dropout
     )
 
 
@@ -164,10 +157,7 @@ class BrainLMViTDecoder(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.embed = nn.Linear(config.hidden_size, width)
         self.register_buffer("positions", torch.empty(1, 1 + config.grid_size**2, width))
-        self.layers = nn.ModuleList(
-            _make_layer(config, width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
-            for _ in range(config.decoder_num_hidden_layers)
-        )
+        self.layers = _layers(config, "decoder_")
         self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.prediction = nn.Linear(width, config.patch_size**2 * config.num_channels)
 
@@ -369,10 +359,7 @@ class BrainLMViTModel(BrainLMViTPreTrainedModel):
     def __init__(self, config: BrainLMViTConfig):
         super().__init__(config)
         self.embeddings = BrainLMViTEmbeddings(config)
-        self.layers = nn.ModuleList(
-            _make_layer(config, config.hidden_size, config.num_attention_heads, config.intermediate_size)
-            for _ in range(config.num_hidden_layers)
-        )
+        self.layers = _layers(config)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
