@@ -27,6 +27,7 @@ _EXPORTS = {
     "JEPATrainer": "training.latent.trainer",
     "JEPATrainingArguments": "training.latent.arguments",
     "MAETrainer": "training.masked.trainer",
+    "ReconstructionPlotCallback": "plotting.reconstruction_callback",
     "MAETrainingArguments": "training.masked.arguments",
     "masked_reconstruction_metrics": "training.masked.metrics",
     "SelfDistillationTrainer": "training.distillation.trainer",

@@ -331,11 +331,11 @@ class _Recorder(bt.SelfDistillationTrainer):
         )
         return (loss, outputs) if return_outputs else loss
 
-    def move_teacher(self) -> None:
-        parameters = self.teacher_model.named_parameters()
+    def move_average(self) -> None:
+        parameters = self.average_model.named_parameters()
         self.without_gradient = {name for name, p in parameters if p.requires_grad and p.grad is None}
-        super().move_teacher()
-        self.records[-1]["teacher_momentum"] = self._momentum
+        super().move_average()
+        self.records[-1]["teacher_momentum"] = self.momentum
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "grad_norm" in logs:

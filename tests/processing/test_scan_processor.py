@@ -10,7 +10,8 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, Trainer, TrainingArguments, set_seed
+from transformers.utils import ModelOutput
 
 import brain_transformers as bt
 from brain_transformers.hub.model_card import trained_model_card
@@ -19,6 +20,7 @@ from brain_transformers.models.classification import BrainForSequenceClassificat
 from brain_transformers.models.configuration_base import BrainConfig
 from brain_transformers.models.family import Family
 from brain_transformers.models.modeling_base import BrainModelOutput, BrainPreTrainedModel
+from brain_transformers.models.moving_average import MovingAverageMixin
 from brain_transformers.processing.base import CheckedScan, ScanProcessor, as_array
 from brain_transformers.processing.time import window_starts
 
@@ -242,3 +244,59 @@ def test_it_goes_through_the_trainer(whose, processor, rows, tmp_path) -> None:
     assert not torch.equal(model.made_up.embeddings.weight, before)
     trainer.save_model(str(tmp_path / "model"))
     assert type(AutoFeatureExtractor.from_pretrained(tmp_path / "model")) is VolumeProcessor
+
+
+class TinyVolumeForMaskedModeling(MovingAverageMixin, TinyVolumePreTrainedModel):
+    """Hides frames, and reconstructs them from the others."""
+
+    masked_by_noise = True
+
+    def __init__(self, config: TinyVolumeConfig) -> None:
+        super().__init__(config)
+        self.made_up, self.trained = TinyVolumeModel(config), TinyVolumeModel(config)
+        self.decoder = torch.nn.Linear(5, int(np.prod(config.shape)))
+        self.post_init()
+
+    def averages(self) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
+        return [(self.made_up, self.trained)]
+
+    @classmethod
+    def n_tokens(cls, config: Any, inputs: Any = None) -> int:
+        return config.n_frames
+
+    def forward(self, volumes: Any, noise: Any, attention_mask: Any = None, return_loss: bool = True) -> ModelOutput:
+        targets = volumes.flatten(2)
+        mask = (noise > 0.5)[..., None].expand_as(targets).float()
+        pooled = self.trained((targets * (1 - mask)).unflatten(2, volumes.shape[2:]), attention_mask).pooler_output
+        predictions = self.decoder(pooled)[:, None].expand_as(targets)
+        loss = ((predictions - targets) ** 2 * mask).sum() / mask.sum()
+        return ModelOutput(loss=loss, predictions=predictions, targets=targets, signal_mask=mask)
+
+
+@pytest.mark.parametrize("kind", ["MAETrainer", "JEPATrainer"])
+def test_it_is_pretrained_by_the_trainers_of_this_package(kind, processor, rows, tmp_path) -> None:
+    def make(**arguments: Any) -> Any:
+        set_seed(0)
+        args = {"max_steps": 3, "per_device_train_batch_size": 2, "learning_rate": 0.01, "report_to": "none"}
+        args |= {"use_cpu": True, "save_strategy": "no", **arguments}
+        return getattr(bt, kind)(
+            TinyVolumeForMaskedModeling(TinyVolumeConfig()),
+            getattr(bt, kind.replace("Trainer", "TrainingArguments"))(tmp_path, **args),
+            train_dataset=rows,
+            eval_dataset=rows[1:],
+            processing_class=processor,
+        )
+
+    trainer = make()
+    batches, again = list(trainer.get_train_dataloader()), list(make().get_train_dataloader())
+    assert {name for batch in batches for name in batch} == {"volumes", "attention_mask", "noise"}
+    assert all(torch.equal(batch[name], other[name]) for batch, other in zip(batches, again) for name in batch)
+    workers = list(make(dataloader_num_workers=2).get_train_dataloader())
+    assert all(torch.equal(batch[name], other[name]) for batch, other in zip(batches, workers) for name in batch)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    after = trainer.model.state_dict()
+    assert not torch.equal(before["trained.embeddings.weight"], after["trained.embeddings.weight"])
+    # The average moves where the objective asks for one.
+    assert torch.equal(before["made_up.embeddings.weight"], after["made_up.embeddings.weight"]) == (kind == "MAETrainer")
+    assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]

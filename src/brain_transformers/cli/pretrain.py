@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         check_masks(model, training.train_batch_size)
         callbacks: list[Any] = []
         if args.plots:
-            from ..training.masked.reconstruction_callback import ReconstructionPlotCallback
+            from ..plotting.reconstruction_callback import ReconstructionPlotCallback
 
             callbacks.append(ReconstructionPlotCallback())
         n_trained = model.num_parameters(only_trainable=True)

@@ -17,7 +17,6 @@ _EXPORTS = {
     "MAETrainer": "masked.trainer",
     "MAETrainingArguments": "masked.arguments",
     "NotFiniteError": "finite",
-    "ReconstructionPlotCallback": "masked.reconstruction_callback",
     "ReconstructionScores": "masked.metrics",
     "RowRandomness": ".data.row_randomness",
     "ScanTrainingArguments": "arguments",
@@ -38,7 +37,7 @@ _EXPORTS = {
     "scaled_learning_rate": "schedules",
     "semantoks_parameter_groups": "parameter_groups",
     "target_statistics": "monitors",
-    "update_target": "latent.target",
+    "update_target": "moving_average",
     "warmup_cosine_lr": "schedules",
     "warmup_half_cosine_lr": "schedules",
 }

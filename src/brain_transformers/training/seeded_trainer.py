@@ -1,17 +1,16 @@
-"""A Trainer whose data are the same whether a run was interrupted or not, and on how many processes it runs."""
+"""The base of the Trainers: a run goes on as if it had never been interrupted."""
 
 import errno
-import functools
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
     TrainerCallback,
@@ -19,12 +18,9 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, rotate_checkpoints
+from transformers.trainer_utils import rotate_checkpoints
 
 from .. import files
-from ..data.collators import ScanCollator
-from ..data.row_randomness import BatchNumbers, SeededDraws
-from ..processing.base import ScanProcessor
 from .arguments import check_for_training
 from .checkpoints import (
     RECORD,
@@ -36,22 +32,10 @@ from .checkpoints import (
     write_record,
 )
 from .checkpoints import logger as checkpoint_logger
-from .finite import (
-    FiniteWatch,
-    NotFiniteError,
-    WatchedTensor,
-    all_whole,
-    broken_names,
-    describe_scans,
-    is_broken,
-    tensors_of,
-)
-from .parameter_groups import without_adapters
+from .finite import FiniteWatch, NotFiniteError, broken_names
+from .finite_trainer import FiniteTrainer
 from .run_settings import model_settings, processor_settings, rows_digest, same_processor, training_settings
-from .seeded_rows import EpochSampler, SeededRows
-from .uploads import UploadsTheModel
-
-_OR_TOO_LARGE = "NaN, infinite or too large to compute with"
+from .seeded_rows import SeededRows
 
 
 class _FollowRun(TrainerCallback):
@@ -76,7 +60,7 @@ class _FollowRun(TrainerCallback):
             sampler.set_epoch(int(state.epoch or 0))
 
 
-class SeededTrainer(UploadsTheModel):
+class SeededTrainer(FiniteTrainer):
     """Base of the Trainers of this package; also of use on its own, for fine-tuning.
 
     Rows of its datasets know their index and epoch (see [`SeededRows`]), and the order of rows in an epoch follows
@@ -94,6 +78,10 @@ class SeededTrainer(UploadsTheModel):
     A loss, gradient norm, weight or score that is NaN or infinite ends the run before anything is logged or saved from
     it, on all processes at once. Steps are not slowed down: what happened is kept on the device and read where the
     Trainer logs, evaluates or saves.
+
+    Of transformers' private methods this class extends `_save_checkpoint` (its record is written last), the four
+    `_load_...` (whatever a library finds wrong with a checkpoint is one error) and `_run_epoch` (a run at its end
+    takes no other step), and sets `_tr_loss` and its two companions, which checkpoints of transformers do not hold.
 
     Args:
         model, args, data_collator, train_dataset, eval_dataset, processing_class: as for `transformers.Trainer`;
@@ -118,9 +106,6 @@ class SeededTrainer(UploadsTheModel):
         processing_class: Any = None,
         **kwargs: Any,
     ):
-        self.row_sampler: EpochSampler | None = None
-        self._evaluated: DataLoader | None = None
-        self._watch: FiniteWatch | None = None
         self._settings: dict[str, Any] | None = None
         self._taken_up: dict[str, Any] = {}
         self._went_on_from: str | None = None
@@ -143,153 +128,26 @@ class SeededTrainer(UploadsTheModel):
             **kwargs,
         )
         self.add_callback(_FollowRun(self))
+        self.set_up(data_collator)
 
-    # --- data ---
+    def set_up(self, data_collator: Callable[..., Any] | None) -> None:
+        """What a Trainer adds when it is made and its arguments are known to be right."""
 
-    def pretraining_collator(
-        self, data_collator: Callable[..., Any] | None, mask_options: Mapping[str, Any] | None = None, **options: Any
-    ) -> Callable[..., Any]:
-        """`data_collator` with the masks that the model draws, unless it has a true attribute `makes_masks`.
+    # --- optimizer ---
 
-        Args:
-            data_collator: makes a batch with one window a row; `None` for random windows by `processing_class` where
-                that is a [`ScanProcessor`], and otherwise for rows that hold windows as arrays.
-            mask_options: what `model.draw_masks` takes by name; `None` values are left to the configuration.
-            options: of the [`ScanCollator`].
-        """
-        if data_collator is not None and getattr(data_collator, "makes_masks", False):
-            return data_collator
-        args, model = self.args, without_adapters(self.model)
-        chosen = {name: value for name, value in (mask_options or {}).items() if value is not None}
-        batches = BatchNumbers(
-            self.row_seed,
-            0 if self.train_dataset is None else len(self.train_dataset),  # type: ignore[arg-type]
-            rows_per_batch=args.train_batch_size * args.world_size,
-            eval_rows_per_batch=args.eval_batch_size * args.world_size,
-            shuffle=args.train_sampling_strategy == "random",
-            # The place of this process's first row, where several share a batch.
-            first_slot=args.process_index * args.train_batch_size if args.world_size > 1 else None,
-        )
-        masks = functools.partial(type(model).draw_masks, model.config, **chosen)
-        if chosen:
-            masks(SeededDraws.of_one_batch(1, self.row_seed))  # so that wrong options are told before the first batch
-        processor = self.processing_class if isinstance(self.processing_class, ScanProcessor) else None
-        return ScanCollator(
-            processor if data_collator is None else data_collator,
-            window="random",
-            seed=self.row_seed,
-            masks=masks,
-            batches=batches,
-            **options,
-        )
+    def optimizer_groups(self, model: Any) -> list[dict[str, Any]] | None:
+        """Groups of parameters for the optimizer; `None` for those of `transformers.Trainer`."""
+        return None
 
-    @property
-    def row_seed(self) -> int:
-        """Seed of order, windows and masks: `args.data_seed`, or else `args.seed`."""
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Dataloader of the training set, with rows that know their index and epoch."""
-        self.train_dataset = SeededRows.wrap(self.train_dataset)
-        return super().get_train_dataloader()
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Dataloader of an evaluation set, with rows that know their index; none is left out.
-
-        Raises:
-            ValueError: if there is no evaluation set.
-        """
-        if eval_dataset is None and self.eval_dataset is None:
-            raise ValueError("Expected an evaluation set, got none. Give the Trainer an eval_dataset.")
-        self.eval_dataset = SeededRows.wrap(self.eval_dataset)
-        with self._keep_incomplete_batches():
-            return super().get_eval_dataloader(SeededRows.wrap(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Dataloader of a test set, with rows that know their index; none is left out."""
-        with self._keep_incomplete_batches():
-            return super().get_test_dataloader(SeededRows.wrap(test_dataset))
-
-    @contextmanager
-    def _keep_incomplete_batches(self) -> Iterator[None]:
-        """`dataloader_drop_last` is about training; transformers would drop rows of evaluation too."""
-        drop, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            yield
-        finally:
-            self.args.dataloader_drop_last = drop
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if dataset is None:
-            return None
-        self.row_sampler = EpochSampler(
-            len(dataset),  # type: ignore[arg-type]
-            self.row_seed,
-            shuffle=self.args.train_sampling_strategy == "random",
-        )
-        return self.row_sampler
-
-    # --- evaluation ---
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Evaluate; see `transformers.Trainer.evaluate`.
-
-        Raises:
-            NotFiniteError: if the loss, or the score that chooses the best model, is NaN or infinite. Others may be
-                undefined, such as R2 of a single scan.
-        """
-        with self._finite_scores(metric_key_prefix) as metrics:
-            metrics.update(super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
-        return metrics
-
-    def predict(
-        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> PredictionOutput:
-        """Predict; see `transformers.Trainer.predict`.
-
-        Raises:
-            NotFiniteError: as [`SeededTrainer.evaluate`] does.
-        """
-        with self._finite_scores(metric_key_prefix) as metrics:
-            output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
-            metrics.update(output.metrics or {})
-        return output
-
-    @contextmanager
-    def _finite_scores(self, prefix: str) -> Iterator[dict[str, float]]:
-        metrics: dict[str, float] = {}
-        chosen = str(self.args.metric_for_best_model or "loss").removeprefix("eval_")
-        try:
-            yield metrics
-        except NotFiniteError:
-            raise
-        except FloatingPointError as error:
-            raise self._not_finite(f"{prefix}_loss", self._evaluated_scans()) from error
-        decisive = (f"{prefix}_loss", f"{prefix}_{chosen}")
-        if broken := [name for name in decisive if name in metrics and is_broken(metrics[name])]:
-            raise self._not_finite(", ".join(dict.fromkeys(broken)), self._evaluated_scans())
-
-    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate; see `transformers.Trainer.evaluation_loop`."""
-        self._evaluated = dataloader
-        return super().evaluation_loop(dataloader, *args, **kwargs)
-
-    def last_evaluation_batch(self) -> dict[str, Any] | None:
-        """All rows of the last batch of the evaluation that is running, if the processes' parts were filled up.
-
-        Several processes get batches of one size, so accelerate repeats rows from the beginning; some may get nothing
-        but those. Losses that are defined on a batch would then be of other rows, and processes could disagree on
-        what is masked. Where the batch is an ordinary one: `None`.
-        """
-        state, loader = self.accelerator.gradient_state, self._evaluated
-        if self.args.world_size == 1 or loader is None or not state.end_of_dataloader or state.remainder <= 0:
-            return None
-        dataset: Any = loader.dataset
-        assert loader.collate_fn is not None
-        return loader.collate_fn([dataset[row] for row in range(len(dataset) - state.remainder, len(dataset))])
+    def create_optimizer(self, model: Any = None) -> Optimizer:
+        """AdamW (or what `args.optim` names) over the groups."""
+        learner: Any = self.model if model is None else model
+        groups = self.optimizer_groups(learner) if self.optimizer is None else None
+        if groups is None:
+            return super().create_optimizer(model)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, learner)
+        self.optimizer = kind(groups, **options)
+        return self.optimizer
 
     # --- runs that go on ---
 
@@ -524,98 +382,12 @@ class SeededTrainer(UploadsTheModel):
             NotFiniteError: if a weight or buffer is NaN or infinite; nothing is written then.
             OSError: if the disk is full.
         """
-        if broken := broken_names(self._tensors_to_check(optimizer=False)):
-            raise self._not_finite(f"{broken[0]} and {len(broken) - 1} other tensors", how=_OR_TOO_LARGE)
-        if _internal_call:
+        folder = Path(output_dir or str(self.args.output_dir))
+        with nullcontext() if _internal_call else self._room_for(folder):
             super().save_model(output_dir, _internal_call)
-            return
-        with self._room_for(Path(output_dir or str(self.args.output_dir))):
-            super().save_model(output_dir, _internal_call)
-
-    # --- numbers ---
-
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """One forward and backward pass; see `transformers.Trainer.training_step`."""
-        step = self.state.global_step + 1
-        try:
-            loss = super().training_step(model, inputs, num_items_in_batch)
-        except FloatingPointError as error:  # a model that has noticed by itself
-            raise self._not_finite("loss", self._scans_of_step(step), step) from error
-        if self._watch is not None:
-            self._watch.note("loss", loss, step)
-        return loss
-
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        # With scaled losses, gradients that overflow are usual; the scaler leaves such a step out.
-        if self._watch is not None and norm is not None and getattr(self.accelerator, "scaler", None) is None:
-            self._watch.note("gradient norm", norm, self.state.global_step + 1)
-        return norm
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """Log, evaluate and save where it is time; all processes come here after each step."""
-        control = self.control
-        if control.should_log or control.should_evaluate or control.should_save:
-            self._stop_if_not_finite(with_weights=control.should_evaluate or control.should_save)
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def _tensors_to_check(self, optimizer: bool = True) -> list[WatchedTensor]:
-        assert self.model is not None
-        inner = getattr(self.optimizer, "optimizer", self.optimizer)  # without accelerate's wrapper
-        return tensors_of(self.model, inner if optimizer else None)
-
-    def _stop_if_not_finite(self, with_weights: bool) -> None:
-        """Raise on all processes if one has seen a value that is not finite."""
-        if self._watch is None:
-            return
-        several = self.args.world_size > 1
-        gather = self.accelerator.gather if several else None
-        if (found := self._watch.read(gather)) is not None:
-            step, what = found
-            raise self._not_finite(what, self._scans_of_step(step), step)
-        if not with_weights:
-            return
-        whole = all_whole(self._tensors_to_check(), self.args.device)[None]
-        if not bool((whole if gather is None else gather(whole)).all()):
-            broken = broken_names(self._tensors_to_check())
-            which = f"{broken[0]} and {len(broken) - 1} other tensors" if broken else "weights"
-            step = self.state.global_step
-            raise self._not_finite(which, self._scans_of_step(step), step, _OR_TOO_LARGE)
-
-    def _not_finite(
-        self, what: str, scans: str = "", step: int | None = None, how: str = "NaN or infinite"
-    ) -> NotFiniteError:
-        step = self.state.global_step if step is None else step
-        culprits = f" Scans of that step: {scans}." if scans else ""
-        return NotFiniteError(
-            f"{what} became {how} at step {step}, so training stops and nothing is saved from it; earlier "
-            f"checkpoints are as they were.{culprits} Look for extreme values in the scans, or lower the learning "
-            "rate."
-        )
-
-    def _scans_of_step(self, step: int) -> str:
-        """The scans of an optimizer step on all processes; they follow from seed and step."""
-        dataset, sampler = self.train_dataset, self.row_sampler
-        if sampler is None or dataset is None or step < 1:
-            return ""
-        args = self.args
-        n_rows: int = len(dataset)  # type: ignore[arg-type]
-        batch = args.train_batch_size * args.world_size
-        batches = n_rows // batch if args.dataloader_drop_last else math.ceil(n_rows / batch)
-        updates = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
-        epoch, update = divmod(step - 1, updates)
-        size = batch * args.gradient_accumulation_steps
-        order = [key.row for key in sampler.keys(epoch)][: batches * batch]
-        return describe_scans(getattr(dataset, "dataset", dataset), order[update * size : (update + 1) * size])
-
-    def _evaluated_scans(self) -> str:
-        dataset: Any = None if self._evaluated is None else self._evaluated.dataset
-        return "" if dataset is None else describe_scans(getattr(dataset, "dataset", dataset), range(len(dataset)))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log; see `transformers.Trainer.log`. The loss of a whole run is that of all its steps, resumed or not."""
         if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step - self._loss_since, 0.001)
-        if any(map(is_broken, logs.values())):  # such as a gradient norm that the loss scaler deals with
-            logs = {name: value for name, value in logs.items() if not is_broken(value)}  # JSON has no word for them
         super().log(logs, *args, **kwargs)

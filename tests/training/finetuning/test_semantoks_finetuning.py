@@ -198,7 +198,7 @@ def test_every_validation_scan_counts_whatever_is_left_out_of_training(tmp_path)
     tuner = make_tuner(tmp_path, train=labelled(17), options={"eval_dataset": labelled(11, seed=5)})
     tuner.args.per_device_eval_batch_size = 4
     assert len(tuner.get_train_dataloader()) == 2
-    with pytest.raises(ValueError, match="fill at least one batch, got 1"):
+    with pytest.raises(ValueError, match="to fill one batch of training, got 1"):
         make_tuner(tmp_path, train=labelled(1)).train()
     assert tuner.predict(labelled(3)).predictions.shape == (3, 2)
     seen = []

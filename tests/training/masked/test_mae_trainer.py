@@ -15,10 +15,9 @@ import torch
 from tiny_pretraining import logged, make_arguments, make_model, make_scans, make_windows, parameters_of
 from transformers import TrainingArguments
 
-from brain_transformers import ROISeriesFeatureExtractor
+from brain_transformers import ReconstructionPlotCallback, ROISeriesFeatureExtractor
 from brain_transformers.training import (
     MAETrainer,
-    ReconstructionPlotCallback,
     last_complete_checkpoint,
     masked_reconstruction_metrics,
 )

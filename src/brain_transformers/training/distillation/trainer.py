@@ -2,21 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...models.moving_average import check_moving_average
 from ..augmentation import augmenter
-from ..monitors import CollapseMonitor
+from ..moving_average import MovingAverageTrainer
 from ..parameter_groups import SCHEDULED_DECAY, semantoks_parameter_groups
 from ..schedules import cosine_between, decaying_loss_weight, warmup_cosine_lr
-from ..seeded_trainer import SeededTrainer
 from .arguments import SelfDistillationTrainingArguments
 
 _LOGGED = (
@@ -29,19 +25,7 @@ _LOGGED = (
 )
 
 
-class _MoveTeacher(TrainerCallback):
-    """Moves the teacher after each optimizer step."""
-
-    def __init__(self, trainer: "SelfDistillationTrainer"):
-        self.trainer = trainer
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.trainer.move_teacher()
-
-
-class SelfDistillationTrainer(SeededTrainer):
+class SelfDistillationTrainer(MovingAverageTrainer):
     """Pretrains Brain-Semantoks: two crops of each scan, a masked student, and a teacher that is its moving average.
 
     The teacher is part of the model and saved with it, and everything that is drawn follows from seed, epoch and row,
@@ -69,57 +53,25 @@ class SelfDistillationTrainer(SeededTrainer):
     args: SelfDistillationTrainingArguments
     arguments_class = SelfDistillationTrainingArguments
 
-    def __init__(
-        self,
-        model: Any = None,
-        args: SelfDistillationTrainingArguments | None = None,
-        data_collator: Callable[..., Any] | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
-        **kwargs: Any,
-    ):
-        super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
-        args = self.args  # of the right class, or refused
-        self.teacher_model = cast(Any, self.model)
-        check_moving_average(self.teacher_model)
-        self.teacher_model.freeze_moving_average()
-        self.teacher_model.across_ranks = args.world_size > 1
+    def set_up(self, data_collator: Callable[..., Any] | None) -> None:
+        """See [`SeededTrainer.set_up`]."""
+        super().set_up(data_collator)
+        args = self.args
+        self.average_model.across_ranks = args.world_size > 1
         if data_collator is None:
             masks = {"masking_frequency": args.masking_frequency, "canonical_masks": args.canonical_masks or None}
-            self.data_collator = self.pretraining_collator(
-                None, masks, n_views=2, augment=augmenter(args.augmentation)
-            )
-        self.collapse_monitor = CollapseMonitor()
-        self._batches_per_epoch = 0
+            augment = augmenter(args.augmentation)
+            self.data_collator = self.pretraining_collator(None, masks, n_views=2, augment=augment)
         self._part = 0  # forward passes since the last optimizer step
         self._sums: dict[str, torch.Tensor] = {}
         self._n_summed = 0
-        self._momentum = 1.0
-        self.add_callback(_MoveTeacher(self))
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Dataloader of the training set.
-
-        Raises:
-            ValueError: if it would be empty, because incomplete batches are dropped.
-        """
-        loader = super().get_train_dataloader()
-        if len(loader) == 0:
-            raise ValueError(
-                f"Expected at least {self.args.train_batch_size * self.args.world_size} rows to fill one batch, got "
-                f"{len(self.train_dataset)}. Use a smaller batch (per_device_train_batch_size), more data, or "  # type: ignore[arg-type]
-                "dataloader_drop_last=False."
-            )
-        self._batches_per_epoch = len(loader)
-        return loader
 
     # --- where the run is ---
 
     def _counts(self) -> tuple[int, int, float]:
         """Step that the schedules are at, steps of the run, and steps of an epoch."""
         args, parts = self.args, self.args.gradient_accumulation_steps
-        batches = self._batches_per_epoch
+        batches = self.batches_per_epoch
         updates = max(math.ceil(batches / parts), 1)
         done = self.state.global_step
         if not args.published_step_counting:
@@ -131,7 +83,7 @@ class SelfDistillationTrainer(SeededTrainer):
     def _total_batches(self, max_steps: int) -> int:
         if self.args.max_steps > 0:
             return max_steps * self.args.gradient_accumulation_steps
-        return int(self.args.num_train_epochs * self._batches_per_epoch)
+        return int(self.args.num_train_epochs * self.batches_per_epoch)
 
     def network_loss_weight(self) -> float:
         """Weight of the network term in the pass that is running."""
@@ -139,7 +91,7 @@ class SelfDistillationTrainer(SeededTrainer):
         step, _, per_epoch = self._counts()
         return decaying_loss_weight(
             step,
-            weight=self.teacher_model.config.network_loss_weight,
+            weight=self.average_model.config.network_loss_weight,
             decay_steps=round(args.network_loss_decay_epochs * per_epoch),
             delay_steps=round(args.network_loss_delay_epochs * per_epoch),
             schedule=args.network_loss_schedule,
@@ -147,34 +99,31 @@ class SelfDistillationTrainer(SeededTrainer):
 
     # --- optimizer ---
 
-    def create_optimizer(self, model: Any = None) -> Optimizer:
-        """AdamW (or what `args.optim` names) over the groups of [`semantoks_parameter_groups`]."""
-        if self.optimizer is None:
-            args = self.args
-            kind, options = self.get_optimizer_cls_and_kwargs(args, self.teacher_model)
-            assert args.learning_rate is not None
-            groups = semantoks_parameter_groups(
-                self.teacher_model,
-                learning_rate=args.learning_rate,
-                weight_decay=args.weight_decay,
-                layer_decay=args.layer_decay,
-                published=args.published_parameter_groups,
-            )
-            if args.published_parameter_groups and args.final_weight_decay is not None:
-                for group in groups:  # the authors' schedule overwrites the decay of every group
-                    group[SCHEDULED_DECAY] = True
-            self.optimizer = kind(groups, **options)
-        return self.optimizer
+    def optimizer_groups(self, model: Any) -> list[dict[str, Any]]:
+        """The groups of [`semantoks_parameter_groups`]."""
+        args = self.args
+        assert args.learning_rate is not None
+        groups = semantoks_parameter_groups(
+            self.average_model,
+            learning_rate=args.learning_rate,
+            weight_decay=args.weight_decay,
+            layer_decay=args.layer_decay,
+            published=args.published_parameter_groups,
+        )
+        if args.published_parameter_groups and args.final_weight_decay is not None:
+            for group in groups:  # the authors' schedule overwrites the decay of every group
+                group[SCHEDULED_DECAY] = True
+        return groups
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         """Linear warmup and a cosine to 0."""
         if self.lr_scheduler is None:
             args, optimizer = self.args, optimizer or self.optimizer
             assert optimizer is not None
-            per_epoch: float = max(math.ceil(self._batches_per_epoch / args.gradient_accumulation_steps), 1)
+            per_epoch: float = max(math.ceil(self.batches_per_epoch / args.gradient_accumulation_steps), 1)
             total = num_training_steps
             if args.published_step_counting:
-                per_epoch, total = self._batches_per_epoch, self._total_batches(num_training_steps)
+                per_epoch, total = self.batches_per_epoch, self._total_batches(num_training_steps)
             warmup = args.warmup_epochs * per_epoch
             if args.warmup_steps:
                 warmup = args.warmup_steps * (total if args.warmup_steps < 1 else 1)
@@ -197,11 +146,14 @@ class SelfDistillationTrainer(SeededTrainer):
             self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def move_teacher(self) -> None:
-        """Move the teacher; called after each optimizer step."""
+    def momentum_of(self, update: int) -> float:
+        """Momentum of the teacher after the optimizer step that is being done."""
         step, total, _ = self._counts()
-        self._momentum = cosine_between(step, first=self.args.teacher_momentum, last=1, total_steps=total)
-        self.teacher_model.update_moving_average(self._momentum)
+        return cosine_between(step, first=self.args.teacher_momentum, last=1, total_steps=total)
+
+    def move_average(self) -> None:
+        """Move the teacher; called after each optimizer step."""
+        super().move_average()
         self._part = 0
 
     # --- loss and logs ---
@@ -241,15 +193,12 @@ class SelfDistillationTrainer(SeededTrainer):
         self.collapse_monitor.restore(sums["monitor"])
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """One batch of evaluation; the last one as one process would see it."""
-        whole = self.last_evaluation_batch()
-        if whole is None:
-            return super().prediction_step(model, inputs, *args, **kwargs)
-        self.teacher_model.across_ranks = False  # every process has all of it
+        """One batch of evaluation; where every process has all of it, nothing is summed over them."""
+        self.average_model.across_ranks = self.args.world_size > 1 and self.last_evaluation_batch() is None
         try:
-            return super().prediction_step(model, whole, *args, **kwargs)
+            return super().prediction_step(model, inputs, *args, **kwargs)
         finally:
-            self.teacher_model.across_ranks = True
+            self.average_model.across_ranks = self.args.world_size > 1
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the Trainer does, with the terms of the loss and the schedules beside it."""
@@ -263,7 +212,7 @@ class SelfDistillationTrainer(SeededTrainer):
             if self.optimizer is not None:
                 decays = [g["weight_decay"] for g in self.optimizer.param_groups if g.get(SCHEDULED_DECAY)]
                 terms["weight_decay"] = decays[0] if decays else 0.0
-            terms["teacher_momentum"] = self._momentum
+            terms["teacher_momentum"] = self.momentum
             terms["network_loss_weight"] = self.network_loss_weight() if step < total else 0.0
             logs = {**logs, **terms}
         super().log(logs, *args, **kwargs)

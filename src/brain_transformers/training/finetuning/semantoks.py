@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
@@ -240,7 +239,6 @@ class SemantoksFineTuner(SeededTrainer):
             callbacks=[*callbacks, self._freezing],
             **kwargs,
         )
-        self._batches_per_epoch = 1
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; see [`SeededTrainer.train`]. However it ends, the encoder is not left frozen."""
@@ -248,22 +246,6 @@ class SemantoksFineTuner(SeededTrainer):
             return super().train(*args, **kwargs)
         finally:
             self._freezing.set_frozen(False)
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Dataloader of the training set.
-
-        Raises:
-            ValueError: if it would be empty.
-        """
-        loader = super().get_train_dataloader()
-        if len(loader) == 0:
-            dataset: Any = self.train_dataset
-            raise ValueError(
-                f"Expected training scans to fill at least one batch, got {len(dataset)}. A batch norm in the head "
-                "needs two; otherwise use a smaller per_device_train_batch_size, or dataloader_drop_last=False."
-            )
-        self._batches_per_epoch = len(loader)
-        return loader
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate; see `transformers.Trainer.evaluation_loop`.
@@ -278,25 +260,22 @@ class SemantoksFineTuner(SeededTrainer):
                     torch.distributed.broadcast(buffer, src=0)
         return super().evaluation_loop(*args, **kwargs)
 
-    def create_optimizer(self, model: Any = None) -> Optimizer:
-        """AdamW (or what `args.optim` names) over the groups of [`fine_tuning_groups`]."""
-        if self.optimizer is None:
-            args, network = self.args, self.model
-            assert network is not None
-            assert args.learning_rate is not None
-            kind, options = self.get_optimizer_cls_and_kwargs(args, network)  # type: ignore[arg-type]
-            groups = fine_tuning_groups(
-                network,
-                learning_rate=args.learning_rate,
-                weight_decay=args.weight_decay,
-                layer_decay=args.layer_decay,
-                published=args.published_parameter_groups,
-            )
-            in_head = {id(parameter) for parameter in head_parameters(network)}
-            if args.encoder_learning_rate_factor != 1:
-                groups = _slower_encoder(groups, in_head, args.encoder_learning_rate_factor)
-            self.optimizer = kind(groups, **options)
-        return self.optimizer
+    def optimizer_groups(self, model: Any) -> list[dict[str, Any]]:
+        """The groups of [`fine_tuning_groups`]."""
+        args, network = self.args, self.model
+        assert network is not None
+        assert args.learning_rate is not None
+        groups = fine_tuning_groups(
+            network,
+            learning_rate=args.learning_rate,
+            weight_decay=args.weight_decay,
+            layer_decay=args.layer_decay,
+            published=args.published_parameter_groups,
+        )
+        if args.encoder_learning_rate_factor == 1:
+            return groups
+        in_head = {id(parameter) for parameter in head_parameters(network)}
+        return _slower_encoder(groups, in_head, args.encoder_learning_rate_factor)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
         """The schedule by epoch."""
@@ -304,7 +283,7 @@ class SemantoksFineTuner(SeededTrainer):
             args, optimizer = self.args, optimizer or self.optimizer
             assert optimizer is not None
             assert args.learning_rate is not None
-            per_epoch = max(math.ceil(self._batches_per_epoch / args.gradient_accumulation_steps), 1)
+            per_epoch = max(math.ceil(self.batches_per_epoch / args.gradient_accumulation_steps), 1)
             epochs = max(math.ceil(num_training_steps / per_epoch), 1)
             options: dict[str, Any] = {
                 "peak": 1.0,

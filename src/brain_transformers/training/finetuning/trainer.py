@@ -1,9 +1,9 @@
 """Trainer for fine-tuning any family with a learning rate that falls towards the input."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from ..parameter_groups import fine_tuning_groups
 from ..seeded_trainer import SeededTrainer
@@ -19,8 +19,8 @@ class FineTuningTrainer(SeededTrainer):
 
     args: FineTuningArguments
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def set_up(self, data_collator: Callable[..., Any] | None) -> None:
+        """See [`SeededTrainer.set_up`]; labels are looked at before training."""
         check: Any = getattr(self.data_collator, "check_labels", None)
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         for rows in (self.train_dataset, *sets):
@@ -41,18 +41,14 @@ class FineTuningTrainer(SeededTrainer):
         means = sums / counts.view(-1, *[1] * (logits.dim() - 1))
         return loss, means, None if labels is None else labels[first]
 
-    def create_optimizer(self, model: Any = None) -> Optimizer:
-        """AdamW (or what `args.optim` names) over the groups."""
+    def optimizer_groups(self, model: Any) -> list[dict[str, Any]] | None:
+        """The groups."""
         args = self.args
-        if self.optimizer is not None or args.layer_decay == 1:
-            return super().create_optimizer(model)
-        learner: Any = self.model if model is None else model
-        kind, options = self.get_optimizer_cls_and_kwargs(args, learner)
-        groups = fine_tuning_groups(
-            learner,
+        if args.layer_decay == 1:
+            return None
+        return fine_tuning_groups(
+            model,
             learning_rate=args.learning_rate,
             weight_decay=args.weight_decay,
             layer_decay=args.layer_decay,
         )
-        self.optimizer = kind(groups, **options)
-        return self.optimizer

@@ -7,31 +7,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ...models.moving_average import check_moving_average
-from ..monitors import CollapseMonitor, target_statistics
+from ..monitors import target_statistics
+from ..moving_average import MovingAverageTrainer
 from ..parameter_groups import SCHEDULED_DECAY, own_name
 from ..schedules import linear_between
-from ..seeded_trainer import SeededTrainer
 from .arguments import JEPATrainingArguments
 from .schedule import LatentPredictionSchedule
 
 
-class _MoveTarget(TrainerCallback):
-    """Updates the target after each optimizer step."""
-
-    def __init__(self, trainer: "JEPATrainer"):
-        self.trainer = trainer
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        model: Any = self.trainer.model
-        model.update_moving_average(self.trainer.momentum_of(state.global_step))
-
-
-class JEPATrainer(SeededTrainer):
+class JEPATrainer(MovingAverageTrainer):
     """Pretrains Brain-JEPA, and every other model of this package with a target network, by latent prediction.
 
     The context encoder and the predictor learn; the target follows as a moving average after every optimizer step and
@@ -59,25 +44,11 @@ class JEPATrainer(SeededTrainer):
     args: JEPATrainingArguments
     arguments_class = JEPATrainingArguments
 
-    def __init__(
-        self,
-        model: Any = None,
-        args: JEPATrainingArguments | None = None,
-        data_collator: Callable[..., Any] | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
-        **kwargs: Any,
-    ):
-        super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
-        args = self.args  # of the right class, or refused
-        predictor: Any = self.model
-        check_moving_average(predictor)
-        predictor.freeze_moving_average()
-        self.data_collator = self.pretraining_collator(data_collator, {"mask_rule": args.mask_rule})
-        self.collapse_monitor = CollapseMonitor()
+    def set_up(self, data_collator: Callable[..., Any] | None) -> None:
+        """See [`SeededTrainer.set_up`]."""
+        super().set_up(data_collator)
+        self.data_collator = self.pretraining_collator(data_collator, {"mask_rule": self.args.mask_rule})
         self._last_targets: torch.Tensor | None = None
-        self.add_callback(_MoveTarget(self))
 
     def momentum_of(self, update: int) -> float:
         """Momentum of the target after optimizer step `update` (0-based)."""
@@ -154,10 +125,6 @@ class JEPATrainer(SeededTrainer):
     def restore_sums(self, sums: dict[str, Any]) -> None:
         """See [`SeededTrainer.restore_sums`]."""
         self.collapse_monitor.restore(sums)
-
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """One batch of evaluation; the last one as one process would see it."""
-        return super().prediction_step(model, self.last_evaluation_batch() or inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as the Trainer does, with the statistics of the last targets beside the training loss."""

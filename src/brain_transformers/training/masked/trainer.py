@@ -1,7 +1,7 @@
 """Trainer of the masked autoencoders."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -46,20 +46,10 @@ class MAETrainer(SeededTrainer):
     args: MAETrainingArguments
     arguments_class = MAETrainingArguments
 
-    def __init__(
-        self,
-        model: Any = None,
-        args: MAETrainingArguments | None = None,
-        data_collator: Callable[..., Any] | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
-        **kwargs: Any,
-    ):
-        super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
-        args = self.args  # of the right class, or refused
-        assert self.model is not None  # the Trainer has refused that
-        self.mask_arguments = args.mask_arguments(self.model)
+    def set_up(self, data_collator: Callable[..., Any] | None) -> None:
+        """See [`SeededTrainer.set_up`]."""
+        args = self.args
+        self.mask_arguments = args.mask_arguments(cast(Any, self.model))
         self.data_collator = self.pretraining_collator(data_collator)
         # Micro-batches and processes hide different numbers of entries, so their losses are added as sums.
         self._adds_sums = not self.is_deepspeed_enabled and (

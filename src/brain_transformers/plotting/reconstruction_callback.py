@@ -1,6 +1,5 @@
 """A picture of what the model reconstructs, at every evaluation."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,17 +8,12 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from ...files import whole_file
-from ...optional import require
-from .arguments import MAETrainingArguments
+from ..files import whole_file
+from ..optional import require
+from ..training.masked.arguments import MAETrainingArguments
+from .signals import plot_reconstruction
 
 logger = logging.get_logger(__name__)
-
-
-def _default_plot() -> Callable[..., Any]:
-    require("matplotlib", extra="plot", purpose="pictures of reconstructions")
-    # By name, since the layers of this package keep training and plotting apart.
-    return importlib.import_module("brain_transformers.plotting.signals").plot_reconstruction
 
 
 class ReconstructionPlotCallback(TrainerCallback):
@@ -31,8 +25,7 @@ class ReconstructionPlotCallback(TrainerCallback):
 
     Args:
         row: row of the evaluation set.
-        plot: `(target, prediction, mask, title=...)`, each `(n_rois, n_timepoints)`, to a matplotlib figure; default
-            `brain_transformers.plotting.plot_reconstruction`.
+        plot: `(target, prediction, mask, title=...)`, each `(n_rois, n_timepoints)`, to a matplotlib figure.
         rois: rows of the window to draw, given to `plot` if set.
         dpi: resolution of the PNG.
 
@@ -44,12 +37,14 @@ class ReconstructionPlotCallback(TrainerCallback):
         self,
         row: int = 0,
         *,
-        plot: Callable[..., Any] | None = None,
+        plot: Callable[..., Any] = plot_reconstruction,
         rois: Sequence[int] | None = None,
         dpi: int = 120,
     ):
         self.row = row
-        self.plot = plot or _default_plot()
+        if plot is plot_reconstruction:  # now, and not at the first evaluation
+            require("matplotlib", extra="plot", purpose="pictures of reconstructions")
+        self.plot = plot
         self.rois = rois
         self.dpi = dpi
 
