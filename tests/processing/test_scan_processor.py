@@ -298,5 +298,7 @@ def test_it_is_pretrained_by_the_trainers_of_this_package(kind, processor, rows,
     after = trainer.model.state_dict()
     assert not torch.equal(before["trained.embeddings.weight"], after["trained.embeddings.weight"])
     # The average moves where the objective asks for one.
-    assert torch.equal(before["made_up.embeddings.weight"], after["made_up.embeddings.weight"]) == (kind == "MAETrainer")
+    assert torch.equal(before["made_up.embeddings.weight"], after["made_up.embeddings.weight"]) == (
+        kind == "MAETrainer"
+    )
     assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
