@@ -95,10 +95,9 @@ def test_constraints_pin_what_the_package_asks_for(repository: Path) -> None:
 SERVES = {
     "jinja2": "huggingface_hub writes cards with it",
     "flash-attn": "transformers takes it for attn_implementation",
-    "mamba-ssm": "compiled kernels",
-    "causal-conv1d": "compiled kernels",
 }
-DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
+# Triton comes with torch where there is a GPU for it; it is looked for before its kernels are imported.
+DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn", "mamba_ssm": "mamba-ssm", "triton": "torch"}
 
 
 def imports_of(path: Path) -> tuple[set[str], set[tuple[str, str]]]:
@@ -106,16 +105,15 @@ def imports_of(path: Path) -> tuple[set[str], set[tuple[str, str]]]:
     plain: set[str] = set()
     asked: set[tuple[str, str]] = set()
 
-    def visit(node: ast.AST) -> None:
+    def visit(node: ast.AST, optional: bool = False) -> None:
+        children = list(ast.iter_child_nodes(node))
         if isinstance(node, ast.Try) and "ImportError" in ast.unparse(node.handlers):
-            return
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            for child in node.orelse:
-                visit(child)
-            return
-        if isinstance(node, ast.Import):
+            optional = True
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            children = list(node.orelse)
+        elif isinstance(node, ast.Import) and not optional:
             plain.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif isinstance(node, ast.ImportFrom) and not node.level and not optional:
             plain.add(str(node.module))
         elif (
             isinstance(node, ast.Call)
@@ -124,8 +122,8 @@ def imports_of(path: Path) -> tuple[set[str], set[tuple[str, str]]]:
         ):
             (extra,) = (ast.literal_eval(word.value) for word in node.keywords if word.arg == "extra")
             asked.add((node.args[0].value.partition(".")[0], extra))
-        for child in ast.iter_child_nodes(node):
-            visit(child)
+        for child in children:
+            visit(child, optional)
 
     visit(ast.parse(path.read_text(encoding="utf-8")))
     return {name.partition(".")[0] for name in plain} - sys.stdlib_module_names - {"brain_transformers"}, asked

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..optional import require
 from .flags import NAMED_MODELS, Once
 from .run_folder import Beginning, check_output, train_in_folder
 from .training_inputs import add_training_parser, check_inputs, config_fields, training_flags, training_inputs
@@ -258,8 +259,6 @@ def _model_for(args: argparse.Namespace, fields: dict[str, Any], labels: Any, ro
 
 
 def _run_repetitions(args: argparse.Namespace) -> int:
-    import datasets
-
     from ..data.labels import Labels
     from ..data.saved_datasets import load_parts
     from ..hub.trained_models import fine_tuning_protocol
@@ -269,6 +268,7 @@ def _run_repetitions(args: argparse.Namespace) -> int:
     values = {name: value for name in _REPETITION_OPTIONS.values() if (value := getattr(args, name)) is not None}
     if args.subject_column == "none":
         values["subject_column"] = None
+    datasets = require("datasets", extra="data", purpose="datasets of scans")
     rows = datasets.concatenate_datasets(list(load_parts(args.dataset).values())).with_format("numpy")
     if not len(rows):
         raise ValueError(f"{args.dataset} has no rows to train on.")
