@@ -209,12 +209,17 @@ def test_what_a_caller_sets_on_loading_is_checked_too(name: str, tmp_path: Path)
         AutoModel.from_pretrained(folder, pooling="attention")
     assert AutoModel.from_pretrained(folder, pooling="max").config.pooling == "max"
     model = AutoModel.from_pretrained(folder)
-    model.config.pooling = "attention"  # later than any check of the configuration
-    inputs = {"coordinates": torch.zeros(12, 3)} if name == "brainlm-tiny" else {}
-    with pytest.raises(ValueError, match="pooling must be one of"):
-        model(signals=torch.randn(1, model.config.n_rois, model.config.n_timepoints), **inputs)
+    with pytest.raises(StrictDataclassError, match="pooling must be one of"):
+        model.config.pooling = "attention"
+    assert model.config.pooling != "attention"
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="There is no "):
         bt.BrainLMModel.from_pretrained(tmp_path / "absent")
+
+
+def test_poolings_by_their_old_names_load(tmp_path: Path) -> None:
+    folder = saved("brain-semantoks-tiny", tmp_path, pooling="cls_avg")
+    assert AutoModel.from_pretrained(folder).config.pooling == "cls_mean"
+    assert AutoModel.from_pretrained(folder, pooling="avg").config.pooling == "mean"

@@ -1,19 +1,10 @@
-"""Prediction heads and the losses that go with them."""
+"""Linear layers that start in a way of their own, and the loss over what was hidden."""
 
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
-
-# Bands of the z-scored label and their weights, from BrainLM's fine-tuning code; labels outside contribute nothing.
-_WEIGHTED_MSE_BANDS = (
-    (-4.40, -3.46, 24.16),
-    (-3.35, -2.40, 30.73),
-    (-1.25, -0.305, 1.5),
-    (-0.199, 0.747, 1.0),
-    (0.852, 1.799, 2.11),
-)
 
 
 def initialised_linear(
@@ -51,62 +42,6 @@ def initialise(layer: Any, cut_at: float | None = None) -> None:
         init.trunc_normal_(layer.weight, std=layer.initial_std, a=-cut_at, b=cut_at)
     if layer.starts_at_zero:
         init.zeros_(layer.bias)
-
-
-class MLPHead(nn.Module):
-    """BrainLM's three-layer prediction head: linear, dropout, ReLU, twice, then linear.
-
-    Args:
-        hidden_size: width of the pooled vector; the hidden layers have half of it.
-        num_labels: number of outputs.
-        dropout: probability of both dropouts, which come before the ReLU as in the authors' code.
-    """
-
-    def __init__(self, hidden_size: int, num_labels: int, dropout: float = 0.0):
-        super().__init__()
-        self.fc1 = nn.Linear(hidden_size, hidden_size // 2)
-        self.fc2 = nn.Linear(hidden_size // 2, hidden_size // 2)
-        self.fc3 = nn.Linear(hidden_size // 2, num_labels)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """`(batch, hidden_size)` -> `(batch, num_labels)`."""
-        hidden = torch.relu(self.dropout(self.fc1(pooled)))
-        hidden = torch.relu(self.dropout(self.fc2(hidden)))
-        return self.fc3(hidden)
-
-
-def build_classifier(kind: str, hidden_size: int, num_labels: int, dropout: float) -> nn.Module:
-    """A `"linear"` or `"mlp"` head from the pooled vector to `num_labels` outputs."""
-    if kind == "mlp":
-        return MLPHead(hidden_size, num_labels, dropout)
-    return nn.Linear(hidden_size, num_labels)
-
-
-def single_output_loss(
-    outputs: torch.Tensor, labels: torch.Tensor, loss: str, pos_weight: list[float] | None = None
-) -> torch.Tensor:
-    """The losses of BrainLM's fine-tuning code, for a head with one output.
-
-    Args:
-        outputs: `(batch, 1)` or `(batch,)`; for `"binary_cross_entropy"` they are logits.
-        labels: `(batch,)` numbers.
-        loss: `"mse"`, `"mae"`, `"binary_cross_entropy"` or `"weighted_mse"`; the last is `0.01 * sum(w * error**2)`
-            with a weight by label band, summed (not averaged) over the samples.
-        pos_weight: weight of the positive class for `"binary_cross_entropy"`.
-    """
-    outputs, labels = outputs.reshape(-1), labels.reshape(-1).to(outputs.dtype)
-    if loss == "mse":
-        return nn.functional.mse_loss(outputs, labels)
-    if loss == "mae":
-        return nn.functional.l1_loss(outputs, labels)
-    if loss == "binary_cross_entropy":
-        weight = None if pos_weight is None else outputs.new_tensor(pos_weight)
-        return nn.functional.binary_cross_entropy_with_logits(outputs, labels, pos_weight=weight)
-    weights = torch.zeros_like(labels)
-    for low, high, weight_of_band in _WEIGHTED_MSE_BANDS:
-        weights = torch.where((labels >= low) & (labels <= high), weight_of_band, weights)
-    return 0.01 * (weights * (outputs - labels) ** 2).sum()
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

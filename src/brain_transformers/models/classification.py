@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers.utils import ModelOutput, can_return_tuple
 
-from ..layers.heads import build_classifier
 from ..layers.masking import check_tensor
 
 if TYPE_CHECKING:
@@ -77,6 +77,29 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str |
             )
 
 
+class MLPHead(nn.Module):
+    """BrainLM's three-layer prediction head: linear, dropout, ReLU, twice, then linear.
+
+    Args:
+        hidden_size: width of the pooled vector; the hidden layers have half of it.
+        num_labels: number of outputs.
+        dropout: probability of both dropouts, which come before the ReLU as in the authors' code.
+    """
+
+    def __init__(self, hidden_size: int, num_labels: int, dropout: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, hidden_size // 2)
+        self.fc2 = nn.Linear(hidden_size // 2, hidden_size // 2)
+        self.fc3 = nn.Linear(hidden_size // 2, num_labels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """`(batch, hidden_size)` -> `(batch, num_labels)`."""
+        hidden = torch.relu(self.dropout(self.fc1(pooled)))
+        hidden = torch.relu(self.dropout(self.fc2(hidden)))
+        return self.fc3(hidden)
+
+
 class BrainForSequenceClassification(_Model):
     """A body with a head for classification or regression; stands in front of a family's `...PreTrainedModel`.
 
@@ -101,11 +124,12 @@ class BrainForSequenceClassification(_Model):
         self.post_init()
 
     def add_head(self) -> None:
-        """Set `classifier`, and whatever stands beside it."""
+        """Set `classifier`, and whatever stands beside it; by default linear or an MLP, as the configuration says."""
         config: Any = self.config
-        self.classifier = build_classifier(
-            config.classifier_head, config.hidden_size, self.num_labels, config.classifier_dropout
-        )
+        if config.classifier_head == "mlp":
+            self.classifier: nn.Module = MLPHead(config.hidden_size, self.num_labels, config.classifier_dropout)
+        else:
+            self.classifier = nn.Linear(config.hidden_size, self.num_labels)
 
     def predict(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `(batch, num_labels)` of pooled vectors, and the vectors that they were read from."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from .family import Family
 from .remote_code import shim_reference, write_shim
-from .validation import PROBLEM_TYPES, RANGES, Range, check_choice, check_range
+from .validation import CHOICES, RANGES, Range, check_choice, check_range
 
 # What a caller may say and a file may not: code to run, and where to take it from.
 _NOT_FROM_FILES = ("auto_map", "trust_remote_code", "attn_implementation", "experts_implementation")
@@ -82,12 +82,23 @@ class BrainConfig(PreTrainedConfig):
 
     # What the configurations of one family share: the names of its classes, its objective, how scans come to it.
     family: ClassVar[Family]
+    # Outputs beside the logits, which the Trainer need not gather in evaluation; also of the pretraining heads.
+    keys_to_ignore_at_inference = [
+        *("mask", "predictions", "targets", "signal_mask", "target_mask", "token_mask", "ids_restore"),
+        *("context_indices", "target_indices", "context_hidden_state", "last_hidden_state", "pooler_output"),
+        *("raw_logits", "classification_loss", "reconstruction_loss"),
+    ]
     # Table that is saved with the weights -> field that says where it came from; `None` there means that it is none.
     table_sources: ClassVar[Mapping[str, str]] = {}
     # Pattern of a field's name -> what its numbers can be; a family adds those of fields that only it has.
     ranges: ClassVar[Mapping[str, Range]] = RANGES
+    # Field -> the words that it can be.
+    choices: ClassVar[Mapping[str, tuple[str | None, ...]]] = CHOICES
     # Field -> values of earlier versions and what they are called now.
     renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    # What tells a `config.json` in the authors' own format, which has to be converted: keys, and other model types.
+    authors_keys: ClassVar[tuple[str, ...]] = ()
+    authors_model_types: ClassVar[tuple[str, ...]] = ()
     # Run once, before the first configuration is made: the package registers its model classes here, so that importing
     # it does not have to load them.
     before_first_instance: ClassVar[Callable[[], None] | None] = None
@@ -103,10 +114,17 @@ class BrainConfig(PreTrainedConfig):
         if isinstance(value, str) and name in self.renamed_values:
             value = self.renamed_values[name].get(value, value)
         try:
-            check_range(name, value, self.range_of(name))
+            self.check_field(name, value)
         except ValueError as error:
             raise StrictDataclassFieldValidationError(field=name, cause=error) from error
         super().__setattr__(name, value)
+
+    @classmethod
+    def check_field(cls, name: str, value: Any) -> None:
+        """Raise ValueError for a value that a field cannot have, by its `ranges` and `choices`."""
+        check_range(name, value, cls.range_of(name))
+        if name in cls.choices:
+            check_choice(name, value, cls.choices[name])
 
     @classmethod
     @functools.cache
@@ -115,8 +133,7 @@ class BrainConfig(PreTrainedConfig):
         return next((span for pattern, span in cls.ranges.items() if re.fullmatch(pattern, name)), None)
 
     def validate_labels(self) -> None:
-        """Check what transformers declares but does not check: the kind of problem and the tables of labels."""
-        check_choice("problem_type", self.problem_type, (None, *PROBLEM_TYPES))
+        """Check what transformers declares but does not check: the tables of labels."""
         for name in ("id2label", "label2id"):
             if not isinstance(getattr(self, name), (dict, type(None))):
                 raise ValueError(f"{name} must be a table of labels, got {type(getattr(self, name)).__name__}.")

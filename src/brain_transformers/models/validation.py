@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 POOLINGS = ("cls", "mean", "mean_with_cls", "max")
-TRAIN_MODES = ("auto_encode", "predict_last", "predict_last_pixel")
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "problem_type": (None, "regression", "single_label_classification", "multi_label_classification")
+}
+"""Field -> the words that it can be."""
 
 
 @dataclass(frozen=True)

@@ -308,6 +308,9 @@ def test_predicting_the_last_timepoints(tmp_path, mode):
 def test_options_that_a_model_does_not_have_are_refused(tmp_path):
     with pytest.raises(ValueError, match="train_mode"):
         MAETrainer(make_model(), make_arguments(tmp_path, train_mode="predict_last"), train_dataset=make_windows(2))
+    vit = make_model("brainlm-vit-tiny")
+    with pytest.raises(ValueError, match="train_mode must be one of"):
+        MAETrainer(vit, make_arguments(tmp_path, train_mode="predict_first"), train_dataset=make_windows(2))
     with pytest.raises(TypeError, match="MAETrainingArguments"):
         MAETrainer(make_model(), TrainingArguments(str(tmp_path), use_cpu=True, remove_unused_columns=False))
     with pytest.raises(ValueError, match="remove_unused_columns"):

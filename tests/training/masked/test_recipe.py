@@ -52,9 +52,7 @@ def test_flags_of_the_command_line(tmp_path):
     assert args.learning_rate == 0.01
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("mask_ratio", 1.0), ("mask_ratio", 0.0), ("train_mode", "predict_first")]
-)
+@pytest.mark.parametrize(("option", "value"), [("mask_ratio", 1.0), ("mask_ratio", 0.0)])
 def test_impossible_options_are_refused(tmp_path, option, value):
     with pytest.raises(ValueError, match=option):
         make_arguments(tmp_path, **{option: value})

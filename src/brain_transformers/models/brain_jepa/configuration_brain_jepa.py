@@ -8,13 +8,8 @@ from huggingface_hub.dataclasses import strict
 from ..configuration_base import Table
 from ..configuration_roi import ROIConfig
 from ..family import Family
-from ..validation import RANGES, SHARE, Range, check_choice, check_heads
+from ..validation import CHOICES, RANGES, SHARE, Range, check_heads
 from .family import FAMILY
-
-POOLINGS = ("mean", "max", "first")
-CLASSIFIER_HEADS = ("linear", "batch_norm_linear")
-POSITIONS = ("gradient", "index")
-MASK_RULES = ("balanced", "published")
 
 
 def _scale(low: float, high: float) -> Any:
@@ -62,17 +57,14 @@ class BrainJEPAConfig(ROIConfig):
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
     table_sources = {"gradients": "gradient_source"}
+    choices = {
+        "position_type": ("gradient", "index"),
+        "pooling": ("mean", "max", "first"),
+        "classifier_head": ("linear", "batch_norm_linear"),
+        "mask_rule": ("balanced", "published"),
+        **CHOICES,
+    }
     ranges = {"gradient_size": Range(1, 10_000), r"mask_\w+_(rois|windows)|mask_observation": SHARE, **RANGES}
-    keys_to_ignore_at_inference = [
-        "predictions",
-        "targets",
-        "target_mask",
-        "context_indices",
-        "target_indices",
-        "context_hidden_state",
-        "last_hidden_state",
-        "pooler_output",
-    ]
 
     n_rois: int = 450
     n_timepoints: int = 160
@@ -146,10 +138,6 @@ class BrainJEPAConfig(ROIConfig):
             raise ValueError(
                 f"n_timepoints ({self.n_timepoints}) must be at least patch_size ({self.patch_size}): one token."
             )
-        check_choice("position_type", self.position_type, POSITIONS)
-        check_choice("pooling", self.pooling, POOLINGS)
-        check_choice("classifier_head", self.classifier_head, CLASSIFIER_HEADS)
-        check_choice("mask_rule", self.mask_rule, MASK_RULES)
         for name in (
             "mask_observation",
             "mask_cross_rois",

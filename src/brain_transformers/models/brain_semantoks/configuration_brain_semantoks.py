@@ -9,14 +9,9 @@ from huggingface_hub.dataclasses import strict
 from ..configuration_base import ScanFacts, Table, TableError
 from ..configuration_roi import ROIConfig
 from ..family import Family
-from ..validation import POOLINGS, RANGES, SHARE, WEIGHT, WIDTH, Range, check_choice, check_heads, check_range
+from ..validation import CHOICES, POOLINGS, RANGES, SHARE, WEIGHT, WIDTH, Range, check_choice, check_heads, check_range
 from .family import FAMILY
 from .networks_brain_semantoks import networks_of_parcels
-
-SPATIAL_MODES = ("networks", "rois", "whole_brain")
-TOKENIZER_POOLINGS = ("mean", "max", "attention")
-BRANCH_TYPES = ("convolution", "long_convolution")
-CLASSIFIER_HEADS = ("linear", "batch_norm_linear", "mlp")
 
 _BRANCH_DEFAULTS: dict[str, dict[str, Any]] = {
     "convolution": {"kernel_size": 3, "dilation": 1, "depthwise": False},
@@ -85,6 +80,17 @@ class BrainSemantoksConfig(ROIConfig):
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
     renamed_values = {"pooling": {"avg": "mean", "cls_avg": "cls_mean"}}
+    choices = {
+        "spatial_mode": ("networks", "rois", "whole_brain"),
+        "tokenizer_pooling": ("mean", "max", "attention"),
+        "missing_tokens": ("mask", "zeros"),
+        "pooling": (*POOLINGS, "cls_mean"),
+        "mask_kind": ("slice", "temporal", "network"),
+        "mask_rule": ("published", "nominal"),
+        "classifier_head": ("linear", "batch_norm_linear", "mlp"),
+        "classifier_loss": ("mse", "mae"),
+        **CHOICES,
+    }
     ranges = {
         "projection_size": WIDTH,
         "projection_num_layers": Range(1, 1_024),
@@ -95,17 +101,12 @@ class BrainSemantoksConfig(ROIConfig):
         **RANGES,
     }
     keys_to_ignore_at_inference = [
-        "token_mask",
-        "last_hidden_state",
-        "pooler_output",
-        "student_last_hidden_state",
-        "teacher_last_hidden_state",
-        "student_cls_projection",
-        "teacher_cls_projection",
-        "student_network_projection",
-        "teacher_network_projection",
-        "student_mask_projection",
-        "teacher_mask_projection",
+        *ROIConfig.keys_to_ignore_at_inference,
+        *(
+            f"{network}_{what}"
+            for what in ("last_hidden_state", "cls_projection", "network_projection", "mask_projection")
+            for network in ("student", "teacher")
+        ),
     ]
 
     n_rois: int = 457
@@ -258,14 +259,6 @@ class BrainSemantoksConfig(ROIConfig):
 
     def validate_architecture(self) -> None:
         """Check that the sizes fit each other."""
-        check_choice("spatial_mode", self.spatial_mode, SPATIAL_MODES)
-        check_choice("tokenizer_pooling", self.tokenizer_pooling, TOKENIZER_POOLINGS)
-        check_choice("missing_tokens", self.missing_tokens, ("mask", "zeros"))
-        check_choice("pooling", self.pooling, (*POOLINGS, "cls_mean"))
-        check_choice("mask_kind", self.mask_kind, ("slice", "temporal", "network"))
-        check_choice("mask_rule", self.mask_rule, ("published", "nominal"))
-        check_choice("classifier_head", self.classifier_head, CLASSIFIER_HEADS)
-        check_choice("classifier_loss", self.classifier_loss, ("mse", "mae"))
         check_heads("hidden_size", self.hidden_size, self.num_attention_heads)
         if self.hidden_size % 2:
             raise ValueError(f"hidden_size must be even for the position table, got {self.hidden_size}.")
@@ -308,7 +301,7 @@ class BrainSemantoksConfig(ROIConfig):
             return
         branches = self.tokenizer_branches or []
         for branch in branches:
-            check_choice("type of a tokenizer branch", branch.get("type"), BRANCH_TYPES)
+            check_choice("type of a tokenizer branch", branch.get("type"), tuple(_BRANCH_DEFAULTS))
             known = {"type", "out_channels", *_BRANCH_DEFAULTS[branch["type"]]}
             if set(branch) != known:
                 raise ValueError(f"A {branch['type']} branch has the fields {sorted(known)}, got {sorted(branch)}.")

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from ..configuration_base import Table
 from ..configuration_roi import ROIConfig
 from ..family import Family
-from ..validation import POOLINGS, RANGES, SHARE_BELOW_1, Range, check_choice, check_heads
+from ..validation import CHOICES, POOLINGS, RANGES, SHARE_BELOW_1, Range, check_heads
 from .family import FAMILY
 
 
@@ -55,6 +55,12 @@ class BrainLMConfig(ROIConfig):
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
     table_sources = {"coordinates": "coordinates_source"}
+    choices = {
+        "reconstruction_loss": ("mse", "mae"),
+        "pooling": POOLINGS,
+        "classifier_head": ("linear", "mlp"),
+        **CHOICES,
+    }
     ranges = {
         "mask_ratio": SHARE_BELOW_1,
         "conv_kernel_size": Range(1, 10_001),
@@ -62,17 +68,9 @@ class BrainLMConfig(ROIConfig):
         "coordinate_init_scale": Range(0, 1_000),
         **RANGES,
     }
+    authors_keys = ("num_brain_voxels", "timepoint_patching_size")
+    authors_model_types = ("vit_mae",)
     attribute_map = {"loss_fn": "reconstruction_loss"}
-    keys_to_ignore_at_inference = [
-        "mask",
-        "predictions",
-        "targets",
-        "signal_mask",
-        "token_mask",
-        "ids_restore",
-        "last_hidden_state",
-        "pooler_output",
-    ]
 
     n_rois: int = 424
     n_timepoints: int = 200
@@ -144,9 +142,6 @@ class BrainLMConfig(ROIConfig):
                 f"segment_means_seq_len ({self.segment_means_seq_len}) must be a multiple of num_landmarks "
                 f"({self.num_landmarks})."
             )
-        check_choice("reconstruction_loss", self.reconstruction_loss, ("mse", "mae"))
-        check_choice("pooling", self.pooling, POOLINGS)
-        check_choice("classifier_head", self.classifier_head, ("linear", "mlp"))
 
 
 __all__ = ["BrainLMConfig"]

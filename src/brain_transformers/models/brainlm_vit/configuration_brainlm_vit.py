@@ -7,10 +7,9 @@ from huggingface_hub.dataclasses import strict
 from ..configuration_base import Table
 from ..configuration_roi import ROIConfig
 from ..family import Family
-from ..validation import POOLINGS, RANGES, SHARE_BELOW_1, TRAIN_MODES, check_choice, check_heads
+from ..validation import CHOICES, POOLINGS, RANGES, SHARE_BELOW_1, check_heads
 from .family import FAMILY
 
-CLASSIFIER_LOSSES = ("mse", "mae", "binary_cross_entropy", "weighted_mse")
 # Side of the padded square for each patch size that the authors' code knows.
 _IMAGE_SIDES = {14: 434, 16: 432}
 
@@ -58,21 +57,17 @@ class BrainLMViTConfig(ROIConfig):
 
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
+    authors_keys = ("num_brain_voxels", "timepoint_patching_size")
+    authors_model_types = ("vit_mae",)
     attribute_map = {"loss_fn": "classifier_loss"}
+    choices = {
+        "train_mode": ("auto_encode", "predict_last", "predict_last_pixel"),
+        "pooling": POOLINGS,
+        "classifier_head": ("linear", "mlp"),
+        "classifier_loss": (None, "mse", "mae", "binary_cross_entropy", "weighted_mse"),
+        **CHOICES,
+    }
     ranges = {"mask_ratio": SHARE_BELOW_1, **RANGES}
-    keys_to_ignore_at_inference = [
-        "mask",
-        "predictions",
-        "targets",
-        "signal_mask",
-        "token_mask",
-        "ids_restore",
-        "last_hidden_state",
-        "pooler_output",
-        "raw_logits",
-        "classification_loss",
-        "reconstruction_loss",
-    ]
 
     n_rois: int | None = 424
     n_timepoints: int = 200
@@ -154,10 +149,6 @@ class BrainLMViTConfig(ROIConfig):
                 raise ValueError(f"{name} must be a multiple of 4 for the position table, got {getattr(self, name)}.")
         if self.image_size is not None and self.image_size % self.patch_size:
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size}).")
-        check_choice("train_mode", self.train_mode, TRAIN_MODES)
-        check_choice("pooling", self.pooling, POOLINGS)
-        check_choice("classifier_head", self.classifier_head, ("linear", "mlp"))
-        check_choice("classifier_loss", self.classifier_loss, (None, *CLASSIFIER_LOSSES))
 
 
 __all__ = ["BrainLMViTConfig"]

@@ -16,7 +16,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.heads import masked_mean, single_output_loss
+from ...layers.heads import masked_mean
 from ...layers.masking import (
     check_attention_mask,
     check_tensor,
@@ -38,6 +38,15 @@ logger = logging.get_logger(__name__)
 
 # The constant that the image is padded with.
 _PADDING = -1.0
+
+# Bands of the z-scored label and their weights, from BrainLM's fine-tuning code; labels outside contribute nothing.
+_WEIGHTED_MSE_BANDS = (
+    (-4.40, -3.46, 24.16),
+    (-3.35, -2.40, 30.73),
+    (-1.25, -0.305, 1.5),
+    (-0.199, 0.747, 1.0),
+    (0.852, 1.799, 2.11),
+)
 
 
 @dataclass(frozen=True)
@@ -481,6 +490,32 @@ class BrainLMViTForMaskedModeling(BrainLMViTPreTrainedModel):
         )
         attention_mask = check_attention_mask(attention_mask, image.shape[0], config.grid_size**2)
         return self._reconstruct(self.decoder, encoded, image, timepoints, attention_mask, **kwargs)
+
+
+def single_output_loss(
+    outputs: torch.Tensor, labels: torch.Tensor, loss: str, pos_weight: list[float] | None = None
+) -> torch.Tensor:
+    """The losses of BrainLM's fine-tuning code, for a head with one output.
+
+    Args:
+        outputs: `(batch, 1)` or `(batch,)`; for `"binary_cross_entropy"` they are logits.
+        labels: `(batch,)` numbers.
+        loss: `"mse"`, `"mae"`, `"binary_cross_entropy"` or `"weighted_mse"`; the last is `0.01 * sum(w * error**2)`
+            with a weight by label band, summed (not averaged) over the samples.
+        pos_weight: weight of the positive class for `"binary_cross_entropy"`.
+    """
+    outputs, labels = outputs.reshape(-1), labels.reshape(-1).to(outputs.dtype)
+    if loss == "mse":
+        return nn.functional.mse_loss(outputs, labels)
+    if loss == "mae":
+        return nn.functional.l1_loss(outputs, labels)
+    if loss == "binary_cross_entropy":
+        weight = None if pos_weight is None else outputs.new_tensor(pos_weight)
+        return nn.functional.binary_cross_entropy_with_logits(outputs, labels, pos_weight=weight)
+    weights = torch.zeros_like(labels)
+    for low, high, weight_of_band in _WEIGHTED_MSE_BANDS:
+        weights = torch.where((labels >= low) & (labels <= high), weight_of_band, weights)
+    return 0.01 * (weights * (outputs - labels) ** 2).sum()
 
 
 class BrainLMViTForSequenceClassification(BrainForSequenceClassification, BrainLMViTPreTrainedModel):

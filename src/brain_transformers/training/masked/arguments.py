@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 from transformers.trainer_utils import SchedulerType
 
-from ...models.validation import TRAIN_MODES
 from ..arguments import PretrainingArguments
 from ..parameter_groups import without_adapters
 
@@ -34,7 +33,7 @@ class MAETrainingArguments(PretrainingArguments):
 
     Raises:
         ImportError: without accelerate (extra `train`).
-        ValueError: for a mask ratio outside (0, 1) or an unknown train mode.
+        ValueError: for a mask ratio outside (0, 1).
     """
 
     base_learning_rate: float = field(
@@ -69,15 +68,13 @@ class MAETrainingArguments(PretrainingArguments):
                 f"Expected mask_ratio between 0 and 1, both excluded, got {self.mask_ratio}. With nothing hidden "
                 "there is nothing to predict, and with everything hidden nothing to predict from."
             )
-        if self.train_mode is not None and self.train_mode not in TRAIN_MODES:
-            raise ValueError(f"Expected train_mode to be one of {list(TRAIN_MODES)}, got {self.train_mode!r}.")
         super().__post_init__()
 
     def mask_arguments(self, model: nn.Module) -> dict[str, Any]:
         """What to pass to `model.forward` beside the batch: the mask options that are set.
 
         Raises:
-            ValueError: if an option is set that the model does not have.
+            ValueError: if an option is set that the model does not have, or to what it cannot be.
         """
         inner = without_adapters(model)
         known = inspect.signature(inner.forward).parameters
@@ -89,4 +86,6 @@ class MAETrainingArguments(PretrainingArguments):
                 f"{type(inner).__name__} has no option {foreign[0]}, got {foreign[0]}={chosen[foreign[0]]!r}. Leave "
                 "it out."
             )
+        for name, value in chosen.items():
+            inner.config.check_field(name, value)
         return chosen
