@@ -41,29 +41,6 @@ def eager_attention(
     return torch.matmul(dropped, value).transpose(1, 2).contiguous(), weights
 
 
-def attend(
-    module: nn.Module,
-    config: PreTrainedConfig,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Run the implementation that `config._attn_implementation` names (eager, sdpa, flex, flash, or a registered one).
-
-    Shapes are those of [`eager_attention`]; fused implementations return `None` for the weights.
-    """
-    implementation = config._attn_implementation or "eager"
-    function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
-    context, weights = function(
-        module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, is_causal=False, **kwargs
-    )
-    return context, weights
-
-
 class SelfAttention(nn.Module):
     """Full self-attention, with one fused projection for query, key and value.
 
@@ -111,6 +88,26 @@ class SelfAttention(nn.Module):
         key, value = pair.unflatten(2, (2, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
         return query.unflatten(2, heads).transpose(1, 2), key, value
 
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run the implementation that the config names (eager, sdpa, flex, flash, or a registered one).
+
+        Arguments are those of [`eager_attention`]. Returns the context `(batch, n_tokens, hidden_size)` and the
+        weights; fused implementations return `None` for these.
+        """
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", eager_attention)
+        dropout = self.attention_dropout if self.training else 0.0
+        context, weights = function(
+            self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, is_causal=False, **kwargs
+        )
+        return context.flatten(2), weights
+
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -134,11 +131,7 @@ class SelfAttention(nn.Module):
         """
         alone = query_ids if attention_mask is None else None
         query, key, value = self.project(hidden_states, alone)
-        dropout = self.attention_dropout if self.training else 0.0
-        context, weights = attend(
-            self, self.config, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
-        )
-        context = context.flatten(2)
+        context, weights = self.attend(query, key, value, attention_mask, **kwargs)
         if query_ids is not None and alone is None:
             context = gather_tokens(context, query_ids)
         if keep_mask is not None:

@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ...layers.attention import SelfAttention, attend
+from ...layers.attention import SelfAttention
 from ...layers.heads import masked_mean
 from ...layers.masking import (
     check_attention_mask,
@@ -95,16 +95,14 @@ class BrainLMAttention(SelfAttention):
         if self.config.uses_landmarks:
             self._check_landmark_length(hidden_states.shape[1], keep_mask)
             context, landmark_weights = landmark_attention(query, key, value, self.config.num_landmarks, self.scaling)
-            context, weights = context.transpose(1, 2), landmark_weights
+            context, weights = context.transpose(1, 2).flatten(2), landmark_weights
         else:
-            context, weights = attend(
-                self, self.config, query, key, value, attention_mask, scaling=self.scaling, **kwargs
-            )
+            context, weights = self.attend(query, key, value, attention_mask, **kwargs)
         if self.token_convolution is not None:
             if keep_mask is not None:
                 value = value * keep_mask[:, None, :, None].to(value.dtype)
-            context = context + self.token_convolution(value).transpose(1, 2)
-        return self.out_proj(context.flatten(2)), weights
+            context = context + self.token_convolution(value).transpose(1, 2).flatten(2)
+        return self.out_proj(context), weights
 
     def _check_landmark_length(self, n_tokens: int, keep_mask: torch.Tensor | None) -> None:
         expected = self.config.segment_means_seq_len
