@@ -59,11 +59,11 @@ def load_config(name: str, **overrides: Any) -> BrainConfig:
 
 def name_by_size(config: Any) -> str | None:
     """Name of the published model that has the same sizes, if there is one. It says nothing about the weights."""
-    geometry = ("n_rois", "n_timepoints", "patch_size")
-    fields = ("model_type", *geometry, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     for name in list_models(published=True):
         published = load_config(name)
-        if all(getattr(published, field, None) == getattr(config, field, None) for field in fields):
+        if published.model_type == config.model_type and all(
+            getattr(published, field) == getattr(config, field) for field in published.size_fields
+        ):
             return name
     return None
 

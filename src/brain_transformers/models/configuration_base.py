@@ -90,6 +90,13 @@ class BrainConfig(PreTrainedConfig):
     ]
     # Table that is saved with the weights -> field that says where it came from; `None` there means that it is none.
     table_sources: ClassVar[Mapping[str, str]] = {}
+    # Fields by which a published model is told from others; they say nothing of the weights.
+    size_fields: ClassVar[tuple[str, ...]] = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+    )
     # Pattern of a field's name -> what its numbers can be; a family adds those of fields that only it has.
     ranges: ClassVar[Mapping[str, Range]] = RANGES
     # Field -> the words that it can be.

@@ -20,6 +20,8 @@ class ROIConfig(BrainConfig):
         t_r: repetition time of the training data in seconds, or `None` if unknown.
     """
 
+    size_fields = (*BrainConfig.size_fields, "n_rois", "n_timepoints", "patch_size")
+
     n_rois: int | None = None
     n_timepoints: int = 200
     patch_size: int = 16
