@@ -1,15 +1,24 @@
 """Every formulation of the selective scan gives the numbers of the definition, forward and backward, both ways."""
 
-import importlib
 import importlib.util
 import sys
 import types
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "house"))
 
 import pytest
 import torch
+from fresh_process import run_python
 
-from brain_transformers.layers.selective_scan import chosen_scan, mamba_ssm_scan, selective_scan
+from brain_transformers.layers.selective_scan import (
+    chosen_scan,
+    chunked,
+    mamba_ssm_scan,
+    selective_scan,
+    triton_availability,
+)
 from brain_transformers.layers.selective_scan import selective_scan_reference as reference
 
 BOTH_WAYS = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -196,9 +205,8 @@ def test_shapes_that_do_not_fit_are_named(name: str, number: int) -> None:
 
 
 def test_what_runs_is_chosen_by_device_and_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
-    from brain_transformers.layers.selective_scan import triton_availability
-
     monkeypatch.setattr(triton_availability, "_installed", lambda: True)
+    monkeypatch.setattr(triton_availability, "fails_on", lambda device: None)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(mamba_ssm_scan, "_kernel", lambda: (None, "not there"))
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
@@ -271,17 +279,37 @@ def test_the_package_gets_its_layout(mamba_ssm: Any, monkeypatch: pytest.MonkeyP
     compare("mamba_ssm", inputs(2, 20, 3, 2, torch.float32)[:5], reverse, 1e-6)
 
 
+def test_kernels_are_tried_on_a_device_before_they_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels: Any = types.ModuleType("brain_transformers.layers.selective_scan.triton_scan")
+    monkeypatch.setitem(sys.modules, kernels.__name__, kernels)
+    cpu, fails_on = torch.device("cpu"), triton_availability.fails_on.__wrapped__
+    kernels.triton_scan, kernels.triton_scan_backward = chunked.chunked_scan, chunked.chunked_scan_backward
+    assert fails_on(cpu) is None
+    kernels.triton_scan = lambda *arguments: chunked.chunked_scan(*arguments) * 1.001
+    assert "give other numbers on cpu (off by 0.001 of the largest)" in fails_on(cpu)
+
+    def without_a_compiler(*arguments: Any) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    kernels.triton_scan = without_a_compiler
+    assert "do not run on cpu (RuntimeError: Failed to find C compiler)" in fails_on(cpu)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@BOTH_WAYS
-def test_triton_kernels_in_their_interpreter(monkeypatch: pytest.MonkeyPatch, reverse: bool) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    name = "brain_transformers.layers.selective_scan.triton_scan"
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    kernels = importlib.import_module(name)
-    monkeypatch.setattr(kernels, "_CHANNELS", 4)
-    compare("triton", inputs(2, 40, 5, 2, torch.float32), reverse, 1e-6)
-    compare("triton", inputs(1, 64, 3, 1, torch.float32)[:5], reverse, 1e-6)
-    monkeypatch.delitem(sys.modules, name)  # the next import compiles
+def test_triton_kernels_in_their_interpreter() -> None:
+    """In a process of its own: Triton decides when it is imported whether it interprets."""
+    code = """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from test_selective_scan import compare, inputs, torch
+        from brain_transformers.layers.selective_scan import triton_scan
+
+        triton_scan._CHANNELS = 4
+        for reverse in (False, True):
+            compare("triton", inputs(2, 40, 5, 2, torch.float32), reverse, 1e-6)
+            compare("triton", inputs(1, 64, 3, 1, torch.float32)[:5], reverse, 1e-6)
+    """
+    run_python(code, Path(__file__).parent, environment={"TRITON_INTERPRET": "1"})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

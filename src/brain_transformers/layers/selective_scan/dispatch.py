@@ -230,6 +230,6 @@ for _name, _run, _fake in (
     ("brain_transformers::selective_scan", _scan, _scan_fake),
     ("brain_transformers::selective_scan_backward", _scan_backward, _scan_backward_fake),
 ):
-    torch.library.impl(_name, "CompositeExplicitAutograd", _run)
+    torch.library.impl(_name, "default", _run)
     torch.library.register_fake(_name, _fake)
 torch.library.register_autograd("brain_transformers::selective_scan", _differentiate, setup_context=_keep)
