@@ -176,8 +176,8 @@ class LongConvolutionBranch(nn.Module):
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """`(rows, n_rois, patch_size)` -> `(rows, out_channels, patch_size)`."""
-        rows, n_rois, size = windows.shape
-        mixed = torch.bmm(windows.transpose(0, 1), self.band()).view(n_rois, rows, -1, size)
+        size = windows.shape[2]
+        mixed = torch.bmm(windows.transpose(0, 1), self.band()).unflatten(2, (-1, size))
         mixed = mixed.transpose(0, 1).flatten(1, 2)
         if is_plain(self.projection):  # a linear map at each timepoint is a convolution with kernels of one
             return nn.functional.conv1d(mixed, self.projection.weight[:, :, None], self.projection.bias)
