@@ -261,24 +261,6 @@ def test_padded_targets_do_not_count() -> None:
     assert 0 < float(counts.mean()) < 1
 
 
-def test_the_target_gets_no_gradient_also_after_loading(tmp_path) -> None:
-    tiny().save_pretrained(tmp_path)
-    model = bt.BrainJEPAForMaskedModeling.from_pretrained(tmp_path).train()
-    assert not any(parameter.requires_grad for parameter in model.brain_jepa.parameters())
-    assert all(parameter.requires_grad for parameter in model.context_encoder.parameters())
-    assert not model.brain_jepa.training
-    model(scans()).loss.backward()
-    assert all(parameter.grad is None for parameter in model.brain_jepa.parameters())
-
-
-def test_a_fresh_target_is_a_copy_of_the_context_encoder() -> None:
-    model = bt.BrainJEPAForMaskedModeling(bt.load_config("brain-jepa-tiny"))
-    context = model.context_encoder.state_dict()
-    for name, value in model.brain_jepa.state_dict().items():
-        assert torch.equal(value, context[name]), name
-        assert value.data_ptr() != context[name].data_ptr() or not value.numel()
-
-
 def test_wrong_masks_are_one_clear_error() -> None:
     model = tiny()
     good = torch.zeros(2, 4, dtype=torch.int64)

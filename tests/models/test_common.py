@@ -277,6 +277,30 @@ def test_gradients_reach_every_parameter(case: ModelCase, kind: str) -> None:
     assert frozen == sum(p.numel() for part in parts for p in getattr(model, part).parameters())
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.frozen], ids=str)
+def test_a_moving_average_starts_as_a_copy_and_moves_only_when_it_is_told(case: ModelCase, tmp_path: Path) -> None:
+    fresh = getattr(bt, f"{case.stem}ForMaskedModeling")(case.config())
+    for average, trained in fresh.averages():
+        theirs = all_tensors(trained)
+        for name, tensor in all_tensors(average).items():
+            assert torch.equal(tensor, theirs[name]), name
+            assert not tensor.numel() or tensor.data_ptr() != theirs[name].data_ptr(), name
+    case.build("ForMaskedModeling").save_pretrained(tmp_path)
+    model = AutoModelForPreTraining.from_pretrained(tmp_path).train()
+    model(**case.inputs_of(model, 2)).loss.backward()
+    for average, trained in model.averages():
+        assert not average.training
+        assert trained.training
+        assert not [p for p in average.parameters() if p.requires_grad or p.grad is not None]
+        assert all(p.requires_grad for p in trained.parameters())
+    before = [{name: p.clone() for name, p in average.named_parameters()} for average, _ in model.averages()]
+    model.update_moving_average(0.75)
+    for (average, trained), old in zip(model.averages(), before):
+        for name, parameter in trained.named_parameters():
+            expected = 0.75 * old[name] + 0.25 * parameter
+            torch.testing.assert_close(average.get_parameter(name), expected, rtol=1e-6, atol=1e-7)
+
+
 @every_case
 def test_activation_checkpointing_changes_nothing(case: ModelCase) -> None:
     gradients = []

@@ -1,6 +1,7 @@
 """The head for classification and regression, one for all families."""
 
 import inspect
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,29 +78,6 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str |
             )
 
 
-class MLPHead(nn.Module):
-    """BrainLM's three-layer prediction head: linear, dropout, ReLU, twice, then linear.
-
-    Args:
-        hidden_size: width of the pooled vector; the hidden layers have half of it.
-        num_labels: number of outputs.
-        dropout: probability of both dropouts, which come before the ReLU as in the authors' code.
-    """
-
-    def __init__(self, hidden_size: int, num_labels: int, dropout: float = 0.0):
-        super().__init__()
-        self.fc1 = nn.Linear(hidden_size, hidden_size // 2)
-        self.fc2 = nn.Linear(hidden_size // 2, hidden_size // 2)
-        self.fc3 = nn.Linear(hidden_size // 2, num_labels)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """`(batch, hidden_size)` -> `(batch, num_labels)`."""
-        hidden = torch.relu(self.dropout(self.fc1(pooled)))
-        hidden = torch.relu(self.dropout(self.fc2(hidden)))
-        return self.fc3(hidden)
-
-
 class BrainForSequenceClassification(_Model):
     """A body with a head for classification or regression; stands in front of a family's `...PreTrainedModel`.
 
@@ -124,12 +102,19 @@ class BrainForSequenceClassification(_Model):
         self.post_init()
 
     def add_head(self) -> None:
-        """Set `classifier`, and whatever stands beside it; by default linear or an MLP, as the configuration says."""
+        """Set `classifier`, and whatever stands beside it; by default linear, or BrainLM's three-layer MLP."""
         config: Any = self.config
-        if config.classifier_head == "mlp":
-            self.classifier: nn.Module = MLPHead(config.hidden_size, self.num_labels, config.classifier_dropout)
-        else:
-            self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        width, dropout = config.hidden_size, config.classifier_dropout
+        if config.classifier_head == "linear":
+            self.classifier: nn.Module = nn.Linear(width, self.num_labels)
+            return
+        parts = OrderedDict[str, nn.Module]()
+        for name, size in (("1", width), ("2", width // 2)):
+            # The dropout comes before the ReLU, as in the authors' code.
+            parts[f"fc{name}"] = nn.Linear(size, width // 2)
+            parts[f"dropout{name}"] = nn.Dropout(dropout)
+            parts[f"activation{name}"] = nn.ReLU()
+        self.classifier = nn.Sequential(OrderedDict(parts, fc3=nn.Linear(width // 2, self.num_labels)))
 
     def predict(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `(batch, num_labels)` of pooled vectors, and the vectors that they were read from."""

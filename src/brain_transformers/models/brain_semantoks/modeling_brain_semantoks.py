@@ -5,6 +5,7 @@ Foundation Model", ICLR 2026 (arXiv 2512.11582), and the released weights. The l
 """
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -810,33 +811,6 @@ def _spread(projections: torch.Tensor) -> torch.Tensor:
     return projections.detach().float().std(0).mean()
 
 
-class SemantoksClassifier(nn.Module):
-    """Head from the pooled vector to labels: linear, the authors' batch norm and linear, or an MLP with GELU."""
-
-    def __init__(self, config: BrainSemantoksConfig, num_labels: int):
-        super().__init__()
-        self.kind = config.classifier_head
-        sizes = [config.pooled_size, *(config.classifier_hidden_sizes if self.kind == "mlp" else [])]
-        self.norm = nn.BatchNorm1d(config.pooled_size) if self.kind == "batch_norm_linear" else None
-        # The authors' downstream heads start near 0.
-        self.hidden = nn.ModuleList(
-            initialised_linear(size, following, 0.02) for size, following in itertools.pairwise(sizes)
-        )
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        plain = self.kind == "linear"
-        self.output = nn.Linear(sizes[-1], num_labels) if plain else initialised_linear(sizes[-1], num_labels, 2e-5)
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """`(batch, pooled_size)` -> `(batch, num_labels)`."""
-        if self.norm is not None:
-            return self.output(self.norm(pooled))
-        if not self.hidden:
-            return self.output(self.dropout(pooled))
-        for layer in self.hidden:
-            pooled = self.dropout(nn.functional.gelu(layer(pooled)))
-        return self.output(pooled)
-
-
 class BrainSemantoksForSequenceClassification(BrainForSequenceClassification, BrainSemantoksPreTrainedModel):
     """Brain-Semantoks with a head for classification or regression on the pooled vector.
 
@@ -847,8 +821,23 @@ class BrainSemantoksForSequenceClassification(BrainForSequenceClassification, Br
     _keys_to_ignore_on_load_unexpected = [r"^student\.", r"^(student|teacher)_(mask_)?head\."]
 
     def add_head(self) -> None:
-        """The head of the authors' downstream code, or a linear one."""
-        self.classifier = SemantoksClassifier(self.config, self.num_labels)
+        """Linear, or the authors' downstream heads, which start near 0: batch norm and linear, or an MLP with GELU."""
+        config, kind, width = self.config, self.config.classifier_head, self.config.pooled_size
+        parts, hidden = OrderedDict[str, nn.Module](), OrderedDict[str, nn.Module]()
+        for number, size in enumerate(config.classifier_hidden_sizes if kind == "mlp" else []):
+            hidden[f"{number}"] = initialised_linear(width, size, 0.02)
+            hidden[f"activation{number}"] = nn.GELU()
+            hidden[f"dropout{number}"] = nn.Dropout(config.classifier_dropout)
+            width = size
+        if kind == "batch_norm_linear":
+            parts["norm"] = nn.BatchNorm1d(width)
+        elif not hidden:
+            parts["dropout"] = nn.Dropout(config.classifier_dropout)
+        parts["hidden"] = nn.Sequential(hidden)
+        parts["output"] = (
+            nn.Linear(width, self.num_labels) if kind == "linear" else initialised_linear(width, self.num_labels, 2e-5)
+        )
+        self.classifier = nn.Sequential(parts)
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """See [`BrainForSequenceClassification.classification_loss`]; for regression as it is configured."""
