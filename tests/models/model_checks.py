@@ -22,6 +22,15 @@ TOKEN_POOLINGS: dict[str, Pooling] = {
 }
 
 
+def _wrong_series(signals: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        "built for": signals[:, :-2],
+        "swapped": signals.transpose(1, 2),
+        "batch": signals[0],
+        "n_timepoints": signals[:, :, :3],
+    }
+
+
 @dataclass(frozen=True)
 class ModelCase:
     """One architecture under test.
@@ -40,6 +49,11 @@ class ModelCase:
         make_masks: batch size -> further inputs of such a head.
         frozen: parts of the pretraining model that are not trained.
         only_when_masked: parameters that only masked input reaches.
+        attention_layers: field of the configuration with the number of layers that attend.
+        final_norm: module that makes `last_hidden_state` of the last layer's output; `None` if nothing does.
+        has_rois: whether there are tokens of single parcels.
+        padded_values: mask -> which values of the main input only padded tokens hold, for families that are no series.
+        wrong_scans: scans -> words of the error -> scans that must be refused with them.
     """
 
     name: str
@@ -57,6 +71,11 @@ class ModelCase:
     make_masks: Callable[[int], dict[str, torch.Tensor]] | None = None
     frozen: tuple[str, ...] = ()
     only_when_masked: tuple[str, ...] = ()
+    attention_layers: str = "num_hidden_layers"
+    final_norm: str | None = "layernorm"
+    has_rois: bool = True
+    padded_values: Callable[[torch.Tensor], torch.Tensor] | None = None
+    wrong_scans: Callable[[torch.Tensor], dict[str, torch.Tensor]] = _wrong_series
 
     def config(self, **overrides: Any) -> Any:
         return bt.load_config(self.name, **{**self.overrides, **overrides})
@@ -92,6 +111,15 @@ class ModelCase:
     def tokens(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
         """The sequence without CLS."""
         return last_hidden_state[:, 1:] if self.has_cls else last_hidden_state
+
+    def in_padding(self, inputs: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor | None:
+        """Which values of the main input only padded tokens hold; `None` where tokens share values."""
+        if self.padded_values is not None:
+            return self.padded_values(mask)
+        patch_size = getattr(self.config(), "patch_size", 0)
+        if "signals" not in inputs or mask.shape[1] * patch_size != inputs["signals"][0].numel():
+            return None
+        return (mask == 0).repeat_interleave(patch_size, dim=1).view(inputs["signals"].shape)
 
     def __str__(self) -> str:
         return self.name
@@ -155,6 +183,31 @@ def _semantoks_masks(batch: int) -> dict[str, torch.Tensor]:
     return {"bool_masked_pos": mask}
 
 
+def _volumes(batch: int) -> dict[str, torch.Tensor]:
+    return {"volumes": torch.randn(batch, 6, 1, 28, 24, 24, generator=torch.Generator().manual_seed(2))}
+
+
+def _volumes_padding(batch: int) -> torch.Tensor:
+    mask = torch.ones(batch, 8, 6)  # patches, frames
+    mask[0, :, 4:] = 0
+    mask[1:, :, 5:] = 0
+    return mask.flatten(1)
+
+
+def _wrong_volumes(volumes: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        "patches": volumes[..., :8],
+        "order of the axes": torch.cat([volumes, volumes], dim=5),
+        "batch, n_frames": volumes[0],
+        "1 to 6 frames": torch.cat([volumes, volumes], dim=1),
+    }
+
+
+def _jepa_masks(batch: int) -> dict[str, torch.Tensor]:
+    ids = torch.arange(30 * batch).view(batch, 30)
+    return {"context_indices": ids[:, :20], "target_indices": ids[:, 20:]}
+
+
 CASES = (
     ModelCase("brainlm-tiny", "BrainLM", _brainlm_inputs, _brainlm_padding),
     ModelCase("brainlm-vit-tiny", "BrainLMViT", _vit_inputs, _vit_padding),
@@ -168,7 +221,22 @@ CASES = (
         changed=("mask_rule", "published"),
         wrong=("mask_observation", [0.9, 0.2]),
         poolings=dict(TOKEN_POOLINGS),
+        make_masks=_jepa_masks,
         frozen=("brain_jepa",),
+    ),
+    ModelCase(
+        "brain-mt-tiny",
+        "BrainMT",
+        _volumes,
+        _volumes_padding,
+        reconstructs=False,
+        poolings={name: CLS_POOLINGS[name] for name in ("cls", "mean")},
+        attention_layers="num_attention_layers",
+        final_norm=None,
+        has_rois=False,
+        make_masks=lambda batch: {"bool_masked_pos": (torch.arange(48) // 6 % 2 == 0).expand(batch, -1)},
+        padded_values=lambda mask: (mask == 0).view(len(mask), 8, 6).all(1)[:, :, None, None, None, None],
+        wrong_scans=_wrong_volumes,
     ),
     ModelCase(
         "brain-semantoks-tiny",

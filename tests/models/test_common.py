@@ -133,7 +133,7 @@ def test_missing_weights_are_an_error(case: ModelCase, tmp_path: Path) -> None:
     case.build("ForMaskedModeling").save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     weights = load_file(path)
-    removed = next(name for name in sorted(weights) if ".layers.0." in name)
+    removed = next(name for name in sorted(weights) if "layers.0." in name)
     del weights[removed]
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="missing"):
@@ -207,10 +207,10 @@ def test_padding_does_not_change_what_was_observed(case: ModelCase) -> None:
         assert bool((case.tokens(outputs.last_hidden_state)[mask == 0] == 0).all())
     # What stands in the padding is of no account.
     inputs = case.make_inputs(3)
-    n_timepoints = inputs["signals"].shape[2]
-    if mask.shape[1] * getattr(body.config, "patch_size", 0) == inputs["signals"][0].numel():
-        padded = (mask == 0).repeat_interleave(body.config.patch_size, dim=1).view(3, -1, n_timepoints)
-        inputs["signals"] = torch.where(padded, 1e4, inputs["signals"])
+    in_padding = case.in_padding(inputs, mask)
+    if in_padding is not None:
+        main = body.main_input_name
+        inputs[main] = torch.where(in_padding, 1e4, inputs[main])
         with torch.no_grad():
             changed = body(**inputs, attention_mask=mask)
         torch.testing.assert_close(changed.last_hidden_state, outputs.last_hidden_state, rtol=0, atol=0)
@@ -241,6 +241,10 @@ def test_features_are_deterministic_and_complete(case: ModelCase) -> None:
     first, second = run(body, case), run(body, case)
     assert torch.equal(first.last_hidden_state, second.last_hidden_state)
     assert first.token_mask is None
+    if not case.has_rois:
+        with pytest.raises(ValueError, match="no tokens of single ROIs"):
+            body.roi_tokens(first.last_hidden_state)
+        return
     tokens = body.roi_tokens(first.last_hidden_state)
     assert tokens.shape[:2] == case.make_inputs(2)["signals"].shape[:2]
     assert tokens.shape[3] == body.config.hidden_size
@@ -251,8 +255,9 @@ def test_hidden_states_and_attentions_on_request(case: ModelCase) -> None:
     body = case.build("Model", attn_implementation="eager")
     output = run(body, case, output_hidden_states=True, output_attentions=True)
     assert len(output.hidden_states) == body.config.num_hidden_layers + 1
-    assert len(output.attentions) == body.config.num_hidden_layers
-    normed = body.layernorm(output.hidden_states[-1])
+    assert len(output.attentions) == getattr(body.config, case.attention_layers)
+    last = output.hidden_states[-1]
+    normed = last if case.final_norm is None else getattr(body, case.final_norm)(last)
     torch.testing.assert_close(normed, output.last_hidden_state, rtol=0, atol=0)
     plain = run(body, case)
     assert plain.hidden_states is None
@@ -316,7 +321,11 @@ def test_activation_checkpointing_changes_nothing(case: ModelCase) -> None:
 
 
 def _no_dropout(case: ModelCase) -> dict[str, float]:
-    return {name: 0.0 for name in ("embedding_dropout", "hidden_dropout_prob") if hasattr(case.config(), name)}
+    return {
+        name: 0.0
+        for name in ("embedding_dropout", "hidden_dropout_prob", "drop_path_rate")
+        if hasattr(case.config(), name)
+    }
 
 
 @every_case
@@ -355,8 +364,9 @@ def test_exports_as_one_program(case: ModelCase, kind: str, padded: bool) -> Non
         inputs["attention_mask"] = case.mask_of(model, case.attention_mask(2)).contiguous()
     if kind == "ForMaskedModeling" and case.reconstructs:
         inputs["noise"] = torch.rand(2, run(model, case).token_mask.shape[1])
-    elif kind == "ForMaskedModeling" and "bool_masked_pos" not in inputs:
-        inputs |= {"context_indices": torch.arange(40).view(2, 20), "target_indices": torch.arange(40, 60).view(2, 10)}
+    elif kind == "ForMaskedModeling":
+        assert case.make_masks is not None
+        inputs |= case.make_masks(2)
     with torch.no_grad():
         program = torch.export.export(model, (), inputs, strict=False)
         actual, expected = program.module()(**inputs), model(**inputs)
@@ -452,16 +462,12 @@ def test_pooling_is_a_config_field(case: ModelCase, pooling: str) -> None:
 def test_wrong_inputs_are_one_clear_error(case: ModelCase) -> None:
     body = case.build("Model")
     inputs = case.make_inputs(2)
-    signals = inputs["signals"]
-    rest = {name: value for name, value in inputs.items() if name != "signals"}
-    with pytest.raises(ValueError, match="built for"):
-        body(signals=signals[:, :-2], **rest)
-    with pytest.raises(ValueError, match="swapped"):
-        body(signals=signals.transpose(1, 2), **rest)
-    with pytest.raises(ValueError, match="batch"):
-        body(signals=signals[0], **rest)
-    with pytest.raises(ValueError, match="n_timepoints"):
-        body(signals=signals[:, :, :3], **rest)
+    main = body.main_input_name
+    scans = inputs[main]
+    rest = {name: value for name, value in inputs.items() if name != main}
+    for message, wrong in case.wrong_scans(scans).items():
+        with pytest.raises(ValueError, match=message):
+            body(**{main: wrong}, **rest)
     if case.reconstructs:
         with pytest.raises(ValueError, match="noise"):
             body(**inputs, noise=torch.rand(2, 5))
@@ -472,10 +478,10 @@ def test_wrong_inputs_are_one_clear_error(case: ModelCase) -> None:
         body(**inputs, attention_mask=torch.ones(2, 5))
     with pytest.raises(ValueError, match="attention_mask must be a tensor"):
         body(**inputs, attention_mask=torch.ones(2, 5).numpy())
-    with pytest.raises(ValueError, match="signals must be a tensor, got ndarray"):
-        body(signals=signals.numpy(), **rest)
+    with pytest.raises(ValueError, match=f"{main} must be a tensor, got ndarray"):
+        body(**{main: scans.numpy()}, **rest)
     with pytest.raises(ValueError, match="at least one sample"):
-        body(signals=signals[:0], **rest)
+        body(**{main: scans[:0]}, **rest)
 
 
 @every_case

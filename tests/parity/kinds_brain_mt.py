@@ -1,12 +1,23 @@
 """How each kind of BrainMT case is computed with the public classes and functions."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from golden_case import GoldenCase
 from safetensors.torch import load_file
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conversion"))
+
+import convert_brain_mt
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+import brain_transformers as bt
 from brain_transformers.layers.mamba_mixer import MambaMixer
+from brain_transformers.models.brain_mt.conversion_brain_mt import KEY_MAP
+from brain_transformers.processing.volumes import frame_major, normalise_volumes
 
 # The authors' arguments of a mixer, and ours.
 _MIXER_ARGUMENTS = {
@@ -21,6 +32,276 @@ _MIXER_ARGUMENTS = {
 }
 # The authors' float64 values are those of one formula in two evaluations, which agree to this.
 _FLOAT64_ATOL = 1e-10
+_STEM = {
+    "patch_embed": "conv2",
+    "conv_block0": "block0",
+    "downsample0": "downsample0",
+    "conv_block1": "block1",
+    "downsample1": "downsample1",
+}
+
+
+def _convert(checkpoint: Path, work: Path, config: dict[str, Any]) -> Path:
+    """The checkpoint after the conversion script, with what its keys do not tell."""
+    output = work / "converted"
+    arguments = ["--checkpoint", str(checkpoint), "--output", str(output)]
+    if config["harness"].get("if_divide_out"):
+        arguments.append("--divide-directions")
+    assert convert_brain_mt.main(arguments) == 0
+    return output
+
+
+class _Listener:
+    """What modules gave in a pass, by the authors' names."""
+
+    def __init__(self, body: Any) -> None:
+        self.values: dict[str, torch.Tensor] = {}
+        stem = body.embeddings.stem
+        for theirs, ours in _STEM.items():
+            act = torch.relu if theirs == "patch_embed" else (lambda value: value)
+            self._listen(getattr(stem, ours), f"stem.{theirs}", act)
+        self._listen(body.mamba_norm, "norm_f")
+        for number, layer in enumerate(body.mamba_layers):
+            self._listen(layer.mixer, f"mamba.{number}.hidden")
+        for number, layer in enumerate(body.attention_layers):
+            self._listen(layer, f"attn.{number}.out")
+            # The second call of the shared norm in a layer reads what lies between its two blocks.
+            layer.register_forward_pre_hook(self._count(number), with_kwargs=True)
+        body.norm.register_forward_pre_hook(self._between)
+        self.layer = self.calls = 0
+
+    def _listen(self, module: Any, name: str, act: Any = lambda value: value) -> None:
+        def hook(_: Any, __: Any, output: Any) -> None:
+            value = act((output[0] if isinstance(output, tuple) else output).detach().clone())
+            earlier = self.values.get(name)
+            self.values[name] = (
+                value if earlier is None or not name.startswith("stem.") else torch.cat([earlier, value])
+            )
+
+        module.register_forward_hook(hook)
+
+    def _count(self, number: int) -> Any:
+        def hook(*_: Any) -> None:
+            self.layer, self.calls = number, 0
+
+        return hook
+
+    def _between(self, _: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        if self.calls:
+            self.values[f"attn.{self.layer}.mid"] = inputs[0].detach().clone()
+        self.calls += 1
+
+
+def encoder(case: GoldenCase, work: Path) -> None:
+    config = case.json("config.json")
+    (checkpoint,) = case.folder.glob("checkpoint.*")
+    folder = _convert(checkpoint, work, config)
+    volumes, target = case.take("input"), case.take("target")
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    double = AutoModelForSequenceClassification.from_pretrained(folder).eval().double()
+    with torch.no_grad():
+        case.compare("logits_f64", double(volumes.double()).logits)
+    listener = _Listener(model.brain_mt)
+    output = model(volumes, output_hidden_states=True, labels=target)
+    values = dict(listener.values)
+    values["tokens"] = output.hidden_states[0]
+    n_mamba = model.config.num_mamba_layers
+    for number in range(n_mamba):
+        values[f"mamba.{number}.residual"] = output.hidden_states[number]
+    values |= {"logits": output.logits, "cls_features": output.pooler_output, "loss": output.loss}
+    for name, value in values.items():
+        if case.has(name):
+            case.compare(name, value)
+    # Without hidden states only the CLS query runs through the last layer.
+    with torch.no_grad():
+        case.check("logits of the short way", model(volumes).logits, case.tensors["logits"])
+        body = AutoModel.from_pretrained(folder).eval()
+        encoded = body(volumes)
+    case.check("cls of last_hidden_state", encoded.last_hidden_state[:, 0], output.pooler_output)
+    output.loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    for name in case.names("grad."):
+        found = KEY_MAP.target_of(name.removeprefix("grad."))
+        assert found is not None, f"no rule for {name}"
+        case.compare_gradient(name, gradients[found[0]])
+
+
+def _formula(shape: list[int], number: int) -> np.ndarray:
+    """Values in [-1, 1) of an integer hash, as the case's README gives it."""
+    index = np.arange(int(np.prod(shape)), dtype=np.uint64)
+    mask = np.uint64(0xFFFFFFFF)
+    h = (index + np.uint64(number) * np.uint64(0x9E3779B9)) & mask
+    h ^= h >> np.uint64(16)
+    h = (h * np.uint64(0x7FEB352D)) & mask
+    h ^= h >> np.uint64(15)
+    h = (h * np.uint64(0x846CA68B)) & mask
+    h ^= h >> np.uint64(16)
+    return (h.astype(np.float64) / 2**31 - 1).reshape(shape)
+
+
+def _weight(key: str, shape: list[int], number: int) -> torch.Tensor:
+    """The formula's weight of an authors' key; the first rule that matches counts."""
+    u = _formula(shape, number)
+    fan_in = float(np.prod(shape[1:])) if len(shape) > 1 else 1.0
+    if key.endswith(("A_log", "A_b_log")):
+        return torch.from_numpy((0.3 * u).astype(np.float32)) + torch.log(torch.arange(1.0, shape[1] + 1))
+    if key.endswith((".D", ".D_b")):
+        scale, shift = 0.5, 1.0
+    elif key.endswith(("dt_proj.bias", "dt_proj_b.bias")):
+        scale, shift = 2.0, -2.0
+    elif key in ("cls_token", "pos_embed", "temporal_pos_embedding"):
+        scale, shift = 0.5, 0.0
+    elif "norm" in key and key.endswith("weight"):
+        scale, shift = 0.3, 1.0
+    elif len(shape) == 1:
+        scale, shift = 0.2, 0.0
+    elif len(shape) == 5:
+        scale, shift = 2.5 / np.sqrt(fan_in), 0.0
+    else:
+        scale, shift = 1.7 / np.sqrt(fan_in), 0.0
+    return torch.from_numpy((u * scale + shift).astype(np.float32))
+
+
+def base_formula(case: GoldenCase, work: Path) -> None:
+    config = case.json("config.json")
+    shapes = _authors_shapes(config)
+    keys = config["keys_sorted"]
+    assert sorted(shapes) == keys, "the keys of the published network are others"
+    weights = {key: _weight(key, shapes[key], 1 + number) for number, key in enumerate(keys)}
+    sums = [float(weights[key].double().sum()) for key in keys]
+    case.compare("param_f64sums", torch.tensor(sums, dtype=torch.float64), atol=1e-6, rtol=1e-9)
+    volumes = torch.from_numpy(_formula(config["input_shape"], 0).astype(np.float32))
+    case.compare("input_f64sum", volumes.double().sum()[None], atol=1e-6, rtol=1e-9)
+    case.compare("input_first8", volumes.flatten()[:8], atol=0, rtol=0)
+    checkpoint = work / "formula.pth"
+    torch.save({"model_state_dict": weights, "config": {"model": config["upstream_args"]}}, checkpoint)
+    folder = _convert(checkpoint, work, config)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    listener = _Listener(model.brain_mt)
+    with torch.no_grad():
+        output = model(volumes, output_hidden_states=True)
+        logits_f64 = model.double()(volumes.double()).logits
+    # The README of these cases: values reach 16, and the order of sums alone gives 1.5e-5.
+    wide = {"atol": 5e-5, "rtol": 1e-4}
+    case.compare("logits", output.logits, **wide)
+    case.compare("logits_f64", logits_f64)
+    case.compare("cls_features", output.pooler_output, **wide)
+    case.compare("norm_f_head", listener.values["norm_f"][:, :64, :32], **wide)
+    case.compare("tokens_head", output.hidden_states[0][:, :64, :32], atol=1e-5, rtol=1e-5)
+    case.compare("tokens_last", output.hidden_states[0][:, -3:], atol=1e-5, rtol=1e-5)
+    case.compare("stem_first_frame", listener.values["stem.downsample1"][0, :16], atol=1e-5, rtol=1e-5)
+
+
+def _authors_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
+    """The authors' key -> shape of the network that the case describes (spec, section 8)."""
+    arguments, harness = config["upstream_args"], config["harness"]
+    width, (n_mamba, n_attention) = arguments["embed_dim"], arguments["depth"]
+    first, second = harness["stem_channels"]
+    inner, state, rank, kernel = 2 * width, 16, -(-width // 16), 4
+    shapes: dict[str, list[int]] = {
+        "cls_token": [1, 1, width],
+        "pos_embed": [1, harness["num_patches"] + 1, width],
+        "temporal_pos_embedding": [1, arguments["num_frames"], width],
+        "norm.weight": [width],
+        "norm.bias": [width],
+        "patch_embed.conv_down.0.weight": [first, arguments["in_chans"], 3, 3, 3],
+        "patch_embed.conv_down.2.weight": [second, first, 3, 3, 3],
+        "head.weight": [arguments["num_classes"], width],
+        "head.bias": [arguments["num_classes"]],
+        "mlp.fc1.weight": [2 * width, width],
+        "mlp.fc1.bias": [2 * width],
+        "mlp.fc2.weight": [width, 2 * width],
+        "mlp.fc2.bias": [width],
+        "norm_f.weight": [width],
+    }
+    for number, channels in enumerate((second, 2 * second)):
+        for part in (1, 2):
+            shapes[f"conv_block{number}.conv{part}.weight"] = [channels, channels, 3, 3, 3]
+            for name in (f"conv{part}.bias", f"norm{part}.weight", f"norm{part}.bias"):
+                shapes[f"conv_block{number}.{name}"] = [channels]
+        shapes[f"downsample{number}.reduction.0.weight"] = [2 * channels, channels, 3, 3, 3]
+    paths = ("", "_b") if harness["mixer"] == "bidirectional_v2" else ("",)
+    for layer in range(n_mamba):
+        at = f"layers.{layer}"
+        shapes[f"{at}.norm.weight"] = [width]
+        shapes[f"{at}.mixer.in_proj.weight"] = [2 * inner, width]
+        shapes[f"{at}.mixer.out_proj.weight"] = [width, inner]
+        for path in paths:
+            shapes[f"{at}.mixer.A{path}_log"] = [inner, state]
+            shapes[f"{at}.mixer.D{path}"] = [inner]
+            shapes[f"{at}.mixer.conv1d{path}.weight"] = [inner, 1, kernel]
+            shapes[f"{at}.mixer.conv1d{path}.bias"] = [inner]
+            shapes[f"{at}.mixer.x_proj{path}.weight"] = [rank + 2 * state, inner]
+            shapes[f"{at}.mixer.dt_proj{path}.weight"] = [inner, rank]
+            shapes[f"{at}.mixer.dt_proj{path}.bias"] = [inner]
+    for layer in range(n_attention):
+        shapes[f"blocks.{layer}.qkv.weight"] = [3 * width, width]
+        if arguments.get("qkv_bias", True):
+            shapes[f"blocks.{layer}.qkv.bias"] = [3 * width]
+        shapes[f"blocks.{layer}.proj.weight"] = [width, width]
+        shapes[f"blocks.{layer}.proj.bias"] = [width]
+    return shapes
+
+
+def _almost_equal(case: GoldenCase, name: str, actual: np.ndarray) -> None:
+    """float16 values: at least 99.5 % the same, the others one unit in the last place away (README of the case)."""
+    expected = case.take(name).numpy()
+    case.compared.add(name)
+    case.check(f"{name}: shape", actual.shape, expected.shape)
+    differ = actual != expected
+    case.check(f"{name}: share that differs", float(differ.mean() > 0.005), 0.0)
+    if differ.any():
+        units = np.abs(np.spacing(expected[differ].astype(np.float16))).astype(np.float64)
+        error = np.abs(actual[differ].astype(np.float64) - expected[differ].astype(np.float64))
+        case.check(f"{name}: units", float((error > np.maximum(units, 1e-5)).any()), 0.0)
+
+
+def preprocess_dataset(case: GoldenCase, work: Path) -> None:
+    config = case.json("config.json")
+    raw = case.take("raw").numpy()
+    assert list(raw.shape) == config["shape_xyzt"]
+    methods = {"z-norm": "zscore", "minmax": "minmax", "none": "none"}
+    for name in case.names("out."):
+        _, method, fill = name.split(".")
+        _almost_equal(case, name, normalise_volumes(raw, methods[method], fill).astype(np.float16))
+    stored, n_frames = case.tensors["out.z-norm.min"].numpy(), config["num_frames_slice"]
+    frames = frame_major(stored)[:, None]
+    starts = []
+    for seed in range(len(case.take("slice_starts_seed0to39"))):
+        torch.manual_seed(seed)
+        starts.append(published_start(len(frames), n_frames))
+    case.compare("slice_starts_seed0to39", torch.tensor(starts))
+    lengths = {"exact": n_frames, "short": n_frames - 2}
+    for name in case.names("sample."):
+        what, seed = name.removeprefix("sample."), None
+        if ".seed" in what:
+            what, seed = what.split(".seed")
+            torch.manual_seed(int(seed))
+            start = published_start(len(frames), n_frames)
+            case.compare(name, torch.from_numpy(frames[start : start + n_frames].copy()), atol=0, rtol=0)
+            # The same window through the public extractor, on the values that a row holds.
+            _check_extractor(case, work, stored, start, n_frames, name)
+        else:
+            case.compare(name, torch.from_numpy(frames[: lengths[what]].copy()), atol=0, rtol=0)
+    targets = [float(value) for value in config["targets_csv"]["y"]]
+    for number, name in enumerate(("long", "exact", "short")):
+        if case.has(f"target.{name}"):
+            case.compare(f"target.{name}", torch.tensor(targets[number], dtype=torch.float16), atol=0, rtol=0)
+
+
+def _check_extractor(case: GoldenCase, work: Path, stored: np.ndarray, start: int, n_frames: int, name: str) -> None:
+    frames = np.ascontiguousarray(frame_major(stored))
+    np.save(work / "frames.npy", frames)
+    row = {"volumes": str(work / "frames.npy"), "shape": list(frames.shape), "dtype": "float16", "scale": 1.0}
+    row |= {"offset": 0.0, "normalization": "zscore", "background": "min"}
+    extractor = bt.VolumeFeatureExtractor(volume_size=frames.shape[1:], n_frames=n_frames)
+    window = extractor(row, start=start)["volumes"][0].astype(np.float16)
+    case.check(f"{name}: by the extractor", window, case.tensors[name], atol=0, rtol=0)
+
+
+def published_start(n_total: int, n_frames: int) -> int:
+    """First frame of the authors' random window: uniform, from torch's global generator."""
+    return int(torch.randint(0, n_total - n_frames + 1, (1,))) if n_total > n_frames else 0
 
 
 def mixer(case: GoldenCase, work: Path) -> None:
@@ -45,4 +326,4 @@ def mixer(case: GoldenCase, work: Path) -> None:
             case.compare("output_f64", model.double()(hidden_states.double()), atol=_FLOAT64_ATOL)
 
 
-KINDS = {"mixer": mixer}
+KINDS = {"mixer": mixer, "encoder": encoder, "base_formula": base_formula, "preprocess_dataset": preprocess_dataset}

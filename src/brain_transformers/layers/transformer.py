@@ -13,6 +13,16 @@ from .attention import SelfAttention
 from .masking import TokenIds, gather_tokens
 
 
+def drop_path(values: torch.Tensor, rate: float) -> torch.Tensor:
+    """Stochastic depth: all of `values` `(batch, n_tokens, width)` of a sample become 0 with this probability.
+
+    What stays is scaled up by as much.
+    """
+    if rate == 0:
+        return values
+    return values * (values.new_empty(values.shape[0], 1, 1).bernoulli_(1 - rate) / (1 - rate))
+
+
 class FeedForward(nn.Module):
     """Two linear maps with an activation between them: `(batch, n_tokens, hidden_size)` in and out."""
 
@@ -78,10 +88,7 @@ class PreNormLayer(GradientCheckpointingLayer):
         output = self.dropout(output)
         if scale is not None:
             output = output * scale
-        if self.training and self.drop_path_rate > 0:
-            keep = 1 - self.drop_path_rate
-            output = output * (output.new_empty(output.shape[0], 1, 1).bernoulli_(keep) / keep)
-        return output
+        return drop_path(output, self.drop_path_rate if self.training else 0.0)
 
     def forward(
         self,

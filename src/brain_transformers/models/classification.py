@@ -2,6 +2,7 @@
 
 import inspect
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,10 @@ class BrainForSequenceClassification(_Model):
             parts[f"activation{name}"] = nn.ReLU()
         self.classifier = nn.Sequential(OrderedDict(parts, fc3=nn.Linear(width // 2, self.num_labels)))
 
+    def body_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the body that the head sets; `asked` are those of the call, which go before them."""
+        return {}
+
     def predict(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `(batch, num_labels)` of pooled vectors, and the vectors that they were read from."""
         return self.classifier(pooled), pooled
@@ -123,6 +128,8 @@ class BrainForSequenceClassification(_Model):
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss of transformers for the kind of problem that the configuration names or the labels imply."""
         check_labels(labels, logits, self.config.problem_type)
+        if self.config.problem_type == "multi_label_classification":
+            labels = labels.reshape(logits.shape).to(logits.dtype)  # one logit may come with labels (batch,)
         return self.loss_function(labels, logits, self.config)
 
     def classify(self, outputs: Any, labels: torch.Tensor | None) -> BrainClassifierOutput:
@@ -142,7 +149,8 @@ def _forward_with_arguments_of(body_class: type[Any]) -> Any:
         Args:
             labels: `(batch,)` class ids or numbers, or `(batch, num_labels)`.
         """
-        return self.classify(self.base_model(*inputs, return_dict=True, **kwargs), labels)
+        options = {**self.body_options(kwargs), **kwargs}
+        return self.classify(self.base_model(*inputs, return_dict=True, **options), labels)
 
     *inputs, rest = inspect.signature(body_class.forward).parameters.values()
     label = inspect.Parameter("labels", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=torch.Tensor | None)

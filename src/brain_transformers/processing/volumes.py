@@ -1,0 +1,351 @@
+"""4-D BOLD volumes: orientation and grid by the affine, the scale of BrainMT, and windows of whole frames.
+
+The numbers are those of the authors' preprocessing (`specs/brain_mt.md`, section 3): float32, the mean and unbiased
+deviation of all values of the scan that are not exactly 0, background set to the smallest of the rest, float16 on
+disk.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .base import CheckedScan, ScanProcessor, as_array, check_choice, check_size
+from .time import known_t_r, window_starts
+
+MNI_SHAPE = (91, 109, 91)
+# From voxel indices (x, y, z) to mm of FSL's MNI152 at 2 mm: the first axis runs from right to left.
+MNI_AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
+NORMALIZATIONS = ("zscore", "zscore-voxel", "minmax", "none")
+BACKGROUNDS = ("min", "zero")
+
+# mm that the grid of a scan may be off that of MNI152, and the sine of the angle that counts as oblique.
+_SAME_GRID, _OBLIQUE = 1.0, 0.05
+
+
+def normalise_volumes(
+    values: np.ndarray, normalization: str = "zscore", background: str = "min", name: str = "the scan"
+) -> np.ndarray:
+    """Scale a scan as BrainMT's authors do.
+
+    Args:
+        values: `(x, y, z, n_frames)` numbers; 0 is background, value by value.
+        normalization: `"zscore"`: one mean and one unbiased deviation of all values that are not background (the
+            authors' default; their README says otherwise); `"minmax"`: from 0 to 1 by their extremes; `"none"`; or
+            `"zscore-voxel"` (ours): each voxel by its own mean and deviation over time, voxels that never change 0.
+        background: what background becomes: `"min"`, the smallest of the scaled rest, or `"zero"`.
+        name: what errors call the scan.
+
+    Returns:
+        float32, of the same shape.
+
+    Raises:
+        ValueError: for NaN or infinity, or a scan without values, or one that is constant.
+    """
+    import torch  # the package is imported without it
+
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    check_choice("background", background, BACKGROUNDS)
+    # Torch and float32, since numpy's order of sums differs from the authors' in the last bit of a few values.
+    scan = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    rest = scan != 0
+    foreground = scan[rest]
+    if not len(foreground):
+        raise ValueError(f"Expected a brain in {name}, got zeros only.")
+    if not bool(torch.isfinite(foreground).all()):
+        raise ValueError(
+            f"Expected finite numbers in {name}, got NaN or infinity. Set the background of that image to 0, or "
+            "preprocess it again."
+        )
+    if normalization == "zscore-voxel":
+        mean, deviation = scan.mean(dim=-1, keepdim=True), scan.std(dim=-1, keepdim=True)
+        changing = deviation > 1e-6 * mean.abs().clamp(min=1e-30)
+        if not bool(changing.any()):
+            raise ValueError(f"Expected voxels that change over time in {name}, got none.")
+        scaled = torch.where(changing, (scan - mean) / deviation, 0.0)
+        return torch.where(changing, scaled, scaled.amin() if background == "min" else 0.0).numpy()
+    if normalization != "none":
+        low, high = foreground.aminmax()
+        if low == high:
+            raise ValueError(f"Expected values that differ in {name}, got {float(low):g} everywhere.")
+        if normalization == "zscore":
+            shift, scale = foreground.mean(), foreground.std()
+        else:
+            shift, scale = low, high - low
+        scan = (scan - shift) / scale
+        foreground = scan[rest]
+    return torch.where(rest, scan, foreground.amin() if background == "min" else 0.0).numpy()
+
+
+def frame_major(values: np.ndarray) -> np.ndarray:
+    """`(x, y, z, n_frames)` as `(n_frames, y, x, z)`, the order of frames on disk and of the model; a view."""
+    return values.transpose(3, 1, 0, 2)
+
+
+def in_mni_orientation(values: Any, affine: Any, name: str) -> tuple[Any, np.ndarray]:
+    """A scan with its axes in the order and direction of MNI152's grid, by its affine alone; nothing is resampled.
+
+    Args:
+        values: `(x, y, z, ...)`, in any order of the first three axes.
+        affine: 4 x 4, from voxel indices to mm.
+        name: what errors call the scan.
+
+    Returns:
+        The scan, a view, and its affine.
+
+    Raises:
+        ValueError: if the affine says no direction, or an oblique one.
+    """
+    matrix = as_array(affine).astype(np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-6:
+        raise ValueError(
+            f"Expected the affine of {name} as an invertible 4 x 4 matrix in mm, got one that says no direction. "
+            "Write that image again with its sform."
+        )
+    directions = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
+    order = [int(np.argmax(np.abs(directions[world]))) for world in range(3)]
+    if sorted(order) != [0, 1, 2] or np.abs(np.delete(directions[:, order], [0, 4, 8])).max() > _OBLIQUE:
+        raise ValueError(
+            f"Expected the axes of {name} along those of MNI152, got an oblique grid. Resample it to MNI152 at 2 mm: "
+            "read_volumes(path, resample=True), or --resample."
+        )
+    turned = np.eye(4)[:, [*order, 3]]
+    matrix = matrix @ turned
+    values = values.transpose(*order, *range(3, values.ndim))
+    flips = [slice(None)] * 3
+    for axis in range(3):
+        if np.sign(matrix[axis, axis]) != np.sign(MNI_AFFINE[axis, axis]):
+            matrix[:3, 3] += matrix[:3, axis] * (values.shape[axis] - 1)
+            matrix[:3, axis] *= -1
+            flips[axis] = slice(None, None, -1)
+    return values[tuple(flips)], matrix
+
+
+@dataclass
+class CheckedVolumes(CheckedScan):
+    """A scan whose `values` are frames `(n_frames, y, x, z)`, perhaps still on disk.
+
+    Attributes:
+        scale, offset: a value is what is stored times `scale` plus `offset`.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+class VolumeFeatureExtractor(ScanProcessor):
+    """4-D BOLD in MNI152 at 2 mm becomes `volumes` `(n_windows, n_frames, 1, y, x, z)` float32.
+
+    A scan is an image with an `affine` (nibabel's, or an array `(x, y, z, n_frames)` and `affine=`), which decides its
+    orientation, or a row of a dataset that `prepare --kind volumes` wrote: a file of frames that are scaled already,
+    of which only those of a window are read.
+
+    Args:
+        volume_size: voxels `[y, x, z]` of the model. With the size of MNI152 at 2 mm, scans must be on that grid.
+        n_frames: frames of a window.
+        normalization, background: see [`normalise_volumes`].
+        window: which windows are cut unless a call says otherwise. The authors take a random one in evaluation too.
+        pad_short: take scans with fewer frames: the rest is 0 and masked. Otherwise they are refused, as there is no
+            published model that saw any.
+    """
+
+    model_input_names = ["volumes", "attention_mask"]
+    reads = ("volumes",)
+    scan_ndim = 4
+    takes_from_config = ("volume_size", "n_frames")
+
+    def __init__(
+        self,
+        volume_size: Sequence[int] = (109, 91, 91),
+        n_frames: int = 200,
+        normalization: str = "zscore",
+        background: str = "min",
+        window: str = "center",
+        pad_short: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.volume_size = [check_size("volume_size", size, 4096) for size in volume_size]
+        self.n_frames = check_size("n_frames", n_frames, 1_000_000)
+        check_choice("normalization", normalization, NORMALIZATIONS)
+        check_choice("background", background, BACKGROUNDS)
+        self.normalization, self.background, self.pad_short = normalization, background, bool(pad_short)
+        self.window = window
+
+    @property
+    def is_mni(self) -> bool:
+        """Whether scans must be on the grid of MNI152 at 2 mm."""
+        x, y, z = MNI_SHAPE
+        return self.volume_size == [y, x, z]
+
+    def scans_of(self, scans: Any) -> list[Any]:
+        """As [`ScanProcessor.scans_of`]; images are scans as they are, one or several."""
+        images = list(scans) if isinstance(scans, (list, tuple)) else [scans]
+        return images if any(hasattr(image, "dataobj") for image in images) else super().scans_of(scans)
+
+    def per_scan(self, name: str, value: Any, n_scans: int) -> list[Any]:
+        """As [`ScanProcessor.per_scan`]; one affine is a matrix of its own."""
+        if name == "affine" and value is not None and np.ndim(value) == 2:
+            return [value] * n_scans
+        return super().per_scan(name, value, n_scans)
+
+    def unpack(self, row: Mapping[str, Any], name: str, **known: Any) -> tuple[Any, dict[str, Any]]:
+        """The frames of a row, memory-mapped; nothing of them is read yet."""
+        return row["volumes"], {**known, "stored": row}
+
+    def check(
+        self,
+        scan: Any,
+        name: str,
+        affine: Any = None,
+        t_r: Any = None,
+        stored: Mapping[str, Any] | None = None,
+        **known: Any,
+    ) -> CheckedVolumes:
+        """The frames of a scan on the grid of the model; see the class for what is accepted."""
+        if known:
+            raise TypeError(f"A 4-D scan takes affine and t_r, got {', '.join(known)}.")
+        known_t_r(t_r, f"t_r of {name}")
+        if stored is not None:
+            return self._check_stored(Path(str(scan)), name, stored)
+        if affine is None:
+            affine = getattr(scan, "affine", None)
+        shape = tuple(getattr(scan, "shape", ()) or as_array(scan).shape)
+        if len(shape) != 4 or 0 in shape:
+            raise ValueError(f"Expected {name} as 4-D volumes (x, y, z, n_frames), got shape {shape}.")
+        if affine is None:
+            raise ValueError(
+                f"Expected an affine with {name}: the order and direction of its axes cannot be told from {shape}. "
+                "Pass the image itself, or affine=."
+            )
+        values, matrix = in_mni_orientation(_Lazy(scan), affine, name)
+        self._check_grid(values.shape[:3], matrix, name)
+        self._check_frames(shape[3], name)
+        normalised = normalise_volumes(values.read(), self.normalization, self.background, name)
+        return CheckedVolumes(name, frame_major(normalised))
+
+    def _check_grid(self, shape: tuple[int, ...], matrix: np.ndarray, name: str) -> None:
+        y, x, z = self.volume_size
+        if tuple(shape) != (x, y, z):
+            raise ValueError(
+                f"Expected {name} with {x} x {y} x {z} voxels (x, y, z), got {' x '.join(map(str, shape))}. Resample "
+                "it to MNI152 at 2 mm (read_volumes(path, resample=True), or --resample), or make a model with "
+                f"volume_size={[shape[1], shape[0], shape[2]]}."
+            )
+        corners = np.array([[0, 0, 0, 1], [x - 1, y - 1, z - 1, 1]]).T
+        distance = np.abs((matrix - MNI_AFFINE) @ corners)[:3].max()
+        if self.is_mni and distance > _SAME_GRID:
+            raise ValueError(
+                f"Expected {name} on the grid of MNI152 at 2 mm, got one that is {distance:.0f} mm away in a corner. "
+                "Register it to MNI152, or resample it: read_volumes(path, resample=True), or --resample."
+            )
+
+    def _check_frames(self, n_frames: int, name: str) -> None:
+        if n_frames < self.n_frames and not self.pad_short:
+            raise ValueError(
+                f"Expected {self.n_frames} frames in {name}, got {n_frames}. Leave it out, make a model with fewer "
+                "n_frames, or set pad_short=True in the feature extractor: what is missing is masked then."
+            )
+
+    def _check_stored(self, path: Path, name: str, row: Mapping[str, Any]) -> CheckedVolumes:
+        """Frames of a file that `prepare --kind volumes` wrote; its header is held against the row and the file."""
+        for key in ("normalization", "background"):
+            if row.get(key) != getattr(self, key):
+                raise ValueError(
+                    f"Expected {name} with {key}={getattr(self, key)!r}, got a file that was written with "
+                    f"{row.get(key)!r}. Prepare the dataset again, or use a feature extractor with that."
+                )
+        try:
+            frames = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"The frames of {name} are not at {path}. Expected the file beside its dataset: move or copy the "
+                "whole folder, or prepare it again."
+            ) from error
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"The frames of {name} in {path} cannot be read: {' '.join(str(error).split())[:200]}. Prepare it "
+                "again."
+            ) from error
+        expected = tuple(row["shape"])
+        if frames.shape != expected or frames.dtype != np.dtype(row["dtype"]):
+            raise ValueError(
+                f"Expected {row['dtype']} {expected} in {path}, got {frames.dtype} {frames.shape}. Prepare it again."
+            )
+        if list(frames.shape[1:]) != self.volume_size:
+            raise ValueError(
+                f"Expected {name} with volumes of {self.volume_size} (y, x, z), got {list(frames.shape[1:])}. Prepare "
+                "the dataset for this model."
+            )
+        self._check_frames(len(frames), name)
+        return CheckedVolumes(name, frames, scale=float(row["scale"]), offset=float(row["offset"]))
+
+    def starts(self, scan: CheckedVolumes, **how: Any) -> list[float]:
+        """See [`ScanProcessor.starts`]."""
+        return window_starts(len(scan.values), self.n_frames, name=scan.name, warn=self.warn_once, **how)
+
+    def cut(self, scan: CheckedVolumes, starts: Sequence[float]) -> dict[str, np.ndarray]:
+        """Frames of the windows; of a file no others are read."""
+        output = np.zeros((len(starts), self.n_frames, 1, *self.volume_size), np.float32)
+        for start, window in zip(starts, output):
+            frames = scan.values[int(start) : int(start) + self.n_frames]
+            window[: len(frames), 0] = frames
+            if scan.scale != 1 or scan.offset != 0:
+                window[: len(frames), 0] = window[: len(frames), 0] * np.float32(scan.scale) + np.float32(scan.offset)
+        return {"volumes": output}
+
+    def mask(self, scan: CheckedVolumes, starts: Sequence[float]) -> np.ndarray | None:
+        """`attention_mask` (n_windows, n_patches * n_frames), patch-major, where a window is longer than the scan."""
+        n_patches = math.prod(math.ceil(size / 16) for size in self.volume_size)
+        times = np.asarray(starts)[:, None].astype(np.int64) + np.arange(self.n_frames)
+        return np.tile((times < len(scan.values)).astype(np.int64), (1, n_patches))
+
+    def describe(self) -> dict[str, str]:
+        """See [`ScanProcessor.describe`]."""
+        scales = {
+            "zscore": "mean 0 and deviation 1 over all voxels and frames that are not 0",
+            "zscore-voxel": "each voxel with mean 0 and deviation 1 over time",
+            "minmax": "from 0 to 1 over all voxels and frames that are not 0",
+            "none": "as it is",
+        }
+        y, x, z = self.volume_size
+        grid = ", on the grid of MNI152 at 2 mm" if self.is_mni else ""
+        return {
+            "scans": f"4-D BOLD of {x} x {y} x {z} voxels (x, y, z){grid}",
+            "inputs": f"volumes, {self.n_frames} frames of {y} x {x} x {z} (y, x, z)",
+            "scale": scales[self.normalization],
+        }
+
+    def refuse(self, config: Any) -> None:
+        """Refuse a model of other volumes, or of fewer frames."""
+        size = getattr(config, "volume_size", None)
+        if size is not None and list(size) != self.volume_size:
+            raise ValueError(f"Expected volumes of {list(size)} (y, x, z), this extractor gives {self.volume_size}.")
+        if self.n_frames > getattr(config, "n_frames", self.n_frames):
+            raise ValueError(f"Expected at most {config.n_frames} frames, this extractor gives {self.n_frames}.")
+
+    def example(self, config: Any) -> tuple[str, str, str]:
+        """See [`ScanProcessor.example`]."""
+        return 'nibabel.load("sub-01_space-MNI152_desc-preproc_bold.nii.gz")', "", "a 4-D image with its affine"
+
+
+class _Lazy:
+    """Axes and shape of an image or array, turned and flipped without reading it."""
+
+    def __init__(self, scan: Any, order: tuple[int, ...] = (0, 1, 2, 3), flips: tuple[slice, ...] = ()) -> None:
+        self._scan, self._order, self._flips = scan, order, flips
+        self.shape = tuple(scan.shape[axis] for axis in order)
+        self.ndim = len(self.shape)
+
+    def transpose(self, *order: int) -> "_Lazy":
+        return _Lazy(self._scan, order)
+
+    def __getitem__(self, flips: tuple[slice, ...]) -> "_Lazy":
+        return _Lazy(self._scan, self._order, flips)
+
+    def read(self) -> np.ndarray:
+        values = as_array(getattr(self._scan, "dataobj", self._scan))
+        return values.transpose(self._order)[self._flips]
