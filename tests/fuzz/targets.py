@@ -548,7 +548,7 @@ def _features(name: str) -> Callable[[Path], list[Path]]:
     def make(folder: Path) -> list[Path]:
         import pandas
 
-        from brain_transformers.cli.embed import write_table
+        from brain_transformers.evaluation.embedding_parts import write_table
 
         rng = np.random.default_rng(0)
         columns = {f"e{number:03d}": rng.normal(size=20).astype(np.float32) for number in range(4)}

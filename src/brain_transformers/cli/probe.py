@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from ..optional import require
 
     require("pandas", extra="eval", purpose="tables of embeddings")
-    from .embed import read_table
+    from ..evaluation.embedding_parts import read_table
 
     table = read_table(args.table)
     try:
