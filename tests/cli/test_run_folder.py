@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
 
 import brain_transformers as bt
-from brain_transformers.cli import run_folder
 from brain_transformers.cli.main import main
 from brain_transformers.files import locked
+from brain_transformers.training.run_folder import RunFolder
 
 datasets = pytest.importorskip("datasets")
 
@@ -394,7 +394,7 @@ def test_an_interrupted_command_tells_how_to_go_on(folder, capsys, monkeypatch):
     def interrupted(run, trainer):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder.RunFolder, "train", interrupted)
+    monkeypatch.setattr(RunFolder, "train", interrupted)
     for save_strategy, way in (("steps", "Go on with: "), ("no", "Begin again with: ")):
         flags = ["--save_strategy", save_strategy]
         assert call(folder, "pretrain", *flags, output=save_strategy) == 130

@@ -104,9 +104,12 @@ def test_saved_model_is_usable_as_the_report_says(finished) -> None:
 
 
 @needs_scans
-def test_same_seed_same_numbers(finished, tmp_path: Path) -> None:
+def test_same_seed_same_numbers_and_one_bar_for_training(finished, tmp_path: Path, capsys) -> None:
     output, _ = finished
     demo.run_demo(tmp_path / "again", TINY, lambda text: None)
+    said = capsys.readouterr()
+    assert "held-out loss=" in said.err
+    assert "grad_norm" not in said.out + said.err
     before, after = (
         json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in (output, tmp_path / "again")
     )

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..optional import require
 from .flags import NAMED_MODELS, Once
-from .run_folder import Beginning, check_output, train_in_folder
 from .training_inputs import add_training_parser, check_inputs, config_fields, training_flags, training_inputs
+from .training_run import Beginning, check_output, train_in_folder
 
 TAKES_MORE = True
 # Options for repeated splits and what they are in `fine_tuning_protocol`; `None` unless on the command line.

@@ -3,8 +3,8 @@
 import argparse
 from typing import Any
 
-from .run_folder import Beginning, check_output, train_in_folder
 from .training_inputs import EVAL_SPLIT, add_training_parser, check_inputs, training_inputs
+from .training_run import Beginning, check_output, train_in_folder
 
 TAKES_MORE = True
 

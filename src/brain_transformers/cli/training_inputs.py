@@ -2,10 +2,8 @@
 
 import argparse
 import dataclasses
-import difflib
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +149,13 @@ def check_inputs(args: argparse.Namespace) -> None:
                 raise ValueError(
                     f"--{name} is for new models; what {args.model} was trained with belongs to its weights."
                 )
+
+
+def config_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `--config NAME=VALUE ...`; see [`parse_fields`]."""
+    from ..hub.registry import parse_fields
+
+    return parse_fields(args.model, args.config) if args.config else {}
 
 
 # --- training arguments ---
@@ -302,60 +307,3 @@ def _split_rows(args: argparse.Namespace) -> tuple[Any, Any]:
         told = f"{folder} has no split {EVAL_SPLIT!r}: nothing is evaluated"
         print(told if args.eval_split is None else "no evaluation")
     return rows, evaluation_rows
-
-
-# --- configuration of a new model ---
-
-
-def config_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """Fields of `--config NAME=VALUE ...`.
-
-    Raises:
-        ValueError: for what is no such pair, no field, decided by something else, or not finite.
-    """
-    if not args.config:
-        return {}
-    from ..hub.registry import load_config
-
-    named, overrides = load_config(args.model), {}
-    for pair in args.config:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise ValueError(f"Expected --config NAME=VALUE, got {pair!r}.")
-        fields = {field for field in named.to_dict() if not field.startswith("_")} - set(_NOT_CHOSEN)
-        key = named.attribute_map.get(key, key)
-        if key in _NOT_CHOSEN:
-            raise ValueError(f"--config {key}: {_NOT_CHOSEN[key]}. Leave it out.")
-        if key not in fields:
-            similar = difflib.get_close_matches(key, sorted(fields), n=3)
-            hint = f"Did you mean {' or '.join(similar)}?" if similar else f"It has {', '.join(sorted(fields))}."
-            raise ValueError(f"The configuration of {args.model} has no field {key!r}. {hint}")
-        try:
-            parsed = json.loads(value, parse_constant=float)
-        except (json.JSONDecodeError, RecursionError):
-            parsed = value
-        if any(not math.isfinite(number) for number in _numbers(parsed)):
-            raise ValueError(f"--config {key}: expected finite numbers, got {value}.")
-        overrides[key] = parsed
-    return overrides
-
-
-# Fields of a configuration that something else decides.
-_NOT_CHOSEN = {
-    **dict.fromkeys(("model_type", "architectures", "auto_map", "transformers_version"), "it belongs to the family"),
-    **dict.fromkeys(("id2label", "label2id", "problem_type"), "it follows from --label and --task"),
-    **dict.fromkeys(
-        ("coordinates_source", "gradient_source"), "it is set with the table (--coordinates, --gradients)"
-    ),
-    **dict.fromkeys(("return_dict", "output_hidden_states", "output_attentions"), "it is for calls of the model"),
-    **dict.fromkeys(("chunk_size_feed_forward", "is_encoder_decoder"), "the models do not look at it"),
-    "dtype": "training decides on it (--bf16 and the like)",
-}
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(item)
-    elif isinstance(value, float):
-        yield value

@@ -229,7 +229,7 @@ class _Bar(ProgressCallback):
             latest = {
                 name: f"{entry[key]:.3f}" for entry in losses for key, name in self._NAMES.items() if key in entry
             }
-            self.training_bar.set_postfix(latest)
+            self.training_bar.set_postfix(latest, refresh=False)
 
     def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -289,6 +289,7 @@ def _pretrain(results: DemoResults, output: Path, train: Any, held_out: Any) -> 
             report_to="none",
             seed=settings.seed,
             use_cpu=True,
+            disable_tqdm=True,
         ),
         # A scan holds many windows: repeat its row, so that an epoch is not over after five of them.
         train_dataset=[*train] * 16,
@@ -297,8 +298,7 @@ def _pretrain(results: DemoResults, output: Path, train: Any, held_out: Any) -> 
         processing_class=extractor,
         callbacks=[_Bar()],
     )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
+    trainer.remove_callback(PrinterCallback)
     shutil.rmtree(output / "model-interrupted", ignore_errors=True)
     before = time.perf_counter()
     try:

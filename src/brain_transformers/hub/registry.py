@@ -1,6 +1,9 @@
 """The published checkpoints and the configurations that go by a name."""
 
 import difflib
+import json
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +105,58 @@ def check_is_no_bare_name(source: Any) -> None:
     raise FileNotFoundError(
         f"{start}{published}Random weights: AutoModel.from_config(brain_transformers.load_config({source!r}))."
     )
+
+
+def parse_fields(name: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Fields of a new model's configuration from text, such as `["hidden_size=128"]`; values are JSON or plain words.
+
+    Args:
+        name: of the configuration.
+        pairs: `NAME=VALUE` each.
+
+    Raises:
+        ValueError: for what is no such pair, no field, decided by something else, or not finite.
+    """
+    named = load_config(name)
+    overrides: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"Expected --config NAME=VALUE, got {pair!r}.")
+        fields = {field for field in named.to_dict() if not field.startswith("_")} - set(_NOT_CHOSEN)
+        key = named.attribute_map.get(key, key)
+        if key in _NOT_CHOSEN:
+            raise ValueError(f"--config {key}: {_NOT_CHOSEN[key]}. Leave it out.")
+        if key not in fields:
+            similar = difflib.get_close_matches(key, sorted(fields), n=3)
+            hint = f"Did you mean {' or '.join(similar)}?" if similar else f"It has {', '.join(sorted(fields))}."
+            raise ValueError(f"The configuration of {name} has no field {key!r}. {hint}")
+        try:
+            parsed = json.loads(value, parse_constant=float)
+        except (json.JSONDecodeError, RecursionError):
+            parsed = value
+        if any(not math.isfinite(number) for number in _numbers(parsed)):
+            raise ValueError(f"--config {key}: expected finite numbers, got {value}.")
+        overrides[key] = parsed
+    return overrides
+
+
+# Fields of a configuration that something else decides.
+_NOT_CHOSEN = {
+    **dict.fromkeys(("model_type", "architectures", "auto_map", "transformers_version"), "it belongs to the family"),
+    **dict.fromkeys(("id2label", "label2id", "problem_type"), "it follows from --label and --task"),
+    **dict.fromkeys(
+        ("coordinates_source", "gradient_source"), "it is set with the table (--coordinates, --gradients)"
+    ),
+    **dict.fromkeys(("return_dict", "output_hidden_states", "output_attentions"), "it is for calls of the model"),
+    **dict.fromkeys(("chunk_size_feed_forward", "is_encoder_decoder"), "the models do not look at it"),
+    "dtype": "training decides on it (--bf16 and the like)",
+}
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, float):
+        yield value

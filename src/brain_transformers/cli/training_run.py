@@ -1,0 +1,122 @@
+"""Training in a folder, as `pretrain` and `finetune` do it: who holds it, what begins there, and what is left."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..files import locked
+from .flags import NAMED_MODELS, holds_dataset
+
+_OUR_CARD = "library_name: brain-transformers"
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a run is made of before its first step.
+
+    Attributes:
+        model: with the weights that it starts from.
+        processor: its feature extractor.
+        make_trainer: makes the Trainer, of the arguments that all of them take.
+        said: what is learned, for the user.
+        settings: further settings of the run, such as the label.
+    """
+
+    model: Any
+    processor: Any
+    make_trainer: Callable[..., Any]
+    said: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train_in_folder(
+    args: argparse.Namespace,
+    training: Any,
+    begin: Callable[[], Beginning],
+    rows: Any,
+    evaluation_rows: Any,
+    evaluate: Callable[[Any], tuple[dict[str, Any], dict[str, str]]],
+    written: str,
+) -> int:
+    """Train in a folder that this process holds, or go on there, and leave the model in it; returns the exit code.
+
+    Args:
+        args: the command line, with `command`, `output`, `model`, `tables`, `resume` and `overwrite`.
+        training: the training arguments.
+        begin: makes what the run starts from.
+        rows, evaluation_rows: what it trains and is evaluated on; the second may be `None`.
+        evaluate: of the Trainer, the scores in the end and more files for the folder (name to text).
+        written: what to say when all is done.
+
+    Raises:
+        FileExistsError: if the folder holds something that would be replaced without having been asked for.
+        FolderInUseError: if another process trains in it.
+        OtherSettingsError: if the run that goes on was another one; names the first differences.
+    """
+    from transformers import set_seed
+
+    from ..hub.model_card import trained_model_card
+    from ..hub.sharing import save_model_folder
+    from ..training.run_folder import RunFolder
+
+    output: Path = args.output
+
+    def save(model: Any, folder: Path) -> None:
+        # Before anything is replaced, since the folder may be that of the model that training started from.
+        readme = output / "README.md"
+        theirs = readme.is_file() and _OUR_CARD not in readme.read_text(encoding="utf-8", errors="replace")
+        processor = beginning.processor
+        card = None if theirs else trained_model_card(output.resolve().name, model, processor, args.model)
+        save_model_folder(model, folder, extractor=processor, card=card)
+
+    # A launcher tells each process its rank and waits for none of them here.
+    with locked(args.output, args.command) if training.process_index == 0 else nullcontext():
+        run = RunFolder.open(output, training, resume=args.resume, overwrite=args.overwrite)
+        set_seed(training.seed)
+        beginning = begin()
+        beginning.processor.try_rows(evaluation_rows, "evaluation")
+        if not run.bind(
+            beginning.model,
+            beginning.processor,
+            {"command": args.command, **beginning.settings},
+            new=args.model in NAMED_MODELS,
+            tables=args.tables,
+            rows=rows,
+            evaluation_rows=evaluation_rows,
+        ):
+            return 0
+        if training.save_strategy != "no":
+            args.go_on = "--resume"
+        print(beginning.said)
+        trainer = beginning.make_trainer(
+            model=beginning.model,
+            args=training,
+            train_dataset=rows,
+            eval_dataset=evaluation_rows,
+            processing_class=beginning.processor,
+        )
+        metrics, files = run.train(trainer), dict[str, str]()
+        if evaluation_rows is not None:
+            scores, files = evaluate(trainer)
+            metrics.update(scores)
+        if run.finish(trainer, save, metrics, files):
+            print(written)
+        trainer.accelerator.end_training()  # leaves the process group, if there is one
+    return 0
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Raise what can be said of the folder before anything is loaded; see [`train_in_folder`]."""
+    from ..training.run_folder import check_folder
+
+    output: Path = args.output
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f"{output} is a file; give the name of a folder.")
+    if holds_dataset(output):
+        raise FileExistsError(f"{output} holds a dataset. Choose another --output.")
+    if Path(args.model).is_dir() and Path(args.model).resolve() == output.resolve():
+        raise FileExistsError(f"{output} is the model that training starts from. Choose another --output.")
+    check_folder(output, resume=args.resume, overwrite=args.overwrite)
