@@ -3,8 +3,8 @@
     python benchmarks/bench_selective_scan.py [ENTRY ...] --threads 1
 
 1,024 channels and 16 states, as in the published model; 50,401 steps are its 200 frames of 252 patches and CLS. The
-dense formulation, which is that of transformers where no kernel is installed, would take 10 GB at that length, so it is
-run on a quarter; its time grows with the length.
+dense formulation, that of transformers where no kernel is installed, would take 10 GB at that length: it is run on a
+quarter, and its time grows with the length.
 """
 
 import sys
