@@ -131,7 +131,7 @@ def test_how_weights_start() -> None:
     model = MambaMixer(128)
     model.initialise(depth=20)
     for name in ("in_proj", "x_proj", "dt_proj", "x_proj_b", "dt_proj_b"):
-        assert float(model.get_submodule(name).weight.std()) == pytest.approx(0.02, rel=0.1), name  # type: ignore
+        assert float(model.get_submodule(name).weight.detach().std()) == pytest.approx(0.02, rel=0.1), name  # type: ignore
     assert float(model.dt_proj.bias.abs().max()) == 0
     bound = 1 / math.sqrt(256 * 20)
     assert 0.95 * bound < float(model.out_proj.weight.abs().max()) <= bound
@@ -198,6 +198,20 @@ def test_automatic_mixed_precision() -> None:
     assert float((output - model(hidden_states)).norm() / output.norm()) < 2e-2
     output.float().sum().backward()
     assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())  # type: ignore[union-attr]
+
+
+def test_step_sizes_are_not_rounded_by_automatic_mixed_precision() -> None:
+    layer, steps = nn.Linear(2, 50), torch.randn(1, 20, 2)
+    expected = functional.softplus(layer(steps))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(MambaMixer._step_sizes(layer, steps, torch.float32), expected)
+
+
+def test_the_scan_can_be_forced() -> None:
+    hidden_states = torch.randn(1, 9, 8)
+    torch.testing.assert_close(mixer(scan="reference")(hidden_states), mixer()(hidden_states))
+    with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run here"):
+        mixer(scan="mamba_ssm")(hidden_states)
 
 
 @MIXERS

@@ -178,6 +178,10 @@ def test_the_operator_is_what_its_description_says() -> None:
     torch.library.opcheck(torch.ops.brain_transformers.selective_scan, (*tensors[:5], None, False, "", True))
     detached = [tensor.detach() for tensor in tensors]
     torch.library.opcheck(torch.ops.brain_transformers.selective_scan, (*detached, False, "", False))
+    backward = torch.ops.brain_transformers.selective_scan_backward
+    grad, states = torch.randn(2, 40, 3), torch.zeros(3, 2, 2, 3)
+    torch.library.opcheck(backward, (grad, *detached, True, "", states))
+    torch.library.opcheck(backward, (grad, *detached[:5], None, False, "", states))
 
 
 @pytest.mark.parametrize("with_gradients", [False, True])
