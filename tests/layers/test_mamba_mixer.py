@@ -157,6 +157,14 @@ def test_loaded_weights_are_not_drawn_again() -> None:
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
 
 
+def test_shapes_can_be_worked_out_without_numbers() -> None:
+    """On the meta device, where transformers builds models before it loads them."""
+    with torch.device("meta"):
+        model = MambaMixer(8)
+        model.initialise(step_init="mamba")
+        assert model(torch.empty(2, 5, 8)).shape == (2, 5, 8)
+
+
 class Doubled(nn.Module):
     """Such as an adapter around a layer."""
 

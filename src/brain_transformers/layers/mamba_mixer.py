@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.utils.generic import maybe_autocast
 
 from .plain import input_dtype, is_plain
 from .selective_scan import selective_scan
@@ -222,7 +223,7 @@ class MambaMixer(nn.Module):
     def _step_sizes(dt_proj: Any, steps: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """softplus of the projection, which is not rounded to a lower type on the way."""
         if is_plain(dt_proj):
-            with torch.autocast(steps.device.type, enabled=False):
+            with maybe_autocast(steps.device.type, enabled=False):
                 weight, bias = dt_proj.weight.to(dtype), dt_proj.bias.to(dtype)
                 projected = nn.functional.linear(steps.to(dtype), weight, bias)
         else:
