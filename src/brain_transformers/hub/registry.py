@@ -64,9 +64,8 @@ def name_by_size(config: Any) -> str | None:
     """Name of the published model that has the same sizes, if there is one. It says nothing about the weights."""
     for name in list_models(published=True):
         published = load_config(name)
-        if published.model_type == config.model_type and all(
-            getattr(published, field) == getattr(config, field) for field in published.size_fields
-        ):
+        fields = published.size_fields
+        if type(published) is type(config) and all(getattr(published, f) == getattr(config, f) for f in fields):
             return name
     return None
 
