@@ -17,7 +17,7 @@ from brain_transformers.hub.registry import MODELS, conversion_command
 FOLDER = Path(__file__).resolve().parent
 
 _OBTAIN = """\
-From the authors ({source}), and converted on your machine. The table that the command names is theirs as well.
+From the authors ({source}), and converted on your machine.{table}
 
 ```bash
 {command}
@@ -26,7 +26,9 @@ From the authors ({source}), and converted on your machine. The table that the c
 
 def obtain(name: str) -> str:
     """How to get a published checkpoint, as Markdown."""
-    return _OBTAIN.format(source=MODELS[name].source, command=conversion_command(name))
+    more_than_weights = str(MODELS[name].conversion).count("--") > 1
+    table = " The table that the command names is theirs as well." if more_than_weights else ""
+    return _OBTAIN.format(source=MODELS[name].source, table=table, command=conversion_command(name))
 
 
 def cards() -> dict[str, str]:

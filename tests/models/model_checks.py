@@ -203,6 +203,26 @@ def _wrong_volumes(volumes: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
+def _t1_volumes(batch: int) -> dict[str, torch.Tensor]:
+    return {"t1_volumes": torch.randn(batch, 1, 20, 24, 20, generator=torch.Generator().manual_seed(2))}
+
+
+def _t1_padding(batch: int) -> torch.Tensor:
+    mask = torch.ones(batch, 5, 6, 5)
+    mask[0, 3:] = 0  # patches along the first axis that are not to count
+    mask[1:, 4:] = 0
+    return mask.flatten(1)
+
+
+def _wrong_t1_volumes(volumes: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        "20, 24, 20": volumes[..., :16],
+        "feature extractor": volumes.transpose(2, 3),
+        "batch, 1": volumes[0],
+        "must be": volumes.expand(-1, 3, -1, -1, -1),
+    }
+
+
 def _jepa_masks(batch: int) -> dict[str, torch.Tensor]:
     ids = torch.arange(30 * batch).view(batch, 30)
     return {"context_indices": ids[:, :20], "target_indices": ids[:, 20:]}
@@ -237,6 +257,17 @@ CASES = (
         make_masks=lambda batch: {"bool_masked_pos": (torch.arange(48) // 6 % 2 == 0).expand(batch, -1)},
         padded_values=lambda mask: (mask == 0).view(len(mask), 8, 6).all(1)[:, :, None, None, None, None],
         wrong_scans=_wrong_volumes,
+    ),
+    ModelCase(
+        "harmonix-s-tiny",
+        "HarmonixS",
+        _t1_volumes,
+        _t1_padding,
+        has_rois=False,
+        padded_values=lambda mask: (
+            (mask == 0).view(-1, 1, 5, 6, 5).repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
+        ),
+        wrong_scans=_wrong_t1_volumes,
     ),
     ModelCase(
         "brain-semantoks-tiny",

@@ -130,10 +130,12 @@ def test_loading_on_the_meta_device_leaves_no_garbage(case: ModelCase, tmp_path:
 
 @every_case
 def test_missing_weights_are_an_error(case: ModelCase, tmp_path: Path) -> None:
-    case.build("ForMaskedModeling").save_pretrained(tmp_path)
+    model = case.build("ForMaskedModeling")
+    model.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     weights = load_file(path)
-    removed = next(name for name in sorted(weights) if "layers.0." in name)
+    body = f"{model.base_model_prefix}."
+    removed = next(name for name in sorted(weights) if name.startswith(body) and "layers.0." in name)
     del weights[removed]
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="missing"):
@@ -404,8 +406,9 @@ def test_noise_and_mask_ratio_decide_the_mask(case: ModelCase) -> None:
 
 @every_autoencoder
 def test_masked_modeling_fields_have_the_shape_of_the_signal(case: ModelCase) -> None:
-    output = run(case.build("ForMaskedModeling"), case, mask_ratio=0.5)
-    shape = case.make_inputs(2)["signals"].shape
+    model = case.build("ForMaskedModeling")
+    output = run(model, case, mask_ratio=0.5)
+    shape = case.make_inputs(2)[model.main_input_name].shape
     for name in ("predictions", "targets", "signal_mask"):
         assert getattr(output, name).shape == shape, name
     error = (output.predictions - output.targets).square()
@@ -421,7 +424,8 @@ def test_hidden_signal_cannot_leak_into_the_prediction(case: ModelCase) -> None:
     noise = torch.rand(1, n_tokens, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         first = model(**inputs, noise=noise, mask_ratio=0.5)
-        changed = {**inputs, "signals": torch.where(first.signal_mask.bool(), 100.0, inputs["signals"])}
+        main = model.main_input_name
+        changed = {**inputs, main: torch.where(first.signal_mask.bool(), 100.0, inputs[main])}
         second = model(**changed, noise=noise, mask_ratio=0.5)
     assert bool(first.signal_mask.any())
     torch.testing.assert_close(first.predictions, second.predictions, rtol=0, atol=0)
@@ -533,7 +537,7 @@ def test_accumulated_gradients_equal_one_batch(case: ModelCase, tmp_path: Path) 
 
 
 def layers_of(model: Any) -> dict[str, torch.nn.Module]:
-    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
+    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
 
 

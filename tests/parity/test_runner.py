@@ -25,6 +25,8 @@ FACTS: dict[tuple[str, str], list[tuple[str, str, set[str]]]] = {
     ("brainlm", "metrics"): [("metrics.json", "", set())],
     ("brainlm", "lr_schedule"): [("facts.json", "step_lr", set())],
     ("brainlm", "data_pipeline"): [("facts.json", "", {"toolkit.kept_parcels"})],
+    ("brain_harmony", "t1_encoder"): [("config.json", "", {"num_heads", "extra_keys_to_ignore"})],
+    ("brain_harmony", "t1_normalise"): [("config.json", "", {"pad", "label"})],
     ("brain_jepa", "masks"): [
         ("config.json", "exact_draws", {"manual_seed", "step_counter_value_used", "batch"}),
         ("config.json", "statistics", {"calls"}),

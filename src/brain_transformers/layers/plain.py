@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-_PLAIN_TYPES = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_PLAIN_TYPES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
