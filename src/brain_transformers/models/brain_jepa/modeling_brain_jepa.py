@@ -5,14 +5,13 @@ Source: Dong et al., "Brain-JEPA: Brain Dynamics Foundation Model with Gradient 
 NeurIPS 2024 (arXiv 2409.19407), and the released code's behaviour: plain index masks, no CLS token, smooth L1 loss.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -32,76 +31,13 @@ from ...layers.positions import TimeROIPositions
 from ...layers.transformer import PreNormLayer, layer_stack
 from ..batch_draws import BatchDraws
 from ..classification import BrainForSequenceClassification
+from ..latent_prediction import Indices, LatentPredictionOutput, LatentPredictor, index_masks
 from ..modeling_base import BrainModelOutput
 from ..modeling_roi import ROIPreTrainedModel
 from ..moving_average import MovingAverageMixin
 from ..parcel_tables import GRADIENT_SOURCE, parcel_gradients
 from .configuration_brain_jepa import BrainJEPAConfig
 from .masking_brain_jepa import draw_masks, masks_by_rule
-
-Indices = torch.Tensor | Sequence[torch.Tensor]
-
-
-@dataclass
-class LatentPredictionOutput(ModelOutput):
-    """Output of a latent-prediction head.
-
-    With several masks a sample, the first axis holds all samples for target mask 0 with context mask 0, then with
-    context mask 1, ..., then for target mask 1.
-
-    Args:
-        loss: smooth L1 (beta 1) between predictions and targets, mean over all elements; over the observed target
-            tokens when something is padded.
-        predictions: `(n_target_masks * n_context_masks * batch, n_targets, hidden_size)`, the predictor's output.
-        targets: same shape, output of the target encoder on all tokens, normalised over the channels.
-        target_mask: `(first axis of predictions, n_targets)`, 1 for target tokens that are observed; `None` without
-            padding.
-        context_indices, target_indices: the masks that were used, each a tuple of int64 `(batch, n)`.
-        context_hidden_state: `(n_context_masks * batch, n_context, hidden_size)`, output of the context encoder after
-            its final norm.
-        hidden_states, attentions: of the context encoder, on request.
-        predictor_hidden_states: on request, input of the predictor's first layer and the output of each; of the last
-            layer only the target tokens exist.
-    """
-
-    loss: torch.Tensor | None = None
-    predictions: torch.Tensor | None = None
-    targets: torch.Tensor | None = None
-    target_mask: torch.Tensor | None = None
-    context_indices: tuple[torch.Tensor, ...] | None = None
-    target_indices: tuple[torch.Tensor, ...] | None = None
-    context_hidden_state: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    predictor_hidden_states: tuple[torch.Tensor, ...] | None = None
-
-
-def index_masks(indices: Indices, name: str, batch: int, n_tokens: int) -> tuple[torch.Tensor, ...]:
-    """One mask or several as a tuple of int64 `(batch, n)` of one length.
-
-    Raises:
-        ValueError: if shapes or types do not fit, or ids on a CPU; elsewhere looking at them would wait for the
-            device.
-    """
-    masks = (indices,) if isinstance(indices, torch.Tensor) else tuple(indices)
-    for mask in masks:
-        check_tensor(name, mask)
-    shapes = [tuple(mask.shape) for mask in masks]
-    if not masks or any(mask.dim() != 2 or mask.shape[0] != batch for mask in masks) or len(set(shapes)) > 1:
-        raise ValueError(
-            f"{name} must be int64 ({batch}, n) token ids below {n_tokens}, or several of one shape, got {shapes}. "
-            "A token id is roi * n_windows + window."
-        )
-    if any(mask.is_floating_point() or mask.dtype == torch.bool for mask in masks):
-        raise ValueError(
-            f"{name} must hold int64 token ids, got {masks[0].dtype}. A bool mask has .nonzero() for that."
-        )
-    for mask in masks:
-        looks = mask.device.type == "cpu" and mask.numel() > 0 and not torch.compiler.is_compiling()
-        if looks and not 0 <= int(mask.min()) <= int(mask.max()) < n_tokens:
-            raise ValueError(f"{name} must be token ids from 0 to {n_tokens - 1}, got one outside. See the docstring.")
-    return tuple(mask.long() for mask in masks)
-
 
 class BrainJEPAEmbeddings(nn.Module):
     """Tokens from patches of the signal, with positions of time and ROI."""
@@ -144,70 +80,14 @@ def _layers(config: BrainJEPAConfig, prefix: str = "") -> nn.ModuleList:
     return layer_stack(config, prefix, hidden_dropout=dropout, attention_dropout=attention_dropout)
 
 
-class BrainJEPAPredictor(nn.Module):
-    """Narrow transformer that predicts target tokens from encoded context tokens and the targets' positions."""
+class BrainJEPAPredictor(LatentPredictor):
+    """[`LatentPredictor`] with positions of its own, from the gradients of the encoder."""
 
     def __init__(self, config: BrainJEPAConfig):
-        super().__init__()
-        self.config = config
-        width = config.predictor_hidden_size
+        super().__init__(config, _layers(config, "predictor_"), config.layer_norm_eps)
         gradient_size = config.gradient_size if config.position_type == "gradient" else None
-        self.embed = nn.Linear(config.hidden_size, width)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        width = config.predictor_hidden_size
         self.positions = TimeROIPositions(config.n_rois, config.n_windows, width, gradient_size)
-        self.layers = _layers(config, "predictor_")
-        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.projection = nn.Linear(width, config.hidden_size)
-
-    def forward(
-        self,
-        context: torch.Tensor,
-        context_indices: tuple[torch.Tensor, ...],
-        target_indices: tuple[torch.Tensor, ...],
-        gradients: torch.Tensor | None,
-        n_windows: int,
-        attention_mask: torch.Tensor | None = None,
-        output_hidden_states: bool = False,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
-        """Predict every target mask from every context mask.
-
-        Args:
-            context: `(n_context_masks * batch, n_context, hidden_size)` from the context encoder.
-            context_indices, target_indices: token ids of the masks.
-            gradients: the gradient table of the encoder.
-            n_windows: windows of the input.
-            attention_mask: `(batch, n_tokens)`, or `None` when nothing is padded.
-
-        Returns:
-            Predictions as in [`LatentPredictionOutput`] and, on request, the hidden states.
-        """
-        n_contexts, n_targets = len(context_indices), len(target_indices)
-        tokens = self.embed(context)
-        tokens = tokens + self.positions(gradients, n_windows, torch.cat(context_indices)).to(tokens.dtype)
-        # Target masks outermost, then context masks, then samples; context tokens before the queries.
-        query_ids = torch.cat([mask for mask in target_indices for _ in range(n_contexts)])
-        queries = self.positions(gradients, n_windows, query_ids).to(tokens.dtype) + self.mask_token.to(tokens.dtype)
-        hidden_states = torch.cat([tokens.repeat(n_targets, 1, 1), queries], dim=1)
-        keep = None
-        if attention_mask is not None:
-            keep = torch.cat(
-                [
-                    torch.cat([attention_mask.gather(1, context), attention_mask.gather(1, target)], dim=1)
-                    for target in target_indices
-                    for context in context_indices
-                ]
-            ).bool()
-        mask, _ = padding_masks(self.config, hidden_states, keep)
-        of_queries = slice(-query_ids.shape[1], None)
-        states = [hidden_states]
-        for layer in self.layers:
-            wanted = of_queries if layer is self.layers[-1] else None
-            hidden_states = layer(hidden_states, mask, query_ids=wanted, **kwargs)
-            if output_hidden_states:
-                states.append(hidden_states)
-        predictions = self.projection(self.layernorm(hidden_states[:, of_queries]))
-        return predictions, tuple(states) if output_hidden_states else None
 
 
 class BrainJEPAClassifier(nn.Module):
@@ -485,12 +365,12 @@ class BrainJEPAForMaskedModeling(MovingAverageMixin, BrainJEPAPreTrainedModel):
         # Same order as the predictions: target masks outermost, then context masks, then samples.
         targets = torch.cat([part for part in of_masks for _ in contexts])
         encoded = self.context_encoder(signals, attention_mask, contexts, return_dict=True, **kwargs)
+        gradients = self.context_encoder.known_gradients()
         predictions, states = self.predictor(
             encoded.last_hidden_state,
             contexts,
             target_ids,
-            self.context_encoder.known_gradients(),
-            n_windows,
+            lambda ids: self.predictor.positions(gradients, n_windows, ids),
             attention_mask,
             **kwargs,
         )
