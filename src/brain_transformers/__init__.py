@@ -15,6 +15,7 @@ from .version import __version__
 _EXPORTS = {
     **PUBLIC_CLASSES,
     "ROISeriesFeatureExtractor": "processing.roi_series",
+    "HarmonixFFeatureExtractor": "processing.harmonix",
     "T1FeatureExtractor": "processing.structural",
     "VolumeFeatureExtractor": "processing.volumes",
     "ROISeriesCollator": "data.collators",

@@ -45,6 +45,7 @@ class ModelCase:
         changed: a field with another value than its default, and `wrong`: one with a value that must be refused.
         poolings: choices of `config.pooling`, and what each makes of `last_hidden_state`.
         keeps_padding: whether tokens without data stay in the sequence (as mask embeddings) and not at zero.
+        passes_padding: whether they pass through the layers, attending to nothing.
         views: for heads that compare views of a scan: how many; their inputs have an axis for it after the batch.
         make_masks: batch size -> further inputs of such a head.
         frozen: parts of the pretraining model that are not trained.
@@ -67,6 +68,7 @@ class ModelCase:
     wrong: tuple[str, Any] = ("mask_ratio", 1.5)
     poolings: dict[str, Pooling] = field(default_factory=lambda: dict(CLS_POOLINGS))
     keeps_padding: bool = False
+    passes_padding: bool = False
     views: int | None = None
     make_masks: Callable[[int], dict[str, torch.Tensor]] | None = None
     frozen: tuple[str, ...] = ()
@@ -228,6 +230,17 @@ def _jepa_masks(batch: int) -> dict[str, torch.Tensor]:
     return {"context_indices": ids[:, :20], "target_indices": ids[:, 20:]}
 
 
+def _harmonix_f_inputs(batch: int) -> dict[str, torch.Tensor]:
+    return {"signals": torch.randn(batch, 12, 40, generator=torch.Generator().manual_seed(2))}
+
+
+def _harmonix_f_padding(batch: int) -> torch.Tensor:
+    mask = torch.ones(batch, 12, 5)
+    mask[0, :, 3:] = 0
+    mask[1:, :, 4:] = 0
+    return mask.flatten(1)
+
+
 CASES = (
     ModelCase("brainlm-tiny", "BrainLM", _brainlm_inputs, _brainlm_padding),
     ModelCase("brainlm-vit-tiny", "BrainLMViT", _vit_inputs, _vit_padding),
@@ -243,6 +256,20 @@ CASES = (
         poolings=dict(TOKEN_POOLINGS),
         make_masks=_jepa_masks,
         frozen=("brain_jepa",),
+    ),
+    ModelCase(
+        "harmonix-f-tiny",
+        "HarmonixF",
+        _harmonix_f_inputs,
+        _harmonix_f_padding,
+        reconstructs=False,
+        has_cls=False,
+        changed=("mask_rule", "published"),
+        wrong=("mask_observation", [0.9, 2]),
+        poolings={"mean": TOKEN_POOLINGS["mean"]},
+        passes_padding=True,
+        make_masks=_jepa_masks,
+        frozen=("harmonix_f",),
     ),
     ModelCase(
         "brain-mt-tiny",

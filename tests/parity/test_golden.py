@@ -19,11 +19,12 @@ import kinds_brain_jepa
 import kinds_brain_mt
 import kinds_brain_semantoks
 import kinds_brainlm
+import kinds_harmonix_f
 from golden_case import GoldenCase, find_cases
 
 KINDS = {
     "brainlm": kinds_brainlm.KINDS,
-    "brain_harmony": kinds_brain_harmony.KINDS,
+    "brain_harmony": {**kinds_brain_harmony.KINDS, **kinds_harmonix_f.KINDS},
     "brain_jepa": kinds_brain_jepa.KINDS,
     "brain_mt": kinds_brain_mt.KINDS,
     "brain_semantoks": kinds_brain_semantoks.KINDS,

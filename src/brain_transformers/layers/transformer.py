@@ -111,6 +111,12 @@ class PreNormLayer(GradientCheckpointingLayer):
         hidden_states = hidden_states + self._branch(attention_output, self.layer_scale1)
         return hidden_states + self._branch(self.mlp(self.layernorm_after(hidden_states)), self.layer_scale2)
 
+    def without_attention(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What the layer makes of tokens that attend to nothing, as with a `keep_mask` that is false for them."""
+        nothing = hidden_states.new_zeros(*hidden_states.shape[:2], self.attention.out_proj.in_features)
+        hidden_states = hidden_states + self._branch(self.attention.out_proj(nothing), self.layer_scale1)
+        return hidden_states + self._branch(self.mlp(self.layernorm_after(hidden_states)), self.layer_scale2)
+
 
 def layer_stack(config: Any, prefix: str = "", drop_path_rate: float = 0.0, **options: Any) -> nn.ModuleList:
     """The layers of an encoder, decoder or predictor.

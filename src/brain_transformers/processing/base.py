@@ -446,8 +446,17 @@ def join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
                 part[name] if name in part else np.ones((len(part[main]), *shape), have[0].dtype) for part in parts
             ]
         if len(have) == len(parts):
-            joined[name] = np.concatenate(have)
+            joined[name] = np.concatenate(_of_one_length(have))
     return joined
+
+
+def _of_one_length(parts: list[np.ndarray]) -> list[np.ndarray]:
+    """Windows that differ in their last axis, as those of scans with other repetition times, with zeros behind."""
+    lengths = {part.shape[-1] for part in parts}
+    if parts[0].ndim < 2 or len(lengths) == 1:
+        return parts
+    longest = max(lengths)
+    return [np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, longest - part.shape[-1])]) for part in parts]
 
 
 def not_finite(name: str) -> ValueError:

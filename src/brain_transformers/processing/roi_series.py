@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from transformers import BatchFeature
@@ -83,7 +83,14 @@ class ROISeriesFeatureExtractor(ScanProcessor):
     tells = ("roi_order", "t_r")
     own_tables = frozenset({"coordinates"})
     scan_ndim = 2
-    takes_from_config = ("n_rois", "n_timepoints", "patch_size", "roi_order", "t_r", "layout")
+    takes_from_config: ClassVar[tuple[str, ...]] = (
+        "n_rois",
+        "n_timepoints",
+        "patch_size",
+        "roi_order",
+        "t_r",
+        "layout",
+    )
 
     def __init__(
         self,
@@ -309,13 +316,13 @@ class ROISeriesFeatureExtractor(ScanProcessor):
                     "Pass t_r in seconds (prepare --t-r)."
                 )
             signals = band_pass_filter(signals, rate, self.band_pass)
-        window, look = (self.n_timepoints, self.patch_size), "folding" not in self._warned
+        window, look = self.window_for(t_r, name), "folding" not in self._warned
         new_time = time.ModelTiming(self.t_r, self.t_r_tolerance, self.resampling, *window, look)
         timing = new_time.of(signals, t_r, name, self.warn_once)
         time.check_length(timing, missing, self.t_r, name)
-        if timing.n_timepoints < self.n_timepoints and self.short_scans == "error":
+        if timing.n_timepoints < timing.window and self.short_scans == "error":
             raise ValueError(
-                f"Expected {name} with at least {self.n_timepoints} timepoints, got {timing.n_timepoints}. "
+                f"Expected {name} with at least {timing.window} timepoints, got {timing.n_timepoints}. "
                 'Leave it out, or set short_scans="pad" on the extractor.'
             )
         with np.errstate(over="ignore", invalid="ignore"):
@@ -338,6 +345,10 @@ class ROISeriesFeatureExtractor(ScanProcessor):
                 "space."
             )
         return ROIScan(name, signals, rows, timing, scaled, missing)
+
+    def window_for(self, t_r: float | None, name: str) -> tuple[int, int]:
+        """Timepoints of a window and of a token, for a scan with this repetition time."""
+        return self.n_timepoints, self.patch_size
 
     def _series(self, scan: Any, n_source: int, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         fix = "Parcellate with the atlas of the model, or name the roi_order that these rows are in."
@@ -373,7 +384,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         rate = scan.timing.sampling_rate
         return time.window_starts(
             scan.timing.n_frames if rate > 1 else scan.timing.n_timepoints,
-            self.n_timepoints * rate,
+            scan.timing.window * rate,
             name=scan.name,
             warn=self.warn_once,
             missing=scan.unmeasured,
@@ -395,7 +406,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
     def mask(self, scan: ROIScan, starts: Sequence[float]) -> np.ndarray | None:
         """Tokens of which nothing was measured; a token that is measured in part counts as observed."""
         masked = self.missing_rois == "mask" and scan.scaling.zero_rows.any()
-        padded = scan.missing is not None or scan.timing.n_timepoints < self.n_timepoints
+        padded = scan.missing is not None or scan.timing.n_timepoints < scan.timing.window
         if not (masked or padded or scan.timing.sampling_rate > 1):
             return None  # as for most scans, without a look at every timepoint
         observed = scan.observed(starts)
@@ -404,7 +415,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         hidden = scan.scaling.zero_rows if masked else None
         if self.layout == "image" and self.image_size is not None:
             return image_token_mask(observed, self.patch_size, self.image_size)
-        return series_token_mask(observed, self.patch_size, self.n_rois, hidden)
+        return series_token_mask(observed, scan.timing.patch_size, self.n_rois, hidden)
 
     # --- what is said of it ---
 

@@ -19,7 +19,6 @@ from ...layers.attention import SelfAttention
 from ...layers.heads import initialise, initialised_linear
 from ...layers.masking import (
     check_attention_mask,
-    check_tensor,
     gather_tokens,
     pack_observed_tokens,
     padding_masks,
@@ -38,6 +37,7 @@ from ..moving_average import MovingAverageMixin
 from ..parcel_tables import GRADIENT_SOURCE, parcel_gradients
 from .configuration_brain_jepa import BrainJEPAConfig
 from .masking_brain_jepa import draw_masks, masks_by_rule
+
 
 class BrainJEPAEmbeddings(nn.Module):
     """Tokens from patches of the signal, with positions of time and ROI."""

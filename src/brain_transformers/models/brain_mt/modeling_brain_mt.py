@@ -287,8 +287,9 @@ class BrainMTPreTrainedModel(BrainPreTrainedModel):
                 init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, (nn.LayerNorm, RMSNorm)):
             init.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
+            bias: Any = getattr(module, "bias", None)
+            if bias is not None:
+                init.zeros_(bias)
         elif isinstance(module, BrainMTEmbeddings):
             init.zeros_(module.cls_token)
             init.zeros_(module.frame_embeddings)

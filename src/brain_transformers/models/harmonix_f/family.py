@@ -1,0 +1,74 @@
+"""Harmonix-F, the fMRI encoder of BrainHarmony."""
+
+from ..family import Family, NamedModel
+
+_PAPER = (
+    "Dong et al., Brain Harmony: A Multimodal Foundation Model Unifying Morphology and Function into 1D Tokens, "
+    "NeurIPS 2025 (arXiv 2509.24693)"
+)
+_LIMITS = (
+    "Pretrained on UK Biobank scaled by the spread of the subjects' mean levels per ROI, with statistics that were "
+    "never published; the authors' downstream code for ABIDE scales nothing at all. Fit your own, or z-score.",
+    "The released weights know two anatomical tables whose rows are in different orders: gradients in that of 17 "
+    "networks, as the scans, geometric harmonics in that of 7. Converted weights keep both as released.",
+    "Scans of up to 635 seconds (18 patches of 35.28 s); longer ones are cut into windows.",
+    "The authors released no masks and no training loop: pretraining here takes the masks of Brain-JEPA.",
+)
+
+# Every 34th parcel of Schaefer-400, for tests: both tables of this package have rows for them.
+_TWELVE_PARCELS = (
+    "17Networks_LH_VisCent_ExStr_1",
+    "17Networks_LH_SomMotA_11",
+    "17Networks_LH_DorsAttnA_SPL_4",
+    "17Networks_LH_SalVentAttnB_PFCl_3",
+    "17Networks_LH_ContB_IPL_2",
+    "17Networks_LH_DefaultB_Temp_5",
+    "17Networks_RH_VisCent_ExStr_5",
+    "17Networks_RH_SomMotA_16",
+    "17Networks_RH_DorsAttnB_TempOcc_1",
+    "17Networks_RH_SalVentAttnB_PFCl_2",
+    "17Networks_RH_ContB_IPL_4",
+    "17Networks_RH_DefaultB_Temp_2",
+)
+
+FAMILY = Family(
+    folder="harmonix_f",
+    stem="HarmonixF",
+    title="Harmonix-F (BrainHarmony)",
+    model_type="harmonix_f",
+    objective="latent prediction",
+    converter="harmonix_f",
+    processor=("processing.harmonix", "HarmonixFFeatureExtractor"),
+    processor_defaults={"normalization": "robust-means"},
+    models={
+        "harmonix-f-base": NamedModel(
+            source="the authors' folder on Google Drive (see github.com/hzlab/Brain-Harmony), harmonix-f/model.pth",
+            conversion="--checkpoint harmonix-f/model.pth --gradient gradient_mapping_400.csv "
+            "--harmonics schaefer400_roi_eigenmodes.csv",
+            license="cc-by-nc-sa-4.0",
+            citation=_PAPER,
+            limits=(
+                "The licence is a badge in the authors' README; there is no licence file.",
+                *_LIMITS,
+            ),
+        ),
+        "harmonix-f-tiny": NamedModel(
+            {
+                "n_rois": 12,
+                "n_timepoints": 40,
+                "patch_size": 8,
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "intermediate_size": 48,
+                "predictor_hidden_size": 16,
+                "predictor_num_hidden_layers": 2,
+                "predictor_num_attention_heads": 4,
+                "predictor_intermediate_size": 32,
+                "gradient_size": 6,
+                "harmonics_size": 7,
+                "roi_order": list(_TWELVE_PARCELS),
+            },
+        ),
+    },
+)
