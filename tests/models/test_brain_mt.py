@@ -7,6 +7,7 @@ import brain_transformers as bt
 from brain_transformers.hub.registry import MODELS
 from brain_transformers.models.brain_mt.masking_brain_mt import hidden_tokens, n_units
 from brain_transformers.models.brain_mt.modeling_brain_mt import blocks_of, hide_blocks, patch_of_voxels, volumes_of
+from brain_transformers.training import layer_decay_groups
 
 
 def tiny(kind: str = "Model", **overrides):
@@ -146,3 +147,27 @@ def test_learning_rates_fall_over_both_stages_and_not_for_what_layers_share() ->
     left = {name for name, parameter in model.named_parameters() if id(parameter) not in grouped}
     shared = {f"brain_mt.{part}" for part in ("mamba_norm", "norm", "mlp.fc1", "mlp.fc2")} | {"classifier"}
     assert {name.rpartition(".")[0] for name in left} == shared
+
+
+def test_positions_and_rates_of_the_state_spaces_do_not_decay() -> None:
+    model = tiny("ForSequenceClassification", num_labels=1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def decayed(**options) -> set[str]:
+        groups = layer_decay_groups(model, layer_decay=0.75, **options)
+        assert sum(len(group["params"]) for group in groups) == len(names)
+        return {names[id(parameter)] for group in groups if group["weight_decay"] for parameter in group["params"]}
+
+    vectors = {f"brain_mt.embeddings.{name}" for name in ("cls_token", "position_embeddings", "frame_embeddings")}
+    logarithms = {f"brain_mt.mamba_layers.{n}.mixer.{name}" for n in range(2) for name in ("A_log", "A_b_log")}
+    flat = {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
+    assert decayed() == set(names.values()) - flat - vectors - logarithms
+    assert decayed(published=True) == set(names.values()) - flat
+
+
+def test_the_first_mixer_is_never_dropped_and_the_last_at_the_full_rate() -> None:
+    mamba, attention = bt.load_config("brain-mt-base").drop_path_rates()
+    assert (mamba[0], mamba[-1]) == (0.0, 0.1)
+    assert attention[-1] == pytest.approx(0.1)
+    assert len(mamba) == 12
+    assert all(earlier < later for earlier, later in zip(mamba, mamba[1:]))

@@ -15,9 +15,13 @@ import convert_brain_mt
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import brain_transformers as bt
+from brain_transformers.evaluation.splits import published_split
 from brain_transformers.layers.mamba_mixer import MambaMixer
 from brain_transformers.models.brain_mt.conversion_brain_mt import KEY_MAP
 from brain_transformers.processing.volumes import frame_major, normalise_volumes
+from brain_transformers.training import FineTuningArguments, FineTuningTrainer
+from brain_transformers.training.schedules import warm_restarts_lr
+from brain_transformers.training.scores import prediction_scores, published_regression_scores
 
 # The authors' arguments of a mixer, and ours.
 _MIXER_ARGUMENTS = {
@@ -326,4 +330,102 @@ def mixer(case: GoldenCase, work: Path) -> None:
             case.compare("output_f64", model.double()(hidden_states.double()), atol=_FLOAT64_ATOL)
 
 
-KINDS = {"mixer": mixer, "encoder": encoder, "base_formula": base_formula, "preprocess_dataset": preprocess_dataset}
+def recipe(case: GoldenCase, work: Path) -> None:
+    """Schedules, groups of the optimizer, rates of stochastic depth, splits and scores."""
+    facts, metrics = case.json("recipe.json"), case.json("metrics.json")
+    facts.pop("scheduler_state_keys", None)  # of the authors' object
+    cycles = {"peak": 2e-4, "final": 1e-6, "warmup_steps": 5, "cycle_steps": 35}
+    growing = {"peak": 1e-3, "final": 1e-5, "warmup_steps": 3, "cycle_steps": 10, "cycle_growth": 2, "peak_decay": 0.5}
+    as_run = {**cycles, "warmup_steps": 5 * 2100, "cycle_steps": 35 * 2100}
+    for name, options in (
+        ("per_epoch_first35_warm5", cycles),
+        ("first10_warm3_mult2_gamma0.5_max1e-3_min1e-5", growing),
+        ("as_run_2100_batches_per_epoch_stepped_once_per_epoch", as_run),
+    ):
+        if expected := facts.pop(name, None):
+            rates = [warm_restarts_lr(step, **options) for step in range(len(expected))]
+            case.check(name, np.array(rates), np.array(expected), atol=0, rtol=1e-12)
+    for name in [name for name in facts if name.startswith("param_groups_")]:
+        _check_groups(case, name, facts.pop(name), work)
+    _check_drop_path(case, facts.pop("drop_path_base", []))
+    for name, expected in facts.pop("splits", {}).items():
+        n_scans, seed = (int(part.strip("nsed")) for part in name.split("_"))
+        for part, wanted in zip(published_split(n_scans, seed=seed), expected, strict=True):
+            case.check(f"splits.{name}", part, wanted)
+    _check_scores(case, metrics)
+    left = [*facts, *metrics]
+    assert not left, f"unknown facts: {left}"
+
+
+def _check_groups(case: GoldenCase, name: str, expected: list[dict[str, Any]], work: Path) -> None:
+    """Groups of the Trainer's optimizer with `published`, or what the authors' rules make of names without prefix."""
+    n_mamba, n_attention = (int(part) for part in name.rsplit("_", 2)[1:])
+    # Groups go by names and numbers of axes, whatever the widths.
+    config = bt.load_config("brain-mt-tiny", num_mamba_layers=n_mamba, num_attention_layers=n_attention, num_labels=1)
+    model = bt.BrainMTForSequenceClassification(config)
+    options = {"learning_rate": 2e-4, "adam_epsilon": 1e-6, "layer_decay": 0.75}
+    arguments = FineTuningArguments(str(work), **options, published=True, use_cpu=True, report_to="none")
+    trainer = FineTuningTrainer(model, arguments)
+    if "as_run" in name:
+        groups = trainer.create_optimizer().param_groups
+    else:
+        written = [
+            {"params": parameters, "lr_scale": scale, "weight_decay": 0.05 if decays else 0.0}
+            for parameters, scale, decays in model.published_groups(0.75, as_run=False)
+        ]
+        kind, settings = trainer.get_optimizer_cls_and_kwargs(arguments, model)
+        groups = kind(written, **settings).param_groups
+    names = {id(parameter): key for key, parameter in model.named_parameters()}
+    ours = {key: KEY_MAP.target_of(key) for group in expected for key in group["params"]}
+    assert all(ours.values()), f"no rule for {[key for key, found in ours.items() if not found]}"
+    case.check(f"{name}: number of groups", len(groups), len(expected))
+    for number, (group, wanted) in enumerate(zip(groups, expected)):
+        have = {names[id(parameter)] for parameter in group["params"]}
+        differ = have ^ {ours[key][0] for key in wanted["params"]}
+        case.check(f"{name}, group {number}: parameters in one and not in the other", sorted(differ), [])
+        for fact in ("weight_decay", "lr_scale", "lr", "eps", "betas"):
+            value, right = np.array(group[fact], np.float64), np.array(wanted[fact], np.float64)
+            case.check(f"{name}, group {number}: {fact}", value, right, atol=0, rtol=1e-12)
+
+
+def _check_drop_path(case: GoldenCase, expected: list[list[Any]]) -> None:
+    """The authors drop a mixer's output where the next layer adds it, or before the norm between the stages."""
+    config = bt.load_config("brain-mt-base")
+    mamba, attention = config.drop_path_rates()
+    rates = {f"layers.{number + 1}.drop_path": rate for number, rate in enumerate(mamba[:-1])}
+    rates |= {"drop_path": mamba[-1], **{f"drop_path_attn.{n}": rate for n, rate in enumerate(attention)}}
+    wanted = dict(expected)
+    if wanted:
+        case.check("drop_path: names", sorted(name for name, rate in rates.items() if rate) == sorted(wanted), True)
+    for name in wanted.keys() & rates.keys():
+        case.check(name, np.float64(rates[name]), np.float64(wanted[name]), atol=0, rtol=1e-6)
+
+
+def _check_scores(case: GoldenCase, metrics: dict[str, Any]) -> None:
+    outputs, targets = (np.array(metrics.pop(f"{name}_f32"), np.float32) for name in ("outputs", "targets"))
+    for dtype, score in (("float32", prediction_scores), ("float32", None), ("float16", None)):
+        expected = metrics[dtype]
+        guesses, truth = outputs.astype(dtype), targets.astype(dtype)
+        values = score(guesses[:, None], truth) if score else published_regression_scores(truth, guesses)
+        for name, wanted in expected.items():
+            value = values.get({"r_squared": "r2"}.get(name, name))
+            if value is not None:  # the p value is of the authors' scores alone
+                case.check(f"{dtype}.{name}", np.float64(value), np.float64(wanted), atol=0, rtol=1e-6)
+    del metrics["float32"], metrics["float16"]
+    binary = metrics.pop("binary")
+    labels = np.array(binary.pop("labels"))
+    case.check("binary.labels", labels, (targets > 0).astype(int))
+    assert binary.pop("logits") == "outputs_f32"
+    values = prediction_scores(outputs[:, None], labels)
+    for name, wanted in binary.items():
+        value = values[{"f1_score": "f1"}.get(name, name)]
+        case.check(f"binary.{name}", np.float64(value), np.float64(wanted), atol=1e-6, rtol=0)
+
+
+KINDS = {
+    "mixer": mixer,
+    "encoder": encoder,
+    "base_formula": base_formula,
+    "preprocess_dataset": preprocess_dataset,
+    "recipe": recipe,
+}

@@ -998,7 +998,6 @@ def _check_head(
         weight_decay=top.get("weight_decay", 0.05),
         layer_decay=rate,
         published=True,
-        head=model.classifier.parameters(),
     )
     if expected_groups is not None:
         _check_finetuning_groups(case, tag, groups, expected_groups)

@@ -38,6 +38,10 @@ FACTS: dict[tuple[str, str], list[tuple[str, str, set[str]]]] = {
     ("brain_jepa", "train_run"): [
         ("config.json", "trajectory", {"iterations_per_epoch", "files_written", "checkpoint_epoch_field"})
     ],
+    ("brain_mt", "recipe"): [
+        ("recipe.json", "", {"scheduler_state_keys"}),
+        ("metrics.json", "", {"outputs_f32", "targets_f32"}),
+    ],
     ("brain_semantoks", "masks"): [("mask_stats.json", "", {"function", "C", "T", "range", "n_draws"})],
     ("brain_semantoks", "schedules"): [
         (

@@ -7,6 +7,7 @@ from brain_transformers.training import (
     FineTuningArguments,
     JEPATrainingArguments,
     MAETrainingArguments,
+    ScanTrainingArguments,
     SelfDistillationTrainingArguments,
     SemantoksFineTuningArguments,
 )
@@ -16,7 +17,8 @@ SWITCHES = {
     MAETrainingArguments: ["published_parameter_groups"],
     JEPATrainingArguments: ["published_momentum"],
     SelfDistillationTrainingArguments: ["published_parameter_groups", "published_step_counting"],
-    SemantoksFineTuningArguments: ["published_parameter_groups"],
+    FineTuningArguments: ["published_parameter_groups", "published_step_counting"],
+    SemantoksFineTuningArguments: ["published_parameter_groups", "published_step_counting"],
 }
 
 
@@ -36,4 +38,4 @@ def test_published_is_all_switches_of_the_authors_accounting(kind, tmp_path):
 
 def test_published_where_the_authors_do_nothing_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing that published would change"):
-        FineTuningArguments(str(tmp_path), use_cpu=True, published=True)
+        ScanTrainingArguments(str(tmp_path), use_cpu=True, published=True)

@@ -150,8 +150,6 @@ class BrainPreTrainedModel(PreTrainedModel):
     config: BrainConfig
     # Whether a CLS token stands in front of `last_hidden_state`.
     has_cls_token = True
-    # Whether the authors fine-tune with optimizer groups of their own, see `training.parameter_groups`.
-    has_published_groups = False
     # Losses here do not use `num_items_in_batch`; without this flag the Trainer would scale them wrongly.
     accepts_loss_kwargs = False
     # Whether pretraining hides the tokens with the highest `noise`, of which the Trainer draws one number a token.
@@ -278,6 +276,26 @@ class BrainPreTrainedModel(PreTrainedModel):
         """
         levels = zip(*([body.embeddings, *body.layers] for body in self._bodies()), strict=True)
         return [[parameter for part in level for parameter in part.parameters()] for level in levels]
+
+    def learning_rate_scales(self, layer_decay: float) -> dict[int, float]:
+        """Factor of the learning rate of the parameters in `layer_groups`, by their ids; that of others is 1.
+
+        Raises:
+            ValueError: for a decay outside (0, 1].
+        """
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"Expected layer_decay above 0 and at most 1, got {layer_decay}. Use 1 for no decay.")
+        levels = self.layer_groups()
+        above = zip(range(len(levels), 0, -1), levels, strict=True)
+        return {id(parameter): layer_decay**number for number, level in above for parameter in level}
+
+    def published_groups(self, layer_decay: float) -> list[tuple[list[torch.nn.Parameter], float, bool]] | None:
+        """Optimizer groups of the authors' training code, `None` where they have none that differ from ours.
+
+        Returns:
+            Parameters, the factor of their learning rate, and whether they decay, in the authors' order.
+        """
+        return None
 
     def _bodies(self) -> list[Any]:
         """The released network, and its trained twin where there is one."""

@@ -74,6 +74,46 @@ def warmup_half_cosine_lr(epoch: float, *, peak: float, final: float, warmup: fl
     return final + (peak - final) * half_cosine(epoch - warmup, total - warmup)
 
 
+def warm_restarts_lr(
+    step: int,
+    *,
+    peak: float,
+    final: float,
+    warmup_steps: int,
+    cycle_steps: int,
+    cycle_growth: float = 1.0,
+    peak_decay: float = 1.0,
+) -> float:
+    """Cycles of a linear warm-up from `final` to the peak and half a cosine back to `final`: the schedule of BrainMT.
+
+    Args:
+        step: steps done, at least 0.
+        peak: highest rate of the first cycle.
+        final: where each cycle begins and ends.
+        warmup_steps: steps of the linear part of every cycle.
+        cycle_steps: steps of the first cycle, its warm-up included.
+        cycle_growth: length of the part after the warm-up, over that of the cycle before.
+        peak_decay: highest rate of a cycle, over that of the one before.
+
+    Raises:
+        ValueError: for a negative step, a warm-up that fills its cycle, or cycles that shrink.
+    """
+    if step < 0 or not 0 <= warmup_steps < cycle_steps or cycle_growth < 1:
+        raise ValueError(
+            f"Expected step >= 0, 0 <= warmup_steps < cycle_steps and cycle_growth >= 1, got step={step}, "
+            f"warmup_steps={warmup_steps}, cycle_steps={cycle_steps}, cycle_growth={cycle_growth}."
+        )
+    cycle = 0
+    while step >= cycle_steps:
+        step -= cycle_steps
+        cycle_steps = int((cycle_steps - warmup_steps) * cycle_growth) + warmup_steps
+        cycle += 1
+    height = peak * peak_decay**cycle - final
+    if step < warmup_steps:
+        return final + height * step / warmup_steps
+    return final + height * half_cosine(step - warmup_steps, cycle_steps - warmup_steps)
+
+
 def finetuning_lr(
     epoch: int, *, peak: float, epochs: int, schedule: str = "cosine", warmup_epochs: int = 0, min_lr: float = 0.0
 ) -> float:

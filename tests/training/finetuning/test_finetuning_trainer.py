@@ -7,7 +7,7 @@ import torch
 pytest.importorskip("datasets")
 pytest.importorskip("accelerate")
 
-from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
 import brain_transformers as bt
 
@@ -60,6 +60,61 @@ def test_a_scan_has_one_prediction_the_mean_over_its_windows(parts, tmp_path):
         with torch.no_grad():
             expected = model(**windows).logits.mean(0)
         np.testing.assert_allclose(predicted.predictions[number], expected, atol=1e-5)
+
+
+def _rates_of_run(parts, folder, **options):
+    """Learning rates of the groups at each step; four batches an epoch."""
+    model, extractor, dataset = parts
+    used = []
+
+    class Rates(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            used.append([group["lr"] for group in kwargs["optimizer"].param_groups])
+
+    options = {"max_steps": -1, "learning_rate": 1e-3, "save_strategy": "no", **options}
+    trainer = bt.FineTuningTrainer(
+        model,
+        arguments(bt.FineTuningArguments, folder, **options),
+        data_collator=bt.ScanCollator(extractor, "sex", label2id={"F": 0, "M": 1}),
+        train_dataset=dataset,
+        callbacks=[Rates()],
+    )
+    trainer.train()
+    return np.array(used), trainer.optimizer.param_groups
+
+
+def test_the_cosine_begins_again_and_every_group_keeps_its_share(parts, tmp_path):
+    rates, groups = _rates_of_run(
+        parts,
+        tmp_path,
+        num_train_epochs=4,
+        cycle_epochs=2,
+        warmup_steps=4,
+        min_learning_rate=1e-5,
+        layer_decay=0.5,
+    )
+    scales = np.array([group["lr_scale"] for group in groups])
+    assert len(rates) == 16
+    assert set(scales) == {1.0, 0.5, 0.25, 0.125}
+    np.testing.assert_allclose(rates / scales, np.repeat(rates[:, :1] / scales[:1], len(scales), axis=1), rtol=1e-9)
+    of_head = (rates / scales)[:, 0]
+    np.testing.assert_allclose(of_head[:5], [1e-5, 2.575e-4, 5.05e-4, 7.525e-4, 1e-3], rtol=1e-9)
+    np.testing.assert_allclose(of_head[8:], of_head[:8], rtol=1e-9)
+    assert (np.diff(of_head[4:8]) < 0).all()
+
+
+def test_published_step_counting_never_leaves_the_warm_up(parts, tmp_path):
+    options = {"num_train_epochs": 3, "warmup_steps": 8, "published_step_counting": True}
+    rates, groups = _rates_of_run(parts, tmp_path, **options)
+    assert len(groups) == 2
+    np.testing.assert_allclose(rates[:, 0], np.repeat([0, 1e-3 / 8, 2e-3 / 8], 4), rtol=1e-9)
+
+
+def test_cycles_are_of_the_cosine_and_published_groups_of_families_that_have_some(parts, tmp_path):
+    with pytest.raises(ValueError, match="cosine"):
+        arguments(bt.FineTuningArguments, tmp_path, cycle_epochs=2, lr_scheduler_type="linear")
+    with pytest.raises(ValueError, match="BrainLMForSequenceClassification"):
+        _rates_of_run(parts, tmp_path, published=True)
 
 
 def test_the_plain_trainer_says_what_it_needs_and_takes_streams(parts, tmp_path):

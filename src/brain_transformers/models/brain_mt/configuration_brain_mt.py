@@ -139,7 +139,7 @@ class BrainMTConfig(BrainConfig):
         """Stochastic depth of the mixer of each Mamba layer, and of the two blocks of each attention layer.
 
         The authors drop the output of a mixer where it is added, at the start of the next layer and by that layer's
-        rate; so the first two mixers have none, and the last one has the full rate, before the norm.
+        rate; so the last mixer has the full rate, before the norm, and the first none.
         """
         n_mamba, n_attention, rate = self.num_mamba_layers, self.num_attention_layers, float(self.drop_path_rate)
         rates = [rate * layer / max(n_mamba + n_attention - 1, 1) for layer in range(n_mamba + n_attention)]

@@ -310,6 +310,32 @@ class BrainMTPreTrainedModel(BrainPreTrainedModel):
         n_frames = config.n_frames if inputs is None else inputs["volumes"].shape[1]
         return config.n_patches * n_frames
 
+    def published_groups(
+        self, layer_decay: float, as_run: bool = True
+    ) -> list[tuple[list[nn.Parameter], float, bool]]:
+        """See [`BrainPreTrainedModel.published_groups`].
+
+        The authors' names carry a prefix in their runs, so that none of their rules matches: one learning rate, and
+        everything with two axes or more decays, CLS, positions and the state spaces' rates (`A_log`) included. With
+        `as_run=False` it is what they wrote: the rate falls over CLS, spatial positions and the first two convolutions
+        and over the attention layers, while all else, Mamba layers too, has the full rate; CLS and positions do not
+        decay.
+        """
+        body, scales, free = self.base_model, {}, set()
+        if not as_run:
+            embeddings, n_layers = body.embeddings, self.config.n_layers
+            first = [embeddings.cls_token, embeddings.position_embeddings]
+            convolutions = [embeddings.stem.conv1.weight, embeddings.stem.conv2.weight]
+            scales = {id(parameter): layer_decay ** (n_layers + 1) for parameter in [*first, *convolutions]}
+            for number, layer in enumerate(body.attention_layers):
+                scales |= {id(parameter): layer_decay ** (n_layers - number) for parameter in layer.parameters()}
+            free = {id(parameter) for parameter in [*first, embeddings.frame_embeddings]}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for parameter in self.parameters():
+            key = (scales.get(id(parameter), 1.0), parameter.ndim > 1 and id(parameter) not in free)
+            groups.setdefault(key, []).append(parameter)
+        return [(parameters, *key) for key, parameters in groups.items()]
+
     def _check_volumes(self, volumes: torch.Tensor) -> None:
         """Raise ValueError for volumes that the model cannot take."""
         config = self.config
@@ -357,7 +383,7 @@ class BrainMTModel(BrainMTPreTrainedModel):
 
     @property
     def layers(self) -> list[nn.Module]:
-        """Layers of both stages, by depth."""
+        """Layers of both stages, by depth; without the norm and feed-forward block that attention layers share."""
         return [*self.mamba_layers, *self.attention_layers]
 
     @merge_with_config_defaults
@@ -420,15 +446,6 @@ class BrainMTModel(BrainMTPreTrainedModel):
 
     def _pooled(self, hidden_states: torch.Tensor, keep_mask: torch.Tensor | None) -> torch.Tensor:
         return pool_tokens(hidden_states, self.config.pooling, keep_mask)
-
-    def layer_groups(self) -> list[list[nn.Parameter]]:
-        """See [`BrainPreTrainedModel.layer_groups`]: the stem and positions, then Mamba, then attention layers.
-
-        What all attention layers share, the norm and the feed-forward block, learns at the full rate, and so does the
-        norm between the stages (spec, section 6).
-        """
-        parts = [self.embeddings, *self.mamba_layers, *self.attention_layers]
-        return [list(part.parameters()) for part in parts]
 
 
 class BrainMTDecoder(nn.Module):

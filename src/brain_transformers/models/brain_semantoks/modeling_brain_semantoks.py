@@ -389,7 +389,6 @@ class BrainSemantoksPreTrainedModel(ROIPreTrainedModel):
 
     config: BrainSemantoksConfig
     base_model_prefix = "brain_semantoks"
-    has_published_groups = True
     _no_split_modules = ["PreNormLayer", "BrainSemantoksEmbeddings"]
     _can_record_outputs = {"hidden_states": PreNormLayer, "attentions": SelfAttention}
     _can_compile_fullgraph = True
@@ -408,6 +407,24 @@ class BrainSemantoksPreTrainedModel(ROIPreTrainedModel):
         ]
         known = {id(vector) for vector in vectors}
         return [vectors, [parameter for parameter in embeddings if id(parameter) not in known], *layers[:-1]]
+
+    def published_groups(self, layer_decay: float) -> list[tuple[list[nn.Parameter], float, bool]]:
+        """See [`BrainPreTrainedModel.published_groups`]: tokenizers, learned vectors, the rest, and the head.
+
+        Tokenizers have the full rate, since the name that the authors' code looks for no longer exists; learned vectors
+        decay, as the head does, and everything where `layer_decay` is 1.
+        """
+        head = list(self.classifier.parameters()) if hasattr(self, "classifier") else []
+        vectors, tokenizers, *_ = self.layer_groups()
+        scales = self.learning_rate_scales(layer_decay) | {id(parameter): 1.0 for parameter in tokenizers}
+        first = [*tokenizers, *vectors]
+        known = {id(parameter) for parameter in [*first, *head]}
+        known_vectors = {id(vector) for vector in vectors}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for parameter in [*first, *(each for each in self.parameters() if id(each) not in known)]:
+            decays = layer_decay == 1 or parameter.ndim > 1 or id(parameter) in known_vectors
+            groups.setdefault((scales.get(id(parameter), 1.0), decays), []).append(parameter)
+        return [*((parameters, *key) for key, parameters in groups.items()), (head, 1.0, True)]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

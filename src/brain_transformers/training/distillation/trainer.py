@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..augmentation import augmenter
 from ..moving_average import MovingAverageTrainer
-from ..parameter_groups import SCHEDULED_DECAY, semantoks_parameter_groups
+from ..parameter_groups import SCHEDULED_DECAY, fine_tuning_groups
 from ..schedules import cosine_between, decaying_loss_weight, warmup_cosine_lr
 from .arguments import SelfDistillationTrainingArguments
 
@@ -100,10 +100,10 @@ class SelfDistillationTrainer(MovingAverageTrainer):
     # --- optimizer ---
 
     def optimizer_groups(self, model: Any) -> list[dict[str, Any]]:
-        """The groups of [`semantoks_parameter_groups`]."""
+        """The groups of [`fine_tuning_groups`]."""
         args = self.args
         assert args.learning_rate is not None
-        groups = semantoks_parameter_groups(
+        groups = fine_tuning_groups(
             self.average_model,
             learning_rate=args.learning_rate,
             weight_decay=args.weight_decay,

@@ -3,7 +3,6 @@
 Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, and the released fine-tuning configuration.
 """
 
-import argparse
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -58,8 +57,6 @@ class SemantoksFineTuningArguments(FineTuningArguments, ScaledRateArguments):
     base_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate for 256 samples an update."})
     schedule: str = field(default="cosine", metadata={"help": "cosine, linear or constant, by epoch."})
     lr_warmup_epochs: int = field(default=0, metadata={"help": "Epochs of warm-up, from a tenth of the rate."})
-    min_learning_rate: float = field(default=0.0, metadata={"help": "Where the schedule ends."})
-    published_parameter_groups: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
     augmentation: list[int] = field(
         default_factory=lambda: list(FINETUNING_AUGMENTATION),
         metadata={"help": "Levels from 0 to 3: parcels set to 0, time set to 0, noise, scale."},
@@ -93,6 +90,8 @@ class SemantoksFineTuningArguments(FineTuningArguments, ScaledRateArguments):
         if self.schedule not in FINETUNING_SCHEDULES:
             raise ValueError(f"Expected schedule to be one of {list(FINETUNING_SCHEDULES)}, got {self.schedule!r}.")
         check_levels(self.augmentation)
+        if self.cycle_epochs is not None:
+            raise ValueError("cycle_epochs is not of this schedule, which has one cycle. Leave it out.")
         if self.freeze_encoder_epochs < 0 or self.encoder_learning_rate_factor <= 0:
             raise ValueError(
                 "Expected freeze_encoder_epochs of 0 or more and encoder_learning_rate_factor above 0, got "

@@ -1,20 +1,24 @@
 """Trainer for fine-tuning any family with a learning rate that falls towards the input."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..parameter_groups import fine_tuning_groups
+from ..schedules import warm_restarts_lr
 from ..seeded_trainer import SeededTrainer
 from .arguments import FineTuningArguments
 
 
 class FineTuningTrainer(SeededTrainer):
-    """[`SeededTrainer`] with `layer_decay` of [`FineTuningArguments`].
+    """[`SeededTrainer`] with `layer_decay` and `cycle_epochs` of [`FineTuningArguments`].
 
-    At 1 the groups are those of `transformers.Trainer`, and below it those of [`fine_tuning_groups`]. Evaluation gives
-    one prediction a scan, whether the collator cuts one window of it or several.
+    At `layer_decay=1` the groups are those of `transformers.Trainer`, and below it those of [`fine_tuning_groups`].
+    Evaluation gives one prediction a scan, whether the collator cuts one window of it or several.
     """
 
     args: FineTuningArguments
@@ -44,11 +48,28 @@ class FineTuningTrainer(SeededTrainer):
     def optimizer_groups(self, model: Any) -> list[dict[str, Any]] | None:
         """The groups."""
         args = self.args
-        if args.layer_decay == 1:
+        if args.layer_decay == 1 and not args.published_parameter_groups:
             return None
         return fine_tuning_groups(
             model,
             learning_rate=args.learning_rate,
             weight_decay=args.weight_decay,
             layer_decay=args.layer_decay,
+            published=args.published_parameter_groups,
         )
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+        """The schedule of transformers, or cycles by the step."""
+        args, optimizer = self.args, optimizer or self.optimizer
+        if self.lr_scheduler is None and args.has_cycles and optimizer is not None:
+            per_epoch = max(math.ceil(self.batches_per_epoch / args.gradient_accumulation_steps), 1)
+            cycle = num_training_steps if args.cycle_epochs is None else round(args.cycle_epochs * per_epoch)
+            options: dict[str, Any] = {
+                "peak": 1.0,
+                "final": args.min_learning_rate / args.learning_rate,
+                "warmup_steps": min(args.get_warmup_steps(num_training_steps), max(cycle, 1) - 1),
+                "cycle_steps": max(cycle, 1),
+            }
+            every = per_epoch if args.published_step_counting else 1
+            self.lr_scheduler = LambdaLR(optimizer, lambda step: warm_restarts_lr(step // every, **options))
+        return super().create_scheduler(num_training_steps, optimizer)
