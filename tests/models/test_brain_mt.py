@@ -1,5 +1,7 @@
 """What only BrainMT has: volumes through convolutions, two kinds of layers, hidden blocks that leak nowhere."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -170,4 +172,4 @@ def test_the_first_mixer_is_never_dropped_and_the_last_at_the_full_rate() -> Non
     assert (mamba[0], mamba[-1]) == (0.0, 0.1)
     assert attention[-1] == pytest.approx(0.1)
     assert len(mamba) == 12
-    assert all(earlier < later for earlier, later in zip(mamba, mamba[1:]))
+    assert all(earlier < later for earlier, later in pairwise(mamba))

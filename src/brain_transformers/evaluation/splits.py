@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def published_split(n_scans: int, ratios: Sequence[float] = (0.7, 0.15), seed: i
 
     order = torch.randperm(n_scans, generator=torch.Generator().manual_seed(seed)).tolist()
     bounds = [0, *np.cumsum([int(ratio * n_scans) for ratio in ratios]).tolist(), n_scans]
-    return [order[start:stop] for start, stop in zip(bounds, bounds[1:])]
+    return [order[start:stop] for start, stop in pairwise(bounds)]
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ NEVER_DECAY = {
 }
 """Names, without that of their module, of learned vectors, and of what is no weight though it has two axes.
 
-Weight decay would pull the logarithms of a state space's rates to 0, and so all its rates to 1 (Mamba's own code leaves
-them out, too).
+Weight decay would pull the logarithms of a state space's rates to 0, and so its rates to 1 (Mamba's code does not
+decay them).
 """
 
 
@@ -47,7 +47,7 @@ def norm_parameters(model: nn.Module) -> set[int]:
 def decay_parameter_names(model: nn.Module, published: bool = False) -> list[str]:
     """Names of the trainable parameters that weight decay pulls towards 0.
 
-    Biases, norms, learned vectors (CLS, mask and hub tokens, learned positions) and rates of a state space do not decay.
+    Biases, norms, learned vectors (CLS, mask and hub tokens, positions) and rates of a state space do not decay.
 
     Args:
         model: any model.

@@ -321,7 +321,9 @@ class BrainMTPreTrainedModel(BrainPreTrainedModel):
         and over the attention layers, while all else, Mamba layers too, has the full rate; CLS and positions do not
         decay.
         """
-        body, scales, free = self.base_model, {}, set()
+        body: Any = self.base_model
+        scales: dict[int, float] = {}
+        free: set[int] = set()
         if not as_run:
             embeddings, n_layers = body.embeddings, self.config.n_layers
             first = [embeddings.cls_token, embeddings.position_embeddings]

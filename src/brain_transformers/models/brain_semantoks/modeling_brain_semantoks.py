@@ -411,10 +411,11 @@ class BrainSemantoksPreTrainedModel(ROIPreTrainedModel):
     def published_groups(self, layer_decay: float) -> list[tuple[list[nn.Parameter], float, bool]]:
         """See [`BrainPreTrainedModel.published_groups`]: tokenizers, learned vectors, the rest, and the head.
 
-        Tokenizers have the full rate, since the name that the authors' code looks for no longer exists; learned vectors
-        decay, as the head does, and everything where `layer_decay` is 1.
+        Tokenizers have the full rate, since the name that the authors' code looks for no longer exists; learned
+        vectors decay, as the head does, and everything where `layer_decay` is 1.
         """
-        head = list(self.classifier.parameters()) if hasattr(self, "classifier") else []
+        classifier: Any = getattr(self, "classifier", None)
+        head = [] if classifier is None else list(classifier.parameters())
         vectors, tokenizers, *_ = self.layer_groups()
         scales = self.learning_rate_scales(layer_decay) | {id(parameter): 1.0 for parameter in tokenizers}
         first = [*tokenizers, *vectors]

@@ -36,7 +36,8 @@ class FineTuningArguments(ScanTrainingArguments):
         metadata={"help": "Factor between the learning rates of neighbouring layers, towards the input; 1 for one."},
     )
     cycle_epochs: float | None = field(
-        default=None, metadata={"help": "Epochs after which the cosine begins again with its warm-up; by default never."}
+        default=None,
+        metadata={"help": "Epochs after which the cosine begins again with its warm-up; by default never."},
     )
     min_learning_rate: float = field(default=0.0, metadata={"help": "Where the cosine ends."})
     published_parameter_groups: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
