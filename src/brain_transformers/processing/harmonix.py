@@ -1,13 +1,15 @@
 """Series for Harmonix-F: nothing is resampled in time; a scan says how many frames its patches have."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..models.configuration_base import ScanFacts
 from .base import check_number
 from .roi_scan import ROIScan
 from .roi_series import ROISeriesFeatureExtractor
+from .rows import series_facts
 
 
 class HarmonixFFeatureExtractor(ROISeriesFeatureExtractor):
@@ -53,6 +55,15 @@ class HarmonixFFeatureExtractor(ROISeriesFeatureExtractor):
             )
         patch_size = max(round(self.patch_seconds / t_r), 1)
         return self.n_timepoints // self.patch_size * patch_size, patch_size
+
+    @classmethod
+    def facts(cls, rows: Any, chosen: Mapping[str, Any], what: str) -> ScanFacts:
+        """Their parcels; they may differ in repetition time."""
+        return series_facts(rows, what, with_t_r=False)
+
+    def remarks(self, facts: ScanFacts) -> list[str]:
+        """What becomes of the time of the scans."""
+        return [f"t_r: any, a patch lasts {self.patch_seconds:g} s"]
 
     def cut(self, scan: ROIScan, starts: Sequence[float]) -> dict[str, np.ndarray]:
         """`signals`, and the frames of their patches."""

@@ -1,11 +1,12 @@
 """Configuration of Harmonix-F."""
 
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..configuration_base import Table
+from ..configuration_base import ScanFacts, Table
 from ..configuration_roi import ROIConfig
 from ..family import Family
 from ..validation import CHOICES, RANGES, SHARE, Range, check_heads
@@ -149,9 +150,9 @@ class HarmonixFConfig(ROIConfig):
             for name, size in sizes.items()
         }
 
-    def t_r_for(self, t_r: float) -> float | None:  # type: ignore[override]
-        """Ours: scans of any repetition time bring the length of their patches."""
-        return self.t_r
+    def fitted_to(self, facts: ScanFacts, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """See [`BrainConfig.fitted_to`]: scans of any repetition time bring the length of their patches."""
+        return super().fitted_to(facts, {"t_r": self.t_r, **chosen})
 
     def validate_architecture(self) -> None:
         """Check that the sizes fit each other."""

@@ -42,7 +42,9 @@ FAMILY = Family(
     processor_defaults={"normalization": "robust-means"},
     models={
         "harmonix-f-base": NamedModel(
-            source="the authors' folder on Google Drive (see github.com/hzlab/Brain-Harmony), harmonix-f/model.pth",
+            parameters=85_182_720,
+            trained_parameters=96_495_552,
+            source="drive.google.com/drive/folders/12MkUAOcegU60YVlK8u8_Owmgk4eQVheB, harmonix-f/model.pth",
             conversion="--checkpoint harmonix-f/model.pth --gradient gradient_mapping_400.csv "
             "--harmonics schaefer400_roi_eigenmodes.csv",
             license="cc-by-nc-sa-4.0",
