@@ -53,6 +53,8 @@ class ModelCase:
         attention_layers: field of the configuration with the number of layers that attend.
         final_norm: module that makes `last_hidden_state` of the last layer's output; `None` if nothing does.
         has_rois: whether there are tokens of single parcels.
+        reads: all tokens -> those of which `last_hidden_state` is made, for families that summarise the others in
+            them; `None` for all.
         padded_values: mask -> which values of the main input only padded tokens hold, for families that are no series.
         wrong_scans: scans -> words of the error -> scans that must be refused with them.
     """
@@ -76,6 +78,7 @@ class ModelCase:
     attention_layers: str = "num_hidden_layers"
     final_norm: str | None = "layernorm"
     has_rois: bool = True
+    reads: Callable[[torch.Tensor], torch.Tensor] | None = None
     padded_values: Callable[[torch.Tensor], torch.Tensor] | None = None
     wrong_scans: Callable[[torch.Tensor], dict[str, torch.Tensor]] = _wrong_series
 
@@ -225,6 +228,25 @@ def _wrong_t1_volumes(volumes: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
+def _stage0_tokens(batch: int) -> dict[str, torch.Tensor]:
+    return {"inputs_embeds": torch.randn(batch, 42, 24, generator=torch.Generator().manual_seed(2))}
+
+
+def _stage0_padding(batch: int) -> torch.Tensor:
+    mask = torch.ones(batch, 6, 5)  # parcels, patches
+    mask[0, :, 2:] = 0
+    mask[1:, :, 4:] = 0
+    return mask.flatten(1)
+
+
+def _wrong_tokens(tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        "30 tokens of fMRI": tokens[:, :-2],
+        r"\(batch, 42, 24\)": tokens[:, :, :20],
+        "then 12 of T1": tokens[0],
+    }
+
+
 def _jepa_masks(batch: int) -> dict[str, torch.Tensor]:
     ids = torch.arange(30 * batch).view(batch, 30)
     return {"context_indices": ids[:, :20], "target_indices": ids[:, 20:]}
@@ -242,6 +264,21 @@ def _harmonix_f_padding(batch: int) -> torch.Tensor:
 
 
 CASES = (
+    ModelCase(
+        "brain-harmony-tiny",
+        "BrainHarmony",
+        _stage0_tokens,
+        _stage0_padding,
+        reconstructs=False,
+        changed=("norm_pix_loss", False),
+        wrong=("label_smoothing", 1.5),
+        poolings={name: CLS_POOLINGS[name] for name in ("cls", "mean")},
+        has_rois=False,
+        make_masks=lambda batch: {},
+        reads=lambda tokens: torch.cat([tokens[:, :1], tokens[:, -7:]], dim=1),
+        padded_values=lambda mask: torch.nn.functional.pad(mask == 0, (0, 12))[:, :, None],
+        wrong_scans=_wrong_tokens,
+    ),
     ModelCase("brainlm-tiny", "BrainLM", _brainlm_inputs, _brainlm_padding),
     ModelCase("brainlm-vit-tiny", "BrainLMViT", _vit_inputs, _vit_padding),
     ModelCase(

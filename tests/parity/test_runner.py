@@ -25,6 +25,25 @@ FACTS: dict[tuple[str, str], list[tuple[str, str, set[str]]]] = {
     ("brainlm", "metrics"): [("metrics.json", "", set())],
     ("brainlm", "lr_schedule"): [("facts.json", "step_lr", set())],
     ("brainlm", "data_pipeline"): [("facts.json", "", {"toolkit.kept_parcels"})],
+    ("brain_harmony", "stage1_harmonizer"): [("config.json", "", {"n_rois"})],
+    ("brain_harmony", "stage2_finetune"): [
+        # What only the stage before has, and what acts in training alone.
+        (
+            "config.json",
+            "",
+            {"n_rois", "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "norm_pix_loss", "drop_path_rate"},
+        )
+    ],
+    ("brain_harmony", "lr_schedules"): [("config.json", "", set())],
+    ("brain_harmony", "random_masking_stats"): [("config.json", "", {"draws"})],
+    ("brain_harmony", "base_state_dict_shapes"): [
+        ("shapes.json", "shapes", {"harmonix_f_model.pth"}),
+        (
+            "shapes.json",
+            "parameter_counts",
+            {"jepa_total", "harmonix_f_encoder", "predictor_incl_shared_pos", "pos_embed"},
+        ),
+    ],
     ("brain_harmony", "t1_encoder"): [("config.json", "", {"num_heads", "extra_keys_to_ignore"})],
     ("brain_harmony", "t1_normalise"): [("config.json", "", {"pad", "label"})],
     ("brain_jepa", "masks"): [
@@ -67,7 +86,16 @@ FACTS: dict[tuple[str, str], list[tuple[str, str, set[str]]]] = {
     ],
 }
 # Facts that are changed one by one; a run of some kinds takes seconds, so of those only a few, chosen by a fixed seed.
-MOST_FACTS = {"masking": 30, "train_run": 3, "pretrain": 3, "masks": 4, "data_pipeline": 6, "downstream": 6}
+MOST_FACTS = {
+    "base_state_dict_shapes": 4,
+    "stage2_finetune": 15,
+    "masking": 30,
+    "train_run": 3,
+    "pretrain": 3,
+    "masks": 4,
+    "data_pipeline": 6,
+    "downstream": 6,
+}
 
 
 def one_case_of_each_kind() -> list[Any]:

@@ -19,7 +19,7 @@ SCHEDULED_DECAY = "scheduled_decay"
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)
 NEVER_DECAY = {
     *("cls_token", "mask_token", "hub_tokens", "mask_embedding"),
-    *("position_embeddings", "frame_embeddings", "positions", "network_positions"),
+    *("position_embeddings", "frame_embeddings", "hub_positions", "positions", "network_positions"),
     *("A_log", "A_b_log"),
 }
 """Names, without that of their module, of learned vectors, and of what is no weight though it has two axes.

@@ -1,0 +1,1 @@
+"""BrainHarmony: tokens of fMRI and of structure fused into hub tokens."""

@@ -1,0 +1,401 @@
+"""BrainHarmony: tokens of two frozen encoders, fMRI and T1, gathered by hub tokens.
+
+Source: Dong et al., "Brain Harmony: A Multimodal Foundation Model Unifying Morphology and Function into 1D Tokens",
+NeurIPS 2025 (arXiv 2509.24693), and the released code's behaviour.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ...layers.attention import SelfAttention
+from ...layers.heads import initialise, initialised_linear, masked_mean
+from ...layers.masking import check_attention_mask, check_tensor, padding_masks
+from ...layers.plain import input_dtype
+from ...layers.pooling import pool_tokens
+from ...layers.positions import sincos_table
+from ...layers.transformer import PreNormLayer, layer_stack
+from ..classification import BrainForSequenceClassification
+from ..modeling_base import BrainModelOutput, BrainPreTrainedModel, MaskedModelingOutput
+from .configuration_brain_harmony import BrainHarmonyConfig
+
+
+class BrainHarmonyEmbeddings(nn.Module):
+    """CLS, the tokens of both encoders with their positions, and the hub tokens with theirs."""
+
+    position_embeddings: torch.Tensor
+
+    def __init__(self, config: BrainHarmonyConfig):
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.cls_token = nn.Parameter(torch.empty(width))
+        self.hub_tokens = nn.Parameter(torch.empty(config.num_hub_tokens, width))
+        self.hub_positions = nn.Parameter(torch.empty(config.num_hub_tokens, width))
+        self.register_buffer("position_embeddings", torch.empty(1 + config.n_tokens, width))
+        self.projection = None if width == config.input_size else nn.Linear(config.input_size, width)
+
+    def forward(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """`(batch, n_tokens, input_size)` -> `(batch, 1 + n_tokens + num_hub_tokens, hidden_size)`."""
+        dtype, batch = self.hub_tokens.dtype, len(inputs_embeds)
+        positions = self.position_embeddings.to(dtype)
+        if self.projection is None:
+            tokens = inputs_embeds.to(dtype)
+        else:
+            tokens = self.projection(inputs_embeds.to(input_dtype(self.projection, inputs_embeds))).to(dtype)
+        cls = (self.cls_token + positions[0]).expand(batch, 1, -1)
+        hub = (self.hub_tokens + self.hub_positions).expand(batch, -1, -1)
+        return torch.cat([cls, tokens + positions[1:], hub], dim=1)
+
+
+class BrainHarmonyDecoder(nn.Module):
+    """From CLS and hub tokens back to the tokens of both encoders, of which it sees nothing else."""
+
+    position_embeddings: torch.Tensor
+
+    def __init__(self, config: BrainHarmonyConfig):
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.embed = nn.Linear(config.hidden_size, width)
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.hub_positions = nn.Parameter(torch.empty(config.num_hub_tokens, width))
+        self.register_buffer("position_embeddings", torch.empty(1 + config.n_tokens, width))
+        self.layers = layer_stack(config, "decoder_")
+        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.projection = nn.Linear(width, config.input_size)
+
+    def forward(self, latent: torch.Tensor, output_hidden_states: bool = False, **kwargs: Any) -> Any:
+        """Decode CLS and hub tokens `(batch, 1 + num_hub_tokens, hidden_size)`.
+
+        Returns:
+            `(batch, n_tokens, input_size)`; on request, the input of the first layer and the output of each, of CLS,
+            all tokens and hub tokens (`None` otherwise).
+        """
+        latent = self.embed(latent)
+        positions = self.position_embeddings.to(latent.dtype)
+        tokens = (self.mask_token + positions[1:]).expand(len(latent), -1, -1)
+        hub = latent[:, 1:] + self.hub_positions
+        hidden_states = torch.cat([latent[:, :1] + positions[0], tokens, hub], dim=1)
+        states, of_tokens = [hidden_states], slice(1, len(positions))
+        for layer in self.layers:
+            # Nothing but the tokens is read of the last layer.
+            only = of_tokens if layer is self.layers[-1] and not output_hidden_states else None
+            hidden_states = layer(hidden_states, query_ids=only, **kwargs)
+            states.append(hidden_states)
+        if output_hidden_states:
+            hidden_states = hidden_states[:, of_tokens]
+        predictions = self.projection(self.layernorm(hidden_states))
+        return predictions, tuple(states) if output_hidden_states else None
+
+
+class BrainHarmonyHead(nn.Module):
+    """From a pooled vector to labels: a norm where the encoder has none, then a linear layer or an MLP."""
+
+    def __init__(self, config: BrainHarmonyConfig, num_labels: int):
+        super().__init__()
+        width, hidden = config.hidden_size, int(config.classifier_hidden_size or 1)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.pooling == "mean" else nn.Identity()
+        parts = OrderedDict[str, nn.Module]()
+        if config.classifier_head == "mlp":
+            for name, size in (("1", width), ("2", hidden)):
+                parts[f"fc{name}"] = nn.Linear(size, hidden)
+                parts[f"dropout{name}"] = nn.Dropout(config.classifier_dropout)  # before the ReLU, as the authors
+                parts[f"activation{name}"] = nn.ReLU()
+            parts["fc3"] = nn.Linear(hidden, num_labels)
+        else:
+            parts["output"] = initialised_linear(width, num_labels, std=2e-5, zero_bias=True)
+        self.layers = nn.Sequential(parts)
+
+    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `(batch, num_labels)`, and the normed vectors that they were read from."""
+        features = self.norm(pooled)
+        return self.layers(features), features
+
+
+class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
+    """Weights and input checks that the BrainHarmony classes share."""
+
+    config: BrainHarmonyConfig
+    base_model_prefix = "brain_harmony"
+    main_input_name = "inputs_embeds"
+    input_modalities = ["time", "image"]
+    _no_split_modules = ["PreNormLayer", "BrainHarmonyEmbeddings"]
+    _can_record_outputs = {"hidden_states": PreNormLayer, "attentions": SelfAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise as the authors' stage 1: Xavier, zero biases, sine-cosine positions, hub tokens of unit size."""
+        config = self.config
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+            initialise(module)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, BrainHarmonyEmbeddings):
+            init.normal_(module.cls_token, std=config.initializer_range)
+            init.normal_(module.hub_tokens)
+            init.normal_(module.hub_positions)
+            init.copy_(module.position_embeddings, sincos_table((config.n_tokens,), config.hidden_size, cls_row=True))
+        elif isinstance(module, BrainHarmonyDecoder):
+            init.normal_(module.mask_token, std=config.initializer_range)
+            init.normal_(module.hub_positions)
+            table = sincos_table((config.n_tokens,), config.decoder_hidden_size, cls_row=True)
+            init.copy_(module.position_embeddings, table)
+
+    @classmethod
+    def n_tokens(cls, config: Any, inputs: Mapping[str, torch.Tensor] | None = None) -> int:
+        """See [`BrainPreTrainedModel.n_tokens`]: those of both encoders."""
+        return config.n_tokens
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        """See [`BrainPreTrainedModel.layer_groups`]: CLS, then the layers.
+
+        Hub tokens, their positions and the projection of the input learn at the full rate, as in the authors' code.
+        """
+        body: Any = self.base_model
+        return [[body.embeddings.cls_token], *(list(layer.parameters()) for layer in body.layers)]
+
+    def published_groups(self, layer_decay: float) -> list[tuple[list[nn.Parameter], float, bool]]:
+        """See [`BrainPreTrainedModel.published_groups`]: hub tokens and their positions decay, CLS does not."""
+        scales = self.learning_rate_scales(layer_decay)
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for parameter in self.parameters():
+            groups.setdefault((scales.get(id(parameter), 1.0), parameter.ndim > 1), []).append(parameter)
+        return [(parameters, *key) for key, parameters in groups.items()]
+
+    def observed_tokens(self, output: Any, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """See [`BrainPreTrainedModel.observed_tokens`]: `None`, since hub tokens are never padding."""
+        return None
+
+    def _check_inputs(
+        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The tokens, and which of them are observed: bool `(batch, n_tokens)`, or `None` for all."""
+        config = self.config
+        check_tensor("inputs_embeds", inputs_embeds)
+        n_fmri, n_t1 = config.n_fmri_tokens, config.n_t1_tokens
+        if inputs_embeds.dim() != 3 or inputs_embeds.shape[1:] != (config.n_tokens, config.input_size):
+            raise ValueError(
+                f"inputs_embeds must be (batch, {config.n_tokens}, {config.input_size}): {n_fmri} tokens of fMRI, "
+                f"ROI-major, then {n_t1} of T1; got {tuple(inputs_embeds.shape)}."
+            )
+        batch = len(inputs_embeds)
+        whole = (batch, config.n_tokens)
+        if isinstance(attention_mask, torch.Tensor) and n_t1 and tuple(attention_mask.shape) == whole:
+            observed = check_attention_mask(attention_mask, batch, config.n_tokens)
+            return inputs_embeds, None if observed is None else observed.bool()
+        observed = check_attention_mask(attention_mask, batch, n_fmri)
+        if observed is None:
+            return inputs_embeds, None
+        return inputs_embeds, nn.functional.pad(observed.bool(), (0, n_t1), value=True)
+
+
+class BrainHarmonyModel(BrainHarmonyPreTrainedModel):
+    """BrainHarmony's encoder: what the frozen encoders say of a scan and a T1 volume, in `num_hub_tokens` vectors.
+
+    Its features are the mean of the hub tokens, or CLS. Known limits: the statistics that scaled the fMRI of
+    pretraining were never published; a scan without a T1 volume, or the other way round (`attention_mask` over all
+    tokens), was never trained.
+    """
+
+    def __init__(self, config: BrainHarmonyConfig):
+        super().__init__(config)
+        self.embeddings = BrainHarmonyEmbeddings(config)
+        self.layers = layer_stack(config, drop_path_rate=config.drop_path_rate)
+        eps = config.layer_norm_eps
+        self.layernorm: nn.Module = nn.LayerNorm(config.hidden_size, eps=eps) if config.final_norm else nn.Identity()
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> BrainModelOutput:
+        """Fuse the tokens of fMRI and T1.
+
+        Padded tokens are left out. Only where `hidden_states` or `attentions` are asked for do they go along, as in
+        the authors' code: as queries they get nothing from attention.
+
+        Args:
+            inputs_embeds: `(batch, n_fmri_tokens + n_t1_tokens, input_size)`, the last hidden states of Harmonix-F and
+                Harmonix-S.
+            attention_mask: `(batch, n_fmri_tokens)`, 1 = observed, 0 = padding, ROI-major, time fastest; with or
+                without a leading entry for CLS. Or one entry for every token, `(batch, n_fmri_tokens + n_t1_tokens)`,
+                where T1 is missing.
+
+        Returns:
+            `last_hidden_state` `(batch, 1 + num_hub_tokens, hidden_size)`, CLS and the hub tokens; `pooler_output`;
+            on request `hidden_states` of CLS, all tokens and hub tokens.
+
+        Raises:
+            ValueError: for inputs of another shape, or a sample without observed tokens.
+        """
+        inputs_embeds, observed = self._check_inputs(inputs_embeds, attention_mask)
+        asked = ("output_hidden_states", "output_attentions")
+        whole = any(kwargs.get(name, getattr(self.config, name)) for name in asked)
+        hidden_states = self.embeddings(inputs_embeds)
+        if observed is None or whole or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            hidden_states = self._encode(hidden_states, observed, whole, **kwargs)
+        else:
+            hidden_states = self._encode_without_padding(hidden_states, observed, **kwargs)
+        return BrainModelOutput(
+            last_hidden_state=hidden_states, pooler_output=pool_tokens(hidden_states, self.config.pooling)
+        )
+
+    def _encode(
+        self, hidden_states: torch.Tensor, observed: torch.Tensor | None, whole: bool, **kwargs: Any
+    ) -> torch.Tensor:
+        """CLS and hub tokens after all layers.
+
+        Args:
+            hidden_states: `(batch, 1 + n + num_hub_tokens, hidden_size)`.
+            observed: bool `(batch, n)`, or `None` for all.
+            whole: let all tokens through the last layer.
+        """
+        n_hub = self.config.num_hub_tokens
+        if observed is not None:
+            observed = nn.functional.pad(observed, (0, n_hub), value=True)
+        mask, keep = padding_masks(self.config, hidden_states, observed)
+        ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        read = torch.cat([ids[:1], ids[-n_hub:]]).expand(len(hidden_states), -1)
+        for layer in self.layers:
+            only = read if layer is self.layers[-1] and not whole else None
+            hidden_states = layer(hidden_states, mask, keep, only, **kwargs)
+        if whole:
+            hidden_states = torch.cat([hidden_states[:, :1], hidden_states[:, -n_hub:]], dim=1)
+        return self.layernorm(hidden_states)
+
+    def _encode_without_padding(
+        self, hidden_states: torch.Tensor, observed: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        """As [`_encode`], with samples of one number of observed tokens together and nothing else in the sequence."""
+        keep = nn.functional.pad(observed, (1, self.config.num_hub_tokens), value=True)
+        groups: dict[int, list[int]] = {}
+        for row, count in enumerate(keep.sum(1).tolist()):
+            groups.setdefault(count, []).append(row)
+        parts = []
+        for rows in groups.values():
+            tokens = hidden_states[rows][keep[rows]].view(len(rows), -1, hidden_states.shape[2])
+            parts.append(self._encode(tokens, None, False, **kwargs))
+        order = torch.tensor([row for rows in groups.values() for row in rows], device=hidden_states.device)
+        return torch.cat(parts)[order.argsort()]
+
+
+class BrainHarmonyForMaskedModeling(BrainHarmonyPreTrainedModel):
+    """BrainHarmony that reconstructs all tokens of both encoders from the hub tokens, its stage 1.
+
+    No token is hidden: the hub tokens are the bottleneck, and the decoder sees nothing else. The loss is the mean
+    squared error on standardised tokens. As in the authors' code it counts padded fMRI tokens unless
+    `config.loss_on_padding` is false.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+
+    def __init__(self, config: BrainHarmonyConfig):
+        super().__init__(config)
+        self.brain_harmony = BrainHarmonyModel(config)
+        self.decoder = BrainHarmonyDecoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        return_loss: bool = True,
+        **kwargs: Any,
+    ) -> MaskedModelingOutput:
+        """Reconstruct the tokens.
+
+        Args:
+            inputs_embeds, attention_mask: see [`BrainHarmonyModel`].
+            return_loss: there for the Trainer, which asks for it in evaluation.
+
+        Returns:
+            `loss`; `predictions`, `targets` and `signal_mask` `(batch, n_tokens, input_size)`, the last with 1 where
+            the loss looks; `last_hidden_state`, CLS and hub tokens; on request `decoder_hidden_states`.
+        """
+        outputs = self.brain_harmony(inputs_embeds, attention_mask, return_dict=True, **kwargs)
+        whole = bool(kwargs.pop("output_hidden_states", self.config.output_hidden_states))
+        predictions, states = self.decoder(outputs.last_hidden_state, output_hidden_states=whole, **kwargs)
+        targets = inputs_embeds.float()
+        if self.config.norm_pix_loss:
+            variance, mean = torch.var_mean(targets, dim=2, keepdim=True)
+            targets = (targets - mean) / (variance + 1e-6).sqrt()
+        counted = targets.new_ones(*targets.shape[:2], 1)
+        _, observed = self._check_inputs(inputs_embeds, attention_mask)
+        if observed is not None and not self.config.loss_on_padding:
+            counted = observed[:, :, None].to(counted)
+        signal_mask = counted.expand_as(targets)
+        return MaskedModelingOutput(
+            loss=masked_mean((predictions.float() - targets) ** 2, signal_mask),
+            logits=predictions,
+            mask=signal_mask,
+            predictions=predictions,
+            targets=targets,
+            signal_mask=signal_mask,
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            decoder_hidden_states=states,
+        )
+
+
+class BrainHarmonyForSequenceClassification(BrainForSequenceClassification, BrainHarmonyPreTrainedModel):
+    """BrainHarmony with a head for classification or regression, its stage 2.
+
+    The head reads the mean of the hub tokens, before the norm of the pretrained encoder and after one of its own; with
+    `pooling="cls"` it reads CLS after the encoder's norm.
+    """
+
+    body_class = BrainHarmonyModel
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^(brain_harmony\.)?layernorm\."]
+
+    def add_head(self) -> None:
+        """See [`BrainForSequenceClassification.add_head`]."""
+        self.classifier = BrainHarmonyHead(self.config, self.num_labels)
+
+    def share_config(self) -> None:
+        """See [`BrainPreTrainedModel.share_config`]; whatever body is there has the norm that the head wants."""
+        self.config.final_norm = self.config.pooling != "mean"
+        super().share_config()
+        if not self.config.final_norm:
+            body: Any = self.brain_harmony
+            body.layernorm = nn.Identity()
+
+    def predict(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See [`BrainForSequenceClassification.predict`]."""
+        return self.classifier(pooled)
+
+    def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See [`BrainForSequenceClassification.classification_loss`]; labels may also be shares of the classes.
+
+        Such labels, float `(batch, num_labels)`, are what mixing samples gives: with `problem_type`
+        `"single_label_classification"` their loss is the cross entropy. `config.label_smoothing` acts while training.
+        """
+        config, shape = self.config, tuple(logits.shape)
+        shares = isinstance(labels, torch.Tensor) and labels.is_floating_point() and tuple(labels.shape) == shape
+        if shares and config.problem_type == "single_label_classification" and self.num_labels > 1:
+            return nn.functional.cross_entropy(logits, labels.to(logits.dtype))
+        loss = super().classification_loss(logits, labels)
+        if self.training and config.label_smoothing and config.problem_type == "single_label_classification":
+            smoothing = float(config.label_smoothing)
+            return nn.functional.cross_entropy(logits, labels.view(-1), label_smoothing=smoothing)
+        return loss
+
+
+__all__ = [
+    "BrainHarmonyForMaskedModeling",
+    "BrainHarmonyForSequenceClassification",
+    "BrainHarmonyModel",
+    "BrainHarmonyPreTrainedModel",
+]
