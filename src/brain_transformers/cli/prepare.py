@@ -14,24 +14,33 @@ from .flags import holds_dataset
 
 NEEDS_MODELS = False
 _MAX_NAMED = 5
+# Kind -> its own flags.
+_KINDS = {
+    "series": ("roi_order", "atlas", "n_rois", "key", "time_axis"),
+    "volumes": ("resample", "volume_size", "normalization", "background", "dtype", "min_frames"),
+}
 
 
 def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser(
         "prepare",
-        help="turn a folder of ROI series, or of BOLD images and an atlas, into an Arrow dataset",
+        help="turn a folder of ROI series, of BOLD images and an atlas, or of 4-D volumes, into an Arrow dataset",
         description=(
             "Read every ROI series (npy, npz, csv, tsv, mat, dat, ptseries.nii) below FOLDER, or average every BOLD "
             "image over the parcels of --atlas, and save one Arrow dataset: a row a scan, in its own order, "
-            "repetition time and units. Names of BIDS, HCP and UK Biobank tell whose scans they are; for others give "
-            "--name-pattern. A "
-            "participants.tsv in FOLDER adds its columns, with a column session_id by session. Sub-folders train, "
-            "validation and test become splits. Files that are left out, if any, are listed in skipped_files.tsv."
+            "repetition time and units. With --kind volumes BOLD images in MNI space are normalised and kept whole, "
+            "frame by frame in files beside the dataset, for models of volumes (BrainMT). Names of BIDS, HCP and UK "
+            "Biobank tell whose scans they are; for others give --name-pattern. A participants.tsv in FOLDER adds "
+            "its columns, with a column session_id by session. Sub-folders train, validation and test become "
+            "splits. Files that are left out, if any, are listed in skipped_files.tsv."
         ),
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder with the scans")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; appears complete or not at all")
+    parser.add_argument(
+        "--kind", choices=tuple(_KINDS), default="series", help="what a row holds; series of ROIs by default"
+    )
     parser.add_argument(
         "--roi-order",
         help=f"order of the parcels: one of {', '.join(ROI_ORDERS)}, or a text file with one label a line",
@@ -52,6 +61,28 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--participants", type=Path, help="participants table; by default FOLDER/participants.tsv")
     parser.add_argument("--key", help="name of the array in npz and mat files that hold several")
     parser.add_argument("--time-axis", type=int, choices=(0, 1), help="axis of time, where shapes do not tell")
+    volumes = parser.add_argument_group("for --kind volumes")
+    volumes.add_argument(
+        "--resample",
+        action="store_true",
+        default=None,
+        help="bring images on other grids to that of MNI152 at 2 mm, linearly",
+    )
+    volumes.add_argument(
+        "--volume-size",
+        type=int,
+        nargs=3,
+        metavar=("Y", "X", "Z"),
+        help="voxels of a volume, 109 91 91 by default: MNI152 at 2 mm; with --resample others are coarser or finer "
+        "grids over the same space",
+    )
+    volumes.add_argument(
+        "--normalization",
+        help="zscore (default, as BrainMT's authors: one mean and deviation a scan), zscore-voxel, minmax or none",
+    )
+    volumes.add_argument("--background", help="what voxels that are 0 become: min (default, the least value) or zero")
+    volumes.add_argument("--dtype", help="float16 (default), or int8 in half the room; what rounding loses is printed")
+    volumes.add_argument("--min-frames", type=int, help="images with fewer frames are refused; by default 2")
     parser.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="what to do about bad files")
     parser.add_argument("--num-proc", type=int, help="processes that read files")
     parser.add_argument(
@@ -64,7 +95,12 @@ def check(args: argparse.Namespace) -> None:
 
     Raises:
         FileExistsError: if there is something that must not be replaced.
+        ValueError: for flags of another kind of rows.
     """
+    for kind, flags in _KINDS.items():
+        given = [name for name in flags if getattr(args, name) is not None]
+        if kind != args.kind and given:
+            raise ValueError(f"--{given[0].replace('_', '-')} is for --kind {kind}, got --kind {args.kind}.")
     output: Path = args.output
     if not output.exists():
         return
@@ -87,37 +123,35 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     require("datasets", extra="data", purpose="preparing datasets")
-    from ..data.builders import ROISeriesFolderBuilder
     from ..data.participants import table_cell
-    from ..data.saved_datasets import SKIPPED_FILE, is_saved_file
+    from ..data.saved_datasets import SKIPPED_FILE, is_saved_file, save_dataset
 
-    output, roi_order = args.output, _roi_order(args)
-    with locked(output, "preparing a dataset"), whole_folder(output, is_ours=is_saved_file) as work:
-        cache = work / ".cache"
-        builder = ROISeriesFolderBuilder(
-            args.folder,
-            roi_order=roi_order,
-            n_rois=args.n_rois,
-            t_r=args.t_r,
-            pattern=args.pattern,
-            name_pattern=args.name_pattern,
-            participants=args.participants,
-            time_axis=args.time_axis,
-            key=args.key,
-            atlas=args.atlas,
-            on_error=args.on_error,
-            cache_dir=cache,
-        )
-        splits = builder.config.files
-        builder.download_and_prepare(num_proc=args.num_proc)
-        dataset = builder.as_dataset(split=next(iter(splits)) if len(splits) == 1 else None)
-        dataset.save_to_disk(str(work))
-        left_out = {**builder.skipped, **builder.left_out}
-        if left_out:
-            lines = [f"{table_cell(name)}\t{table_cell(' '.join(why.split()))}\n" for name, why in left_out.items()]
-            write_file(work / SKIPPED_FILE, "".join(["source_file\terror\n", *lines]))
-        said = _report(dataset, builder, args.t_r)
-        shutil.rmtree(cache)
+    output = args.output
+    # Images that take minutes each are kept here until all are done, so that the same command goes on.
+    parts = output.with_name(f".{output.name}.prepared-scans")
+    with locked(output, "preparing a dataset"):
+        try:
+            with whole_folder(output, is_ours=is_saved_file) as work:
+                builder = _builder(args, work / ".cache", parts)
+                splits = builder.config.files
+                builder.download_and_prepare(num_proc=args.num_proc)
+                dataset = builder.as_dataset(split=next(iter(splits)) if len(splits) == 1 else None)
+                save_dataset(dataset, work)
+                left_out = {**builder.skipped, **builder.left_out}
+                if left_out:
+                    lines = [
+                        f"{table_cell(name)}\t{table_cell(' '.join(why.split()))}\n" for name, why in left_out.items()
+                    ]
+                    write_file(work / SKIPPED_FILE, "".join(["source_file\terror\n", *lines]))
+                said = _report(dataset, builder, args.t_r)
+                shutil.rmtree(work / ".cache")
+        except BaseException:
+            if any(parts.glob("*.json")):
+                args.go_on = ""  # the same command goes on from here
+            else:
+                shutil.rmtree(parts, ignore_errors=True)
+            raise
+        shutil.rmtree(parts, ignore_errors=True)
     print("\n".join(said))
     if left_out:
         print(f"{len(left_out)} files were left out; see {output / SKIPPED_FILE}:")
@@ -127,17 +161,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _builder(args: argparse.Namespace, cache: Path, parts: Path) -> Any:
+    """What builds the dataset, by its kind."""
+    shared = ("pattern", "name_pattern", "participants", "on_error", "t_r")
+    options: dict[str, Any] = {name: getattr(args, name) for name in shared}
+    own = {name: getattr(args, name) for name in _KINDS[args.kind] if getattr(args, name) is not None}
+    if args.kind == "volumes":
+        from ..data.volumes import VolumeFolderBuilder
+
+        return VolumeFolderBuilder(args.folder, frames_folder=parts, cache_dir=cache, **options, **own)
+    from ..data.builders import ROISeriesFolderBuilder
+
+    return ROISeriesFolderBuilder(args.folder, cache_dir=cache, **options, **{**own, "roi_order": _roi_order(args)})
+
+
 def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
     """What is in the dataset, as lines: counts of its rows alone."""
-    from ..data.scan_folders import column_of
+    from ..data.row_kinds import column_of, span
 
     said: list[str] = []
     splits_of: dict[str, list[str]] = {}
     for split, part in (dataset if isinstance(dataset, dict) else {"": dataset}).items():
-        columns = {
-            name: column_of(part, name)
-            for name in ("n_rois", "n_timepoints", "t_r", "subject", "subject_known", "session", "task")
-        }
+        columns = {name: column_of(part, name) for name in ("t_r", "subject", "subject_known", "session", "task")}
         subjects = sorted(set(columns["subject"]))
         for subject in subjects:
             splits_of.setdefault(subject, []).append(split)
@@ -145,12 +190,12 @@ def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
         whose = "" if not unknown else f" ({unknown} files count as a person each, since no name says whose they are)"
         said.append(
             f"{split + ': ' if split else ''}{len(part)} scans of {len(subjects)} subjects{whose}, "
-            f"{_range(columns['n_rois'])} ROIs, {_range(columns['n_timepoints'])} timepoints"
+            f"{builder.kind.sizes(part)}"
         )
         named = [f"{name}s: {_counts(columns[name])}" for name in ("session", "task") if any(columns[name])]
         known = [value for value in columns["t_r"] if value is not None and value == value]
         lacking = len(part) - len(known)
-        times = f"t_r: {_range(known)} s ({'--t-r' if t_r is not None else 'from the files'})" if known else "t_r: "
+        times = f"t_r: {span(known)} s ({'--t-r' if t_r is not None else 'from the files'})" if known else "t_r: "
         times += f"{', ' if known else ''}{lacking} scans have none (give --t-r)" if lacking else ""
         said.append("  " + "; ".join([*named, times]))
     if shared := sorted(subject for subject, names in splits_of.items() if len(names) > 1):
@@ -161,11 +206,6 @@ def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
     if absent := len(builder.people - set(splits_of)):
         said.append(f"{absent} of {len(builder.people)} people in the participants table have no scan here")
     return said
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _counts(values: Sequence[str | None]) -> str:

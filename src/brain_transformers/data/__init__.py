@@ -10,6 +10,7 @@ _EXPORTS = {
     "ROISeriesCollator": "collators",
     "ScanCollator": "collators",
     "ROISeriesFolderBuilder": "builders",
+    "VolumeFolderBuilder": "volumes",
     "SemantoksHDF5Builder": "semantoks_hdf5",
     "SemantoksRecordings": "semantoks_hdf5",
     "dataset_from_arrays": "builders",
@@ -19,6 +20,8 @@ _EXPORTS = {
     "parcellate": "parcellation",
     "read_coordinates": "readers",
     "read_roi_series": "readers",
+    "read_volumes": "volumes",
+    "save_dataset": "saved_datasets",
 }
 
 __all__ = list(_EXPORTS)

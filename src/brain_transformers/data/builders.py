@@ -2,8 +2,6 @@
 
 import difflib
 import re
-import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +11,12 @@ import numpy as np
 from ..optional import require
 from ..processing.roi_orders import ROI_ORDERS, ROIOrder, n_rois_of, resolve_roi_order, roi_order_text
 from ..processing.time import check_t_r, known_t_r
-from .errors import ROISeriesReadError
 from .readers import read_coordinates, read_roi_series
 from .row_kinds import SERIES, arrow_table
 from .saved_datasets import is_saved, load_saved
-from .scan_folders import ScanFolderBuilder, column_of
+from .scan_folders import ScanFolderBuilder
 from .scan_names import NAME_COLUMNS
-from .sidecars import scan_t_r
+from .sidecars import refuse_other_t_r
 
 if TYPE_CHECKING:
     import datasets
@@ -27,9 +24,6 @@ if TYPE_CHECKING:
 else:
     datasets = require("datasets", extra="data", purpose="datasets of scans")
     pa = require("pyarrow", extra="data", purpose="datasets of scans")
-
-# Relative difference of repetition times that is worth a word.
-_T_R_TOLERANCE = 0.005
 
 
 class ROISeriesFolderBuilder(ScanFolderBuilder):
@@ -132,7 +126,7 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         """The series of a file, or of an image averaged over the atlas."""
         how = self.config.options
         if how["t_r"] is not None:
-            _refuse_other_t_r(path, how["t_r"])
+            refuse_other_t_r(path, how["t_r"])
         if self._atlas_image is not None:
             from .parcellation import parcellate
 
@@ -149,13 +143,6 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
             "t_r": how["t_r"] if how["t_r"] is not None else series.t_r,
             "roi_order": how["roi_order"],
         }
-
-    def as_dataset(self, *args: Any, **kwargs: Any) -> datasets.Dataset | datasets.DatasetDict:
-        """As [`ScanFolderBuilder`] gives it; says where repetition times differ."""
-        result = super().as_dataset(*args, **kwargs)
-        parts = result.values() if isinstance(result, dict) else [result]
-        _say_t_r([value for part in parts for value in column_of(part, "t_r")])
-        return result
 
 
 def _checked_size(roi_order: ROIOrder, n_rois: int | None, time_axis: int | None) -> int | None:
@@ -189,35 +176,6 @@ def _checked_size(roi_order: ROIOrder, n_rois: int | None, time_axis: int | None
             + ("labels, or a name that is less like these." if near else "labels, or n_rois (--n-rois) with its name.")
         )
     return n_rois
-
-
-def _refuse_other_t_r(path: Path, t_r: float) -> None:
-    """Refuse a repetition time that contradicts a sidecar; headers are often wrong, and are only warned of."""
-    try:
-        told = scan_t_r(path)
-    except ROISeriesReadError:
-        return  # a damaged sidecar: the reader warns, and takes what is given
-    if told is not None and abs(told - t_r) > 1e-3:
-        raise ROISeriesReadError(
-            f"{path}: expected one repetition time, got t_r={t_r:g} s (--t-r) and {told:g} s from its sidecar. Leave "
-            "t_r out, or repair the sidecar."
-        )
-
-
-def _say_t_r(values: Sequence[float | None]) -> None:
-    """Warn where scans differ in their repetition time, or some have none."""
-    known = [value for value in values if value is not None and value == value]
-    if not known:
-        return
-    counts = Counter(known)
-    parts = [f"{count} have {value:g} s" for value, count in counts.most_common(5)]
-    parts += [f"{len(values) - len(known)} have none"] if len(known) < len(values) else []
-    if len(known) < len(values) or max(known) - min(known) > _T_R_TOLERANCE * min(known):
-        warnings.warn(
-            f"The scans differ in their repetition time: {', '.join(parts)}. Each row keeps its own.",
-            UserWarning,
-            stacklevel=3,
-        )
 
 
 # --- the front door ---

@@ -4,7 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..optional import require
+from .errors import ROISeriesReadError
 
 # Scans pack to about half, and with much background to a tenth; small images of one value may pack further.
 _LARGEST_RATIO, _ALWAYS_ALLOWED = 200, 1 << 28
@@ -43,7 +46,38 @@ def read_to_end(image: Any) -> None:
 
     Raises:
         OSError, EOFError: if the data are not those that were packed.
+        ValueError: if much more follows than the header says.
     """
-    opened = getattr(image.dataobj, "_opener", None)
-    while opened is not None and opened.read(1 << 20):
-        pass
+    opened, beyond = getattr(image.dataobj, "_opener", None), 0
+    while opened is not None and (rest := opened.read(1 << 20)):
+        beyond += len(rest)
+        if beyond > _ALWAYS_ALLOWED:
+            raise ValueError(f"more than {_ALWAYS_ALLOWED:,} bytes follow the data that its header describes")
+
+
+def check_space(image: Any, name: Any) -> None:
+    """Refuse an image whose header does not say where it lies in space.
+
+    Raises:
+        ROISeriesReadError: the message names it.
+    """
+    header = image.header
+    codes = [int(header[code]) for code in ("sform_code", "qform_code") if code in header]
+    if codes and not any(codes):
+        raise ROISeriesReadError(
+            f"{name}: the header declares no space (sform and qform codes are 0), so left and right cannot be told. "
+            "Set the affine in the file from its source; do not guess it."
+        )
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+        raise ROISeriesReadError(f"{name}: the affine is not a valid one: {image.affine.tolist()}.")
+
+
+def header_t_r(image: Any) -> float | None:
+    """Seconds between frames as the header has them; 0 or `None` where it says nothing."""
+    zooms = image.header.get_zooms()
+    if len(zooms) < 4:
+        return None
+    unit = image.header.get_xyzt_units()[1] if hasattr(image.header, "get_xyzt_units") else "unknown"
+    seconds = float(zooms[3]) * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
+    # Headers hold float32: 0.735 comes back as 0.7350000143.
+    return float(np.format_float_positional(np.float32(seconds), unique=True))

@@ -15,7 +15,7 @@ from ..processing.missing import missing_frames
 from ..processing.roi_orders import ROI_ORDERS, ROIOrder, label_centres
 from .cifti import is_cifti, refusal
 from .errors import ROISeriesReadError
-from .nifti import load_image, read_to_end
+from .nifti import check_space, header_t_r, load_image, read_to_end
 from .participants import is_gap
 from .readers import ROISeries
 from .sidecars import scan_t_r
@@ -79,7 +79,7 @@ def _checked_labels(image: Any, path: Any) -> Any:
     whole = np.rint(labels)
     if not np.isfinite(labels).all() or np.abs(labels - whole).max() > 1e-3 or whole.min() < 0 or whole.max() < 1:
         raise ROISeriesReadError(f"{path}: expected whole-number labels from 1 up on a background of 0.")
-    _check_space(image, path)
+    check_space(image, path)
     return nib.Nifti1Image(whole.astype(np.int32), image.affine)
 
 
@@ -207,12 +207,12 @@ def parcellate(
         # A packed file is read from front to back once, and not from its beginning for every block.
         image = bold if path is None else load_image(path, keep_file_open=True)
         shape = image.shape
-        header_t_r = _header_t_r(image)
+        in_header = header_t_r(image)
     if len(shape) != 4 or shape[3] < 2:
         raise ROISeriesReadError(f"{name}: expected a 4-D BOLD image (x, y, z, n_timepoints), got shape {shape}.")
     if image.get_data_dtype().kind not in "fiu":
         raise ROISeriesReadError(f"{name}: expected an image of real numbers, got {image.get_data_dtype()}.")
-    _check_space(image, name)
+    check_space(image, name)
     atlas = load_atlas(labels_img) if isinstance(labels_img, (str, Path)) else _checked_labels(labels_img, "the atlas")
     if roi_order is not None:
         check_atlas_order(atlas, roi_order)
@@ -241,7 +241,7 @@ def parcellate(
 
     signals, n_voxels, n_good = _means_over_parcels(image, labels, n_rois, name)
     _report_coverage(name, signals, n_voxels, n_good)
-    t_r = scan_t_r(path or name, given=t_r, header=header_t_r)
+    t_r = scan_t_r(path or name, given=t_r, header=in_header)
     if isinstance(confounds, Mapping):
         if sample_mask is not None:
             raise ROISeriesReadError(
@@ -534,18 +534,6 @@ def _cleaned(signals: np.ndarray, kept: np.ndarray | None, name: str, **options:
     return result
 
 
-def _check_space(image: Any, name: Any) -> None:
-    header = image.header
-    codes = [int(header[code]) for code in ("sform_code", "qform_code") if code in header]
-    if codes and not any(codes):
-        raise ROISeriesReadError(
-            f"{name}: the header declares no space (sform and qform codes are 0), so left and right cannot be told. "
-            "Set the affine in the file from its source; do not guess it."
-        )
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
-        raise ROISeriesReadError(f"{name}: the affine is not a valid one: {image.affine.tolist()}.")
-
-
 def _check_cover(
     name: str, counts: np.ndarray, labels: np.ndarray, atlas_affine: np.ndarray, affine: np.ndarray, n_rois: int
 ) -> None:
@@ -560,13 +548,3 @@ def _check_cover(
             f"{name}: {int(lost.sum())} of {int((expected > 0).sum())} parcels lie mostly outside of the image. "
             "The image must be in the atlas's space (MNI): normalise it first."
         )
-
-
-def _header_t_r(image: Any) -> float | None:
-    zooms = image.header.get_zooms()
-    if len(zooms) < 4:
-        return None
-    unit = image.header.get_xyzt_units()[1] if hasattr(image.header, "get_xyzt_units") else "unknown"
-    seconds = float(zooms[3]) * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1.0)
-    # Headers hold float32: 0.735 comes back as 0.7350000143.
-    return float(np.format_float_positional(np.float32(seconds), unique=True))

@@ -3,6 +3,8 @@
 Builders, saved datasets and checks ask the kind; another modality is a [`RowKind`] of its own in `ROW_KINDS`.
 """
 
+import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..optional import require
+from ..processing.rows import scan_name
+from ..processing.volumes import BACKGROUNDS, NORMALIZATIONS, STORED_DTYPES, open_frames
 from .scan_names import NAME_COLUMNS
 
 
@@ -22,12 +26,23 @@ class RowKind:
         columns: its own columns and their Arrow types, `[type]` for a flat list; the first one holds the scan.
         needed: columns by which its rows are known.
         fault: what is wrong with the values of an Arrow table of such rows, in words; `""` if nothing is.
+        sample: values of a row to tell its scan by, at most about so many.
+        sizes: how large the scans of a dataset are, in words.
+        in_files: whether the first column names files with the scans; in a saved dataset they lie beside it.
     """
 
     name: str
     columns: Mapping[str, str | Sequence[str]]
     needed: tuple[str, ...]
     fault: Callable[[Any], str]
+    sample: Callable[[Mapping[str, Any], int], np.ndarray] | None = None
+    sizes: Callable[[Any], str] = lambda rows: ""
+    in_files: bool = False
+
+    @property
+    def scan_column(self) -> str:
+        """The column that holds the scan, or its file."""
+        return next(iter(self.columns))
 
     def features(self, extra: Mapping[str, Any] | None = None) -> Any:
         """Features of a dataset: its own columns, what names say, where the scan is from, and `extra` ones."""
@@ -63,7 +78,23 @@ def kind_of(columns: Collection[str]) -> RowKind | None:
     return next((kind for kind in ROW_KINDS if set(kind.needed) <= set(columns)), None)
 
 
-# --- the kinds ---
+def kind_of_row(row: Mapping[str, Any]) -> RowKind | None:
+    """The kind of a row by its scan alone, whatever else is known of it."""
+    return next((kind for kind in ROW_KINDS if kind.scan_column in row), None)
+
+
+def span(values: Collection[float]) -> str:
+    """The smallest and largest of numbers, in words."""
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def column_of(dataset: Any, name: str) -> list[Any]:
+    """A column of a dataset as Python values, of the rows it has now."""
+    return dataset.select_columns([name]).with_format("arrow")[:].column(name).to_pylist() if len(dataset) else []
+
+
+# --- series ---
 
 
 def _series_fault(table: Any) -> str:
@@ -88,13 +119,84 @@ def _series_fault(table: Any) -> str:
     return ""
 
 
+def _series_sample(row: Mapping[str, Any], most: int) -> np.ndarray:
+    """Every value, or every second, third, ..."""
+    values = np.asarray(row["signals"], dtype=np.float32).reshape(-1)
+    return values[:: max(1, -(-values.size // max(most, 1)))]
+
+
 SERIES = RowKind(
     "series of ROIs",
     # Flat, since with the numpy format that reads as fast as a memory map; nested lists cost a hundred times more.
     {"signals": ["float32"], "n_rois": "int64", "n_timepoints": "int64", "t_r": "float64", "roi_order": "string"},
     needed=("signals", "n_rois", "roi_order"),
     fault=_series_fault,
+    sample=_series_sample,
+    sizes=lambda rows: f"{span(column_of(rows, 'n_rois'))} ROIs, {span(column_of(rows, 'n_timepoints'))} timepoints",
 )
 """A series of ROIs in its own order, repetition time (seconds) and units: (n_rois, n_timepoints), flattened."""
 
-ROW_KINDS: list[RowKind] = [SERIES]
+# --- volumes ---
+
+# Pieces of a file that its values are sampled in.
+_N_PIECES = 16
+
+
+def _volumes_fault(table: Any) -> str:
+    """Names, sizes and scales that can be those of files of frames; the files are not read."""
+    rows = table.select(list(VOLUMES.needed)).to_pylist()
+    for row in rows:
+        shape, numbers = row["shape"], (row["scale"], row["offset"])
+        if not isinstance(row["volumes"], str) or not row["volumes"]:
+            return "rows without a file of frames"
+        if not isinstance(shape, list) or len(shape) != 4 or not all(isinstance(n, int) and n > 0 for n in shape):
+            return f"frames of shape {str(shape)[:80]}, not (n_frames, y, x, z)"
+        if row["dtype"] not in STORED_DTYPES:
+            return f"frames of type {str(row['dtype'])[:80]!r}, not {' or '.join(STORED_DTYPES)}"
+        if not all(isinstance(number, float) and math.isfinite(number) for number in numbers):
+            return "scales or offsets that are no numbers"
+        if row["normalization"] not in NORMALIZATIONS or row["background"] not in BACKGROUNDS:
+            return f"frames scaled by {str(row['normalization'])[:40]!r} and {str(row['background'])[:40]!r}"
+    return ""
+
+
+def _volumes_sample(row: Mapping[str, Any], most: int) -> np.ndarray:
+    """Pieces of the file, evenly spaced; of a file of gigabytes nothing else is read."""
+    held = row["volumes"]
+    in_file = isinstance(held, (str, os.PathLike))
+    values = open_frames(row, scan_name(row)) if in_file else np.asarray(getattr(held, "dataobj", held))
+    values = values.reshape(-1)
+    size = min(max(most, 4096) // _N_PIECES, values.size)
+    starts = np.unique(np.linspace(0, values.size - size, _N_PIECES).astype(np.int64))
+    return np.concatenate([values[start : start + size] for start in starts])
+
+
+def _volumes_sizes(rows: Any) -> str:
+    shapes, losses = column_of(rows, "shape"), column_of(rows, "storage_error")
+    grids = sorted({(x, y, z) for _, y, x, z in shapes})
+    stored = " and ".join(sorted(set(column_of(rows, "dtype"))))
+    gigabytes = sum(math.prod(s) * np.dtype(t).itemsize for s, t in zip(shapes, column_of(rows, "dtype"))) / 1e9
+    return (
+        f"{' and '.join(' x '.join(map(str, grid)) for grid in grids)} voxels (x, y, z), "
+        f"{span([shape[0] for shape in shapes])} frames, {gigabytes:.2g} GB as {stored}, which rounds away up to "
+        f"{100 * max(losses):.2g} % of the deviation over time"
+    )
+
+
+VOLUMES = RowKind(
+    "4-D volumes",
+    {
+        "volumes": "string",
+        "shape": ["int64"],
+        **dict.fromkeys(("dtype", "normalization", "background"), "string"),
+        **dict.fromkeys(("scale", "offset", "storage_error", "t_r"), "float64"),
+    },
+    needed=("volumes", "shape", "dtype", "scale", "offset", "normalization", "background"),
+    fault=_volumes_fault,
+    sample=_volumes_sample,
+    sizes=_volumes_sizes,
+    in_files=True,
+)
+"""A file of normalised frames (n_frames, y, x, z): a value is what is stored times scale plus offset."""
+
+ROW_KINDS: list[RowKind] = [SERIES, VOLUMES]

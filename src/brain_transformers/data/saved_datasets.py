@@ -4,7 +4,9 @@ Arrow trusts its files: a damaged one crashes the interpreter when its values ar
 is validated first. That looks at lengths and offsets and not at the values, so that a large file costs no more time.
 """
 
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,9 @@ else:
 
 SKIPPED_FILE = "skipped_files.tsv"
 """What `prepare` left out of a dataset, and why."""
+_SCANS = "scans"
+# Rows that a folder of files beside a dataset can hold in name: 12,345,678-....npy
+_SCAN_FILE = re.compile(r"(?:[^/]+/)?scans/\d{6,}-[^/]+\.npy")
 _PART = "a part of a saved dataset"
 _FIX = "Make the dataset anew with `brain-transformers prepare`, or copy it again from where it is whole."
 
@@ -35,6 +40,8 @@ def is_saved(folder: Path) -> bool:
 
 def is_saved_file(name: str) -> bool:
     """Whether a file of a saved dataset, named by its path in the folder, is one that `prepare` writes."""
+    if _SCAN_FILE.fullmatch(name):
+        return True
     split, _, base = name.rpartition("/")
     if split and split not in ("train", "validation", "test"):
         return False
@@ -122,8 +129,8 @@ def _load_part(folder: Path) -> "datasets.Dataset":
             f"{folder}: cannot be read as a saved dataset; state.json or dataset_info.json may be damaged "
             f"({type(error).__name__}: {str(error)[:300]}). {_FIX}"
         ) from error
-    _check_rows(folder, dataset)
-    return dataset.with_format("numpy")
+    kind = _check_rows(folder, dataset)
+    return (_with_files(folder, dataset, kind) if kind.in_files else dataset).with_format("numpy")
 
 
 def _arrow_files(folder: Path, state: dict[str, Any]) -> Iterator[Path]:
@@ -155,7 +162,7 @@ def check_arrow_file(path: Path, fix: str = _FIX) -> None:
         ) from error
 
 
-def _check_rows(folder: Path, dataset: "datasets.Dataset") -> None:
+def _check_rows(folder: Path, dataset: "datasets.Dataset") -> row_kinds.RowKind:
     """Raise unless the rows are scans of a kind that is known: columns, types and lengths that belong together."""
     kind = row_kinds.kind_of(dataset.column_names)
     if kind is None:
@@ -166,3 +173,74 @@ def _check_rows(folder: Path, dataset: "datasets.Dataset") -> None:
         )
     if wrong := kind.fault(dataset.data):
         raise ROISeriesReadError(f"{folder}: expected rows of {kind.name}, got {wrong}. {_FIX}")
+    return kind
+
+
+# --- scans in files of their own ---
+
+
+def save_dataset(dataset: "datasets.Dataset | datasets.DatasetDict", folder: str | Path) -> None:
+    """Save rows of scans, and where these are in files of their own, the files beside them.
+
+    Such a folder can be moved, copied and shared as a whole; `save_to_disk` alone would write down where the files are
+    now. Files are linked where the file system can, and copied otherwise.
+
+    Args:
+        dataset: rows as [`load_dataset`] and builders give them.
+        folder: a new or empty one.
+    """
+    if isinstance(dataset, dict):
+        dataset = datasets.DatasetDict(
+            {split: _beside(part, Path(folder) / split / _SCANS) for split, part in dataset.items()}
+        )
+    else:
+        dataset = _beside(dataset, Path(folder) / _SCANS)
+    dataset.save_to_disk(str(folder))
+
+
+def _beside(rows: "datasets.Dataset", folder: Path) -> "datasets.Dataset":
+    """Rows whose files are those in a new folder, named relative to that of the rows."""
+    kind = row_kinds.kind_of(rows.column_names)
+    if kind is None or not kind.in_files:
+        return rows
+    folder.mkdir(parents=True)
+    names = []
+    told = row_kinds.column_of(rows, "source_file") if "source_file" in rows.column_names else [""] * len(rows)
+    for number, (file, source) in enumerate(zip(row_kinds.column_of(rows, kind.scan_column), told)):
+        words = re.sub(r"[^\w.+-]", "_", Path(source or "scan").name)[:120]
+        target = folder / f"{number:06d}-{words}.npy"
+        try:
+            os.link(file, target)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(file, target)
+        names.append(f"{folder.name}/{target.name}")
+    return _with_column(rows, kind.scan_column, names)
+
+
+def _with_files(folder: Path, dataset: "datasets.Dataset", kind: row_kinds.RowKind) -> "datasets.Dataset":
+    """Rows that say where their files are now; relative names are those of files beside the dataset."""
+    names = row_kinds.column_of(dataset, kind.scan_column)
+    for name in names:
+        # A name that leads elsewhere would read another file.
+        if not Path(name).is_absolute() and ".." in Path(name).parts:
+            raise ROISeriesReadError(f"{folder}: expected files of scans beside the dataset, got {name!r:.80}. {_FIX}")
+    paths = [folder.resolve() / name for name in names]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise ROISeriesReadError(
+            f"{folder}: {len(missing)} of {len(paths)} files with scans are not there (first: {missing[0]}). Move or "
+            "copy the whole folder of a dataset, or prepare it again."
+        )
+    return _with_column(dataset, kind.scan_column, [str(path) for path in paths])
+
+
+def _with_column(rows: "datasets.Dataset", name: str, values: list[str]) -> "datasets.Dataset":
+    """The same rows, in memory, with another column of text in the place of one."""
+    table = rows.with_format("arrow")[:] if len(rows) else rows.data.table
+    table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.string()))
+    return datasets.Dataset(
+        datasets.table.InMemoryTable(table.cast(rows.features.arrow_schema)),
+        info=rows.info,
+        split=rows.split,
+        fingerprint=rows._fingerprint,
+    ).with_format("numpy")

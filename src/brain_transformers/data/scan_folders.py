@@ -5,6 +5,7 @@ import os
 import re
 import warnings
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..version import __version__
 from .derivatives import FoundScans, find_scans
 from .errors import ROISeriesReadError
 from .participants import Participants, read_participants
-from .row_kinds import RowKind, arrow_table
+from .row_kinds import RowKind, arrow_table, column_of
 from .saved_datasets import check_arrow_file
 from .scan_names import SPLITS
 
@@ -32,6 +33,8 @@ else:
     Key = require("datasets.builder", extra="data", purpose="datasets of scans").Key
 
 _MAX_LISTED = 20
+# Relative difference of repetition times that is worth a word.
+_T_R_TOLERANCE = 0.005
 # What reading a file told, for `as_dataset`; users do not see these columns.
 _TOLD = ("read_error", "read_note")
 
@@ -300,6 +303,8 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
             rows = [row for row, error in enumerate(told[split][0]) if not error]
             dataset = dataset.remove_columns(list(_TOLD))
             good[split] = (dataset if len(rows) == len(dataset) else dataset.select(rows)).with_format("numpy")
+        if "t_r" in self.kind.columns:
+            _say_t_r([value for part in good.values() for value in column_of(part, "t_r")])
         return datasets.DatasetDict(good) if isinstance(result, dict) else good[""]
 
 
@@ -330,6 +335,22 @@ def _say_once(notes: Iterable[str]) -> None:
         warnings.warn(f"{alike[0]}{others}", UserWarning, stacklevel=3)
 
 
+def _say_t_r(values: Sequence[float | None]) -> None:
+    """Warn where scans differ in their repetition time, or some have none."""
+    known = [value for value in values if value is not None and value == value]
+    if not known:
+        return
+    counts = Counter(known)
+    parts = [f"{count} have {value:g} s" for value, count in counts.most_common(5)]
+    parts += [f"{len(values) - len(known)} have none"] if len(known) < len(values) else []
+    if len(known) < len(values) or max(known) - min(known) > _T_R_TOLERANCE * min(known):
+        warnings.warn(
+            f"The scans differ in their repetition time: {', '.join(parts)}. Each row keeps its own.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def _outer_sidecars(root: Path) -> list[Path]:
     """JSON files above the folder, which may say something of its scans where it is a part of a BIDS dataset."""
     above = [root, *root.parents][:9]
@@ -349,8 +370,3 @@ def fingerprint(root: Path, files: Sequence[Path]) -> str:
     ]
     stats = [(os.path.relpath(path, root), path.stat()) for path in files if path.exists()]
     return digest([__version__, code, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]])
-
-
-def column_of(dataset: datasets.Dataset, name: str) -> list[Any]:
-    """A column of a dataset as Python values, of the rows it has now."""
-    return dataset.select_columns([name]).with_format("arrow")[:].column(name).to_pylist() if len(dataset) else []

@@ -66,6 +66,19 @@ def scan_t_r(path: str | Path, *, given: float | None = None, header: float | No
     return in_sidecar
 
 
+def refuse_other_t_r(path: Path, t_r: float) -> None:
+    """Refuse a repetition time that contradicts a sidecar; headers are often wrong, and are only warned of."""
+    try:
+        told = scan_t_r(path)
+    except ROISeriesReadError:
+        return  # a damaged sidecar: the reader warns, and takes what is given
+    if told is not None and abs(told - t_r) > 1e-3:
+        raise ROISeriesReadError(
+            f"{path}: expected one repetition time, got t_r={t_r:g} s (--t-r) and {told:g} s from its sidecar. Leave "
+            "t_r out, or repair the sidecar."
+        )
+
+
 def _sidecar_t_r(path: Path) -> tuple[float, Path] | None:
     for rank in _ranks(path):
         found: tuple[float, Path] | None = None

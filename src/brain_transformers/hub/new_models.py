@@ -56,7 +56,7 @@ def new_model(
     facts = processor_class.facts(rows, overrides, f"{what} scans")
     config = _fitted_config(name, named, facts, given, overrides)
     options = {} if normalization is None else {"normalization": normalization}
-    processor = processor_class.from_model_config(config, **options)
+    processor = processor_class.from_model_config(config, **{**facts.processor_options, **options})
     for line in processor.remarks(facts):
         print(line)
     give_tables(processor, config, given)
@@ -108,7 +108,7 @@ def _fitted_config(
     for key, value in values.items():
         if key in chosen or getattr(named, key) == value or value is None:
             continue  # said by the caller, the same, or to follow from the rest
-        shown = f"a list of {len(value)} labels" if isinstance(value, list) else value
+        shown = f"a list of {len(value)} labels" if isinstance(value, list) and isinstance(value[0], str) else value
         print(f"{key}: {shown}, as in the dataset ({name} has {getattr(named, key)})")
     check_tables(name, config, tables)
     return config

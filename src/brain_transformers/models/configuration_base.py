@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,12 +28,16 @@ class ScanFacts:
         roi_order: name of their order, or the list of labels.
         known_order: whether `roi_order` is a name that this package knows labels and centres of.
         t_r: repetition time of most scans in seconds.
+        volume_size: voxels `[y, x, z]`, where scans are volumes.
+        processor_options: arguments of the processor that follow from how the scans were prepared.
     """
 
     n_rois: int | None = None
     roi_order: str | list[str] | None = None
     known_order: bool = False
     t_r: float | None = None
+    volume_size: list[int] | None = None
+    processor_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

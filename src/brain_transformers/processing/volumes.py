@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ..models.configuration_base import ScanFacts
 from .base import CheckedScan, ScanProcessor, as_array, check_choice, check_size
+from .rows import check_columns
 from .time import known_t_r, window_starts
 
 MNI_SHAPE = (91, 109, 91)
@@ -21,7 +23,9 @@ MNI_SHAPE = (91, 109, 91)
 MNI_AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 NORMALIZATIONS = ("zscore", "zscore-voxel", "minmax", "none")
 BACKGROUNDS = ("min", "zero")
+STORED_DTYPES = ("float16", "int8")
 
+_RESAMPLE = "read_volumes(path, resample=True), or prepare --resample"
 # mm that the grid of a scan may be off that of MNI152, and the sine of the angle that counts as oblique.
 _SAME_GRID, _OBLIQUE = 1.0, 0.05
 
@@ -67,22 +71,30 @@ def normalise_volumes(
             raise ValueError(f"Expected voxels that change over time in {name}, got none.")
         scaled = torch.where(changing, (scan - mean) / deviation, 0.0)
         return torch.where(changing, scaled, scaled.amin() if background == "min" else 0.0).numpy()
+    low, high = foreground.aminmax()
+    shift, scale = torch.zeros(()), torch.ones(())
     if normalization != "none":
-        low, high = foreground.aminmax()
         if low == high:
             raise ValueError(f"Expected values that differ in {name}, got {float(low):g} everywhere.")
-        if normalization == "zscore":
-            shift, scale = foreground.mean(), foreground.std()
-        else:
-            shift, scale = low, high - low
-        scan = (scan - shift) / scale
-        foreground = scan[rest]
-    return torch.where(rest, scan, foreground.amin() if background == "min" else 0.0).numpy()
+        shift, scale = (foreground.mean(), foreground.std()) if normalization == "zscore" else (low, high - low)
+    del foreground  # scans are gigabytes
+    return ((scan - shift) / scale).masked_fill_(~rest, (low - shift) / scale if background == "min" else 0.0).numpy()
 
 
 def frame_major(values: np.ndarray) -> np.ndarray:
     """`(x, y, z, n_frames)` as `(n_frames, y, x, z)`, the order of frames on disk and of the model; a view."""
     return values.transpose(3, 1, 0, 2)
+
+
+def mni_affine(volume_size: Sequence[int]) -> np.ndarray:
+    """The affine of a grid of `[y, x, z]` voxels over the same block of space as MNI152 at 2 mm."""
+    y, x, z = volume_size
+    wanted = np.array([x, y, z], dtype=np.float64)
+    affine = MNI_AFFINE.copy()
+    affine[:3, :3] *= np.array(MNI_SHAPE) / wanted
+    # Centres of the first voxels: half a voxel inside of the same faces.
+    affine[:3, 3] += (np.diag(affine)[:3] - np.diag(MNI_AFFINE)[:3]) / 2
+    return affine
 
 
 def in_mni_orientation(values: Any, affine: Any, name: str) -> tuple[Any, np.ndarray]:
@@ -109,8 +121,7 @@ def in_mni_orientation(values: Any, affine: Any, name: str) -> tuple[Any, np.nda
     order = [int(np.argmax(np.abs(directions[world]))) for world in range(3)]
     if sorted(order) != [0, 1, 2] or np.abs(np.delete(directions[:, order], [0, 4, 8])).max() > _OBLIQUE:
         raise ValueError(
-            f"Expected the axes of {name} along those of MNI152, got an oblique grid. Resample it to MNI152 at 2 mm: "
-            "read_volumes(path, resample=True), or --resample."
+            f"Expected the axes of {name} along those of MNI152, got an oblique grid. Resample it: {_RESAMPLE}."
         )
     turned = np.eye(4)[:, [*order, 3]]
     matrix = matrix @ turned
@@ -124,6 +135,30 @@ def in_mni_orientation(values: Any, affine: Any, name: str) -> tuple[Any, np.nda
     return values[tuple(flips)], matrix
 
 
+def check_grid(shape: Sequence[int], affine: np.ndarray, volume_size: Sequence[int], name: str) -> None:
+    """Refuse a scan, in the orientation of MNI152, that is not on the grid of a model.
+
+    Args:
+        shape: its voxels (x, y, z).
+        affine: its affine.
+        volume_size: voxels `[y, x, z]`. With those of MNI152 at 2 mm it must be on that grid.
+        name: what errors call the scan.
+    """
+    y, x, z = volume_size
+    if tuple(shape) != (x, y, z):
+        raise ValueError(
+            f"Expected {name} with {x} x {y} x {z} voxels (x, y, z), got {' x '.join(map(str, shape))}. Resample it: "
+            f"{_RESAMPLE}. Or make a model with volume_size={[shape[1], shape[0], shape[2]]} (--volume-size)."
+        )
+    corners = np.array([[0, 0, 0, 1], [x - 1, y - 1, z - 1, 1]]).T
+    distance = np.abs((affine - MNI_AFFINE) @ corners)[:3].max()
+    if (x, y, z) == MNI_SHAPE and distance > _SAME_GRID:
+        raise ValueError(
+            f"Expected {name} on the grid of MNI152 at 2 mm, got one that is {distance:.0f} mm away in a corner. "
+            f"Register it to MNI152, or resample it: {_RESAMPLE}."
+        )
+
+
 @dataclass
 class CheckedVolumes(CheckedScan):
     """A scan whose `values` are frames `(n_frames, y, x, z)`, perhaps still on disk.
@@ -134,6 +169,32 @@ class CheckedVolumes(CheckedScan):
 
     scale: float = 1.0
     offset: float = 0.0
+
+
+def open_frames(row: Mapping[str, Any], name: str) -> np.ndarray:
+    """The file of frames that a row names, memory-mapped, `(n_frames, y, x, z)`; nothing of them is read yet.
+
+    Raises:
+        ValueError: if it is not there, damaged, or other than the row says; the message calls the scan `name`.
+    """
+    path = Path(str(row["volumes"]))
+    if not path.is_file():
+        fix = "Move or copy the whole folder of a dataset, or prepare it again."
+        if not path.is_absolute():
+            fix = "Load the dataset with brain_transformers.load_dataset, which knows where its files are."
+        raise ValueError(f"The frames of {name} are not at {path}. {fix}")
+    try:
+        frames = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"The frames of {name} in {path} cannot be read: {' '.join(str(error).split())[:200]}. Prepare it again."
+        ) from error
+    expected = tuple(np.asarray(row["shape"]).tolist())
+    if frames.shape != expected or str(frames.dtype) != row["dtype"] or str(frames.dtype) not in STORED_DTYPES:
+        raise ValueError(
+            f"Expected {row['dtype']} {expected} in {path}, got {frames.dtype} {frames.shape}. Prepare it again."
+        )
+    return frames
 
 
 class VolumeFeatureExtractor(ScanProcessor):
@@ -154,6 +215,7 @@ class VolumeFeatureExtractor(ScanProcessor):
 
     model_input_names = ["volumes", "attention_mask"]
     reads = ("volumes",)
+    tells = ("shape", "dtype", "scale", "offset", "normalization", "background")
     scan_ndim = 4
     takes_from_config = ("volume_size", "n_frames")
 
@@ -175,14 +237,10 @@ class VolumeFeatureExtractor(ScanProcessor):
         self.normalization, self.background, self.pad_short = normalization, background, bool(pad_short)
         self.window = window
 
-    @property
-    def is_mni(self) -> bool:
-        """Whether scans must be on the grid of MNI152 at 2 mm."""
-        x, y, z = MNI_SHAPE
-        return self.volume_size == [y, x, z]
-
     def scans_of(self, scans: Any) -> list[Any]:
         """As [`ScanProcessor.scans_of`]; images are scans as they are, one or several."""
+        if isinstance(scans, Mapping) and np.ndim(scans.get("dtype", "")):  # a slice of a dataset
+            return [dict(zip(scans, values)) for values in zip(*scans.values(), strict=True)]
         images = list(scans) if isinstance(scans, (list, tuple)) else [scans]
         return images if any(hasattr(image, "dataobj") for image in images) else super().scans_of(scans)
 
@@ -193,7 +251,10 @@ class VolumeFeatureExtractor(ScanProcessor):
         return super().per_scan(name, value, n_scans)
 
     def unpack(self, row: Mapping[str, Any], name: str, **known: Any) -> tuple[Any, dict[str, Any]]:
-        """The frames of a row, memory-mapped; nothing of them is read yet."""
+        """The file of frames of a row, of which nothing is read yet; or the image or array that it holds itself."""
+        if not isinstance(row.get("volumes"), (str, Path)):
+            return super().unpack(row, name, **{"affine": row.get("affine"), "t_r": row.get("t_r"), **known})
+        check_columns(row, (*self.reads, *self.tells), name)
         return row["volumes"], {**known, "stored": row}
 
     def check(
@@ -210,7 +271,7 @@ class VolumeFeatureExtractor(ScanProcessor):
             raise TypeError(f"A 4-D scan takes affine and t_r, got {', '.join(known)}.")
         known_t_r(t_r, f"t_r of {name}")
         if stored is not None:
-            return self._check_stored(Path(str(scan)), name, stored)
+            return self._check_stored(name, stored)
         if affine is None:
             affine = getattr(scan, "affine", None)
         shape = tuple(getattr(scan, "shape", ()) or as_array(scan).shape)
@@ -221,27 +282,11 @@ class VolumeFeatureExtractor(ScanProcessor):
                 f"Expected an affine with {name}: the order and direction of its axes cannot be told from {shape}. "
                 "Pass the image itself, or affine=."
             )
-        values, matrix = in_mni_orientation(_Lazy(scan), affine, name)
-        self._check_grid(values.shape[:3], matrix, name)
+        values, matrix = in_mni_orientation(LazyScan(scan), affine, name)
+        check_grid(values.shape[:3], matrix, self.volume_size, name)
         self._check_frames(shape[3], name)
         normalised = normalise_volumes(values.read(), self.normalization, self.background, name)
         return CheckedVolumes(name, frame_major(normalised))
-
-    def _check_grid(self, shape: tuple[int, ...], matrix: np.ndarray, name: str) -> None:
-        y, x, z = self.volume_size
-        if tuple(shape) != (x, y, z):
-            raise ValueError(
-                f"Expected {name} with {x} x {y} x {z} voxels (x, y, z), got {' x '.join(map(str, shape))}. Resample "
-                "it to MNI152 at 2 mm (read_volumes(path, resample=True), or --resample), or make a model with "
-                f"volume_size={[shape[1], shape[0], shape[2]]}."
-            )
-        corners = np.array([[0, 0, 0, 1], [x - 1, y - 1, z - 1, 1]]).T
-        distance = np.abs((matrix - MNI_AFFINE) @ corners)[:3].max()
-        if self.is_mni and distance > _SAME_GRID:
-            raise ValueError(
-                f"Expected {name} on the grid of MNI152 at 2 mm, got one that is {distance:.0f} mm away in a corner. "
-                "Register it to MNI152, or resample it: read_volumes(path, resample=True), or --resample."
-            )
 
     def _check_frames(self, n_frames: int, name: str) -> None:
         if n_frames < self.n_frames and not self.pad_short:
@@ -250,38 +295,38 @@ class VolumeFeatureExtractor(ScanProcessor):
                 "n_frames, or set pad_short=True in the feature extractor: what is missing is masked then."
             )
 
-    def _check_stored(self, path: Path, name: str, row: Mapping[str, Any]) -> CheckedVolumes:
-        """Frames of a file that `prepare --kind volumes` wrote; its header is held against the row and the file."""
+    def _check_stored(self, name: str, row: Mapping[str, Any]) -> CheckedVolumes:
         for key in ("normalization", "background"):
-            if row.get(key) != getattr(self, key):
+            if row[key] != getattr(self, key):
                 raise ValueError(
                     f"Expected {name} with {key}={getattr(self, key)!r}, got a file that was written with "
-                    f"{row.get(key)!r}. Prepare the dataset again, or use a feature extractor with that."
+                    f"{str(row[key])!r}. Prepare the dataset again, or use a feature extractor with that."
                 )
-        try:
-            frames = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"The frames of {name} are not at {path}. Expected the file beside its dataset: move or copy the "
-                "whole folder, or prepare it again."
-            ) from error
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"The frames of {name} in {path} cannot be read: {' '.join(str(error).split())[:200]}. Prepare it "
-                "again."
-            ) from error
-        expected = tuple(row["shape"])
-        if frames.shape != expected or frames.dtype != np.dtype(row["dtype"]):
-            raise ValueError(
-                f"Expected {row['dtype']} {expected} in {path}, got {frames.dtype} {frames.shape}. Prepare it again."
-            )
+        frames = open_frames(row, name)
         if list(frames.shape[1:]) != self.volume_size:
             raise ValueError(
                 f"Expected {name} with volumes of {self.volume_size} (y, x, z), got {list(frames.shape[1:])}. Prepare "
-                "the dataset for this model."
+                "the dataset for this model (--volume-size)."
             )
         self._check_frames(len(frames), name)
         return CheckedVolumes(name, frames, scale=float(row["scale"]), offset=float(row["offset"]))
+
+    @classmethod
+    def facts(cls, rows: Any, chosen: Mapping[str, Any], what: str) -> ScanFacts:
+        """Size and scale of the first row; rows that differ are refused when they are tried."""
+        row = rows[0]
+        scale = {key: str(row[key]) for key in ("normalization", "background")}
+        return ScanFacts(volume_size=[int(size) for size in row["shape"][1:]], processor_options=scale)
+
+    def representatives(self, rows: Any) -> list[int]:
+        """The shortest row of each size and scale."""
+        columns = ("shape", "dtype", "normalization", "background")
+        known = rows.with_format(None).select_columns(list(columns))[:]
+        shortest: dict[Any, tuple[int, int]] = {}
+        for number, (shape, *rest) in enumerate(zip(*(known[name] for name in columns))):
+            kind = (*shape[1:], *rest)
+            shortest[kind] = min(shortest.get(kind, (shape[0], number)), (shape[0], number))
+        return [number for _, number in shortest.values()]
 
     def starts(self, scan: CheckedVolumes, **how: Any) -> list[float]:
         """See [`ScanProcessor.starts`]."""
@@ -312,7 +357,7 @@ class VolumeFeatureExtractor(ScanProcessor):
             "none": "as it is",
         }
         y, x, z = self.volume_size
-        grid = ", on the grid of MNI152 at 2 mm" if self.is_mni else ""
+        grid = ", on the grid of MNI152 at 2 mm" if (x, y, z) == MNI_SHAPE else ""
         return {
             "scans": f"4-D BOLD of {x} x {y} x {z} voxels (x, y, z){grid}",
             "inputs": f"volumes, {self.n_frames} frames of {y} x {x} x {z} (y, x, z)",
@@ -332,7 +377,7 @@ class VolumeFeatureExtractor(ScanProcessor):
         return 'nibabel.load("sub-01_space-MNI152_desc-preproc_bold.nii.gz")', "", "a 4-D image with its affine"
 
 
-class _Lazy:
+class LazyScan:
     """Axes and shape of an image or array, turned and flipped without reading it."""
 
     def __init__(self, scan: Any, order: tuple[int, ...] = (0, 1, 2, 3), flips: tuple[slice, ...] = ()) -> None:
@@ -340,12 +385,14 @@ class _Lazy:
         self.shape = tuple(scan.shape[axis] for axis in order)
         self.ndim = len(self.shape)
 
-    def transpose(self, *order: int) -> "_Lazy":
-        return _Lazy(self._scan, order)
+    def transpose(self, *order: int) -> "LazyScan":
+        return LazyScan(self._scan, order)
 
-    def __getitem__(self, flips: tuple[slice, ...]) -> "_Lazy":
-        return _Lazy(self._scan, self._order, flips)
+    def __getitem__(self, flips: tuple[slice, ...]) -> "LazyScan":
+        return LazyScan(self._scan, self._order, flips)
 
     def read(self) -> np.ndarray:
-        values = as_array(getattr(self._scan, "dataobj", self._scan))
+        image = getattr(self._scan, "dataobj", None)
+        # Images by their own scale in float32: float64, which numpy would choose, takes twice the memory.
+        values = as_array(self._scan) if image is None else np.asarray(image, dtype=np.float32)
         return values.transpose(self._order)[self._flips]

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainingArguments
 
 from .. import files
+from ..data.row_kinds import kind_of_row
 from .seeded_rows import SeededRows
 
 # Fields of `TrainingArguments` that the weights follow from; the others say how a run is executed and reported.
@@ -105,41 +106,37 @@ def _close(first: Any, second: Any) -> bool:
 def rows_digest(rows: Any) -> str:
     """Fingerprint of a dataset of rows: text and numbers of every row, and the values of the scans.
 
-    Above 2 GiB of values, every second, third, ... of each scan is looked at: data that were prepared in another way
-    are seen, and a single value that was changed may not be. Rows that are no scans, as those of a
+    Above 2 GiB of values, only a part of each scan is looked at: data that were prepared in another way are seen, and
+    a single value that was changed may not be. Rows that are no scans, as those of a
     `torch.utils.data.Dataset`, are looked at in a few places only.
     """
     if isinstance(rows, Mapping):  # several evaluation sets
         return files.digest({name: rows_digest(part) for name, part in rows.items()})
     rows = rows.dataset if isinstance(rows, SeededRows) else rows
     listed = hasattr(rows, "column_names") or isinstance(rows, (list, tuple))
-    if listed and len(rows) and "signals" in rows[0]:
-        values: list[Any] = _values_of_scans(rows)
+    kind = kind_of_row(rows[0]) if listed and len(rows) else None
+    if kind is not None and kind.sample is not None:
+        scans, most = rows, _VALUES_READ // len(rows)
+        if hasattr(rows, "column_names"):
+            scans = rows.select_columns([name for name in rows.column_names if name in kind.columns])
+            scans = scans.with_format("numpy")
+        values: list[Any] = [files.digest(kind.sample(scans[number], most)) for number in range(len(scans))]
     else:
         places = np.linspace(0, max(len(rows) - 1, 0), _ROWS_READ)
         values = [rows[place] for place in sorted({round(place) for place in places} if len(rows) else ())]
     known: Any = None
+    # Where a file lies says nothing of what is in it.
+    passed = {kind.scan_column} if kind is not None and kind.in_files else set()
     if hasattr(rows, "column_names") and len(rows):
         names = [name for name, value in rows.with_format(None)[0].items() if _is_plain(value)]
-        known = {name: list(rows.with_format(None).select_columns([name])[name]) for name in names}
+        known = {
+            name: list(rows.with_format(None).select_columns([name])[name]) for name in names if name not in passed
+        }
     elif isinstance(rows, (list, tuple)):
-        known = [{name: value for name, value in row.items() if _is_plain(value)} for row in rows]
+        known = [
+            {name: value for name, value in row.items() if _is_plain(value) and name not in passed} for row in rows
+        ]
     return files.digest([len(rows), known, values])
-
-
-def _values_of_scans(rows: Any) -> list[str]:
-    """A digest of each scan."""
-    if hasattr(rows, "column_names"):
-        lengths = rows.with_format(None).select_columns(["n_rois", "n_timepoints"])
-        rows = rows.select_columns(["signals"]).with_format("numpy")
-        n_values = sum(r * t for r, t in zip(lengths["n_rois"], lengths["n_timepoints"]))
-    else:
-        n_values = sum(np.asarray(row["signals"]).size for row in rows)
-    step = max(1, -(-n_values // _VALUES_READ))
-    return [
-        files.digest(np.asarray(rows[number]["signals"], dtype=np.float32).reshape(-1)[::step])
-        for number in range(len(rows))
-    ]
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,12 +1,13 @@
 """Configuration of BrainMT."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from ..configuration_base import BrainConfig
+from ..configuration_base import BrainConfig, ScanFacts
 from ..family import Family
 from ..validation import RANGES, SHARE_BELOW_1, WIDTH, Range, check_choice, check_heads
 from .family import FAMILY
@@ -119,6 +120,11 @@ class BrainMTConfig(BrainConfig):
         if self.time_step_rank is None:
             self.time_step_rank = math.ceil(self.hidden_size / 16)
         super().__post_init__(**kwargs)
+
+    def fitted_to(self, facts: ScanFacts, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """See [`BrainConfig.fitted_to`]: the volumes are those of the scans."""
+        found = {} if facts.volume_size is None else {"volume_size": facts.volume_size}
+        return {**found, **super().fitted_to(facts, chosen)}
 
     @staticmethod
     def grid_of(volume_size: Any) -> tuple[int, ...]:
