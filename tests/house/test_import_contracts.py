@@ -38,17 +38,19 @@ def test_imports_go_one_way(repository: Path) -> None:
     assert "0 broken" in result.stdout
 
 
-@pytest.mark.parametrize("folder", ["models", "layers"])
+@pytest.mark.parametrize("folder", ["models", "layers", "atlases"])
 def test_models_and_layers_import_only_the_base_install(folder: str, repository: Path) -> None:
     source = repository / "src"
     files = sorted((source / PACKAGE / folder).rglob("*.py"))
     assert files
-    own = (f"{PACKAGE}.models", f"{PACKAGE}.layers", f"{PACKAGE}.optional", f"{PACKAGE}.files")
+    own = tuple(f"{PACKAGE}.{name}" for name in ("models", "layers", "atlases", "optional", "files"))
     wrong = []
     for path in files:
         for name in imported_modules(path, source):
             top = name.partition(".")[0]
-            known = ALLOWED_OUTSIDE | KERNELS.get(str(path.relative_to(source / PACKAGE)), set())
+            known = ({"numpy"} if folder == "atlases" else ALLOWED_OUTSIDE) | KERNELS.get(
+                str(path.relative_to(source / PACKAGE)), set()
+            )
             allowed = top in known or top in sys.stdlib_module_names or name.startswith(own)
             if not allowed:
                 wrong.append(f"{path.relative_to(source)} imports {name}")

@@ -51,7 +51,7 @@ def test_installed_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path)
         import sys
         sys.path.insert(0, sys.argv[1])
         import brain_transformers as bt
-        from brain_transformers.processing.roi_orders import roi_coordinates, roi_labels
+        from brain_transformers.atlases.roi_orders import roi_coordinates, roi_labels
         assert bt.__file__.startswith(sys.argv[1]), bt.__file__
         print(len(roi_labels("schaefer400-17net")), roi_coordinates("aal2-94").shape, len(bt.list_models()))
         """,

@@ -79,7 +79,7 @@ def test_fresh_models_have_our_gradients_in_their_own_row_order() -> None:
     assert "5 nearest" in base.gradient_source
     first, second = bt.BrainJEPAModel(base).gradients, bt.BrainJEPAModel(other).gradients
     assert first.shape == (450, 30)
-    from brain_transformers.processing.roi_orders import permutation, roi_coordinates
+    from brain_transformers.atlases.roi_orders import permutation, roi_coordinates
 
     rows = permutation(other.roi_order, "schaefer400-17net").index
     assert torch.equal(first[50:], second[torch.from_numpy(rows)])

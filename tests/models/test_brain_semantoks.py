@@ -5,6 +5,8 @@ import pytest
 import torch
 
 import brain_transformers as bt
+from brain_transformers.atlases.networks import networks_of_parcels
+from brain_transformers.atlases.roi_orders import roi_labels
 from brain_transformers.models.brain_semantoks.masking_brain_semantoks import (
     NumpyDraws,
     PublishedDraws,
@@ -17,7 +19,6 @@ from brain_transformers.models.brain_semantoks.modeling_brain_semantoks import (
     LongConvolutionBranch,
     coding_rate_loss,
 )
-from brain_transformers.models.brain_semantoks.networks_brain_semantoks import networks_of_parcels
 
 
 def tiny(kind: str = "Model", **overrides):
@@ -62,7 +63,7 @@ def test_networks_move_with_the_order_of_the_parcels() -> None:
     other, same_names = networks_of_parcels("tian-s3+schaefer400-17net")
     assert names[:8] == same_names
     assert sorted(own[:450]) == sorted(other)
-    labels = [*bt.processing.roi_orders.roi_labels("schaefer400-17net")]
+    labels = [*roi_labels("schaefer400-17net")]
     assert networks_of_parcels(labels)[0] == other[50:]
     assert networks_of_parcels("a424") is None
     assert networks_of_parcels(None) is None

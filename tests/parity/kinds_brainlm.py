@@ -17,12 +17,12 @@ import convert_brainlm
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 import brain_transformers as bt
+from brain_transformers.atlases.roi_orders import stable_y_order
 from brain_transformers.layers.masking import num_kept_tokens, select_tokens
 from brain_transformers.layers.positions import interleaved_sincos_table, sincos_table
 from brain_transformers.models.brainlm.conversion_brainlm import TOKENS_KEY_MAP, convert_state_dict
 from brain_transformers.models.brainlm_vit.conversion_brainlm_vit import IMAGE_KEY_MAP
 from brain_transformers.models.brainlm_vit.masking_brainlm_vit import last_timepoints_mask, last_timepoints_noise
-from brain_transformers.processing.roi_orders import stable_y_order
 
 # Gradients with coordinates in raw millimetres: tokens are about 20 times larger and attention saturates, so float32
 # gradients (the authors' own, too) are 5e-4 away from float64.

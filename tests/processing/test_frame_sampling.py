@@ -87,7 +87,7 @@ def test_the_preset_takes_scans_in_another_order_and_scales_them_as_a_whole() ->
     scan = (1000 + 30 * rng.standard_normal((450, 490))).astype(np.float32)
     order = "schaefer400-7net+tian-s3"
     output = made(scan, t_r=0.735, roi_order=order)
-    from brain_transformers.processing.roi_orders import permutation
+    from brain_transformers.atlases.roi_orders import permutation
 
     index = permutation(order, "tian-s3+schaefer400-17net").index
     scaled = (scan - scan.mean(dtype=np.float64)) / scan.std(ddof=1, dtype=np.float64)

@@ -5,9 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
-from brain_transformers.evaluation.connectivity import functional_connectivity
+from brain_transformers.processing.connectivity import functional_connectivity, mean_connectivity
 from brain_transformers.processing.missing import missing_frames, outliers
-from brain_transformers.processing.parcel_gradients import mean_connectivity
 from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
 
 N_ROIS, N_FRAMES = 24, 200

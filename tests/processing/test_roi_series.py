@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
+from brain_transformers.atlases.roi_orders import permutation, roi_coordinates, stable_y_order
 from brain_transformers.models.brainlm_vit.family import DIVISOR, FAMILY
-from brain_transformers.processing.roi_orders import permutation, roi_coordinates, stable_y_order
 from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
 
 

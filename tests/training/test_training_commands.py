@@ -11,8 +11,9 @@ from tiny_pretraining import make_scans, make_signals
 from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 import brain_transformers
+from brain_transformers.atlases.parcel_tables import parcel_table
+from brain_transformers.atlases.roi_orders import roi_coordinates, roi_labels
 from brain_transformers.cli.main import main, run
-from brain_transformers.processing.roi_orders import roi_coordinates, roi_labels
 from brain_transformers.training import FineTuningArguments, FineTuningTrainer
 
 datasets = pytest.importorskip("datasets")
@@ -218,7 +219,7 @@ def test_new_models_fit_the_parcels_of_the_dataset(named_parcels, tmp_path, caps
     said = capsys.readouterr().out
     assert "scans of 0.735 s are brought to 2.2143 s" in said
     jepa = AutoModel.from_pretrained(tmp_path / "jepa")
-    known = brain_transformers.models.parcel_tables.parcel_gradients(list(LABELS), 6)
+    known = parcel_table("gradients", LABELS, 6)
     assert np.array_equal(jepa.gradients.numpy(), known)
     config = json.loads((tmp_path / "jepa" / "trainer_state.json").read_text())
     rates = [line["learning_rate"] for line in config["log_history"] if "learning_rate" in line]

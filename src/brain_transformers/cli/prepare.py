@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..atlases.roi_orders import ROI_ORDERS, ROIOrder
 from ..files import locked, whole_folder, write_file
 from ..optional import require
-from ..processing.roi_orders import ROI_ORDERS, ROIOrder
 from .flags import holds_dataset
 
 NEEDS_MODELS = False

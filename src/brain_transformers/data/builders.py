@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..atlases.roi_orders import ROI_ORDERS, ROIOrder, n_rois_of, resolve_roi_order, roi_order_text
 from ..optional import require
-from ..processing.roi_orders import ROI_ORDERS, ROIOrder, n_rois_of, resolve_roi_order, roi_order_text
 from ..processing.time import check_t_r, known_t_r
 from .readers import read_coordinates, read_roi_series
 from .row_kinds import SERIES, arrow_table

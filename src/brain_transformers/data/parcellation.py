@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..atlases.roi_orders import ROI_ORDERS, ROIOrder, label_centres
 from ..files import no_space
 from ..foreign import reading
 from ..optional import require
 from ..processing.missing import missing_frames
-from ..processing.roi_orders import ROI_ORDERS, ROIOrder, label_centres
 from .cifti import is_cifti, refusal
 from .errors import ROISeriesReadError
 from .nifti import check_space, header_t_r, load_image, read_to_end

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atlases.roi_orders import ROIOrder, canonical_label, n_rois_of, resolve_roi_order, roi_labels
 from ..foreign import reading
-from ..processing.roi_orders import ROIOrder, canonical_label, n_rois_of, resolve_roi_order, roi_labels
 from ..processing.time import check_t_r
 from .arrays import read_npy, read_npz
 from .cifti import SUFFIX as PTSERIES

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atlases.roi_orders import ROIOrder, roi_order_text
 from ..foreign import read_json
 from ..optional import require
-from ..processing.roi_orders import ROIOrder, roi_order_text
 from . import row_kinds
 from .errors import ROISeriesReadError
 

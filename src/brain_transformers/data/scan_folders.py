@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..files import digest, no_space
 from ..optional import require
-from ..processing import roi_orders
 from ..version import __version__
 from .derivatives import FoundScans, find_scans
 from .errors import ROISeriesReadError
@@ -363,10 +362,7 @@ def _outer_sidecars(root: Path) -> list[Path]:
 
 def fingerprint(root: Path, files: Sequence[Path]) -> str:
     """Of the files as they are on disk, and of the code that reads them, so that a repaired reader reads again."""
-    room = Path(__file__).parent
-    code = [
-        path.read_bytes()
-        for path in (*sorted(room.glob("*.py")), *sorted(Path(roi_orders.__file__).parent.glob("*.py")))
-    ]
+    rooms = (Path(__file__).parents[1] / name for name in ("atlases", "processing", "data"))
+    code = [path.read_bytes() for room in rooms for path in sorted(room.glob("*.py"))]
     stats = [(os.path.relpath(path, root), path.stat()) for path in files if path.exists()]
     return digest([__version__, code, [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]])

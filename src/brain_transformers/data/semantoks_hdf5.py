@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..atlases.roi_orders import ROIOrder, resolve_roi_order, roi_order_text
 from ..foreign import LARGEST_SERIES, check_claim, reading
 from ..optional import require
-from ..processing.roi_orders import ROIOrder, resolve_roi_order, roi_order_text
 from ..processing.time import check_t_r
 from . import hdf5
 from .arrays import read_npy

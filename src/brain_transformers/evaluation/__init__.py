@@ -1,6 +1,6 @@
 """From trained models to numbers: embeddings, reconstruction against baselines, identification, probes."""
 
-from .connectivity import functional_connectivity
+from ..processing.connectivity import functional_connectivity
 from .crops import crop_features, predict_crops
 from .embedding import embed_dataset, embedding_columns
 from .identification import IdentificationResult, identify

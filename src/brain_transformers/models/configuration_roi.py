@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
+from ..atlases.parcel_tables import SOURCES, parcel_table
 from .configuration_base import BrainConfig, ScanFacts
 
 
@@ -27,6 +28,16 @@ class ROIConfig(BrainConfig):
     patch_size: int = 16
     roi_order: str | list[str] | None = None
     t_r: float | int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, source in self.table_sources.items():
+            if getattr(self, source) == "package":
+                setattr(self, source, None)
+                table = self.tables.get(name)
+                known = None if table is None else parcel_table(name, self.roi_order, int(table.shape[1] or 0))
+                if known is not None and len(known) == self.n_rois:
+                    setattr(self, source, SOURCES[name])
+        super().__post_init__(**kwargs)
 
     def t_r_for(self, t_r: float) -> float:
         """Repetition time of a new model like this one for scans with `t_r`: theirs."""

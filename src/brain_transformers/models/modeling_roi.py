@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers import initialization as init
 
+from ..atlases.parcel_tables import SOURCES, parcel_table
 from ..layers.masking import check_tensor
 from .configuration_roi import ROIConfig
 from .modeling_base import BrainPreTrainedModel
@@ -48,6 +50,22 @@ class ROIPreTrainedModel(BrainPreTrainedModel):
 
     def _check_length(self, n_timepoints: int) -> None:
         """Raise ValueError for a number of timepoints that the model cannot take."""
+
+    def _reset_tables(self, module: Any) -> None:
+        """Give a new network this package's tables, if it has them, and say so in the configuration."""
+        for name, source in self.config.table_sources.items():
+            table, known = getattr(module, name), None
+            if table.is_meta or getattr(table, "_is_hf_initialized", False):
+                continue
+            if name in self.config.tables and getattr(self.config, source) is not None:
+                known = parcel_table(name, self.config.roi_order, table.shape[1])
+            if known is None or known.shape != tuple(table.shape):
+                # A configuration of saved weights names a table that a new model does not have.
+                setattr(self.config, source, None)
+                init.zeros_(table)
+            else:
+                setattr(self.config, source, SOURCES[name])
+                init.copy_(table, torch.from_numpy(known))
 
     @classmethod
     def n_tokens(cls, config: Any, inputs: Mapping[str, torch.Tensor] | None = None) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .roi_orders import (
+from ..atlases.roi_orders import (
     SORTED_BY_Y,
     ResolvedOrder,
     ROIOrder,

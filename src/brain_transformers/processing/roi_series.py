@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import BatchFeature
 
+from ..atlases.roi_orders import SORTED_BY_Y, ROIOrder, n_rois_of, order_name, roi_coordinates, roi_order_text
 from ..models.configuration_base import ScanFacts
 from . import scaling, time
 from .base import ScanProcessor, as_array, check_choice, check_number, check_size, not_finite
+from .connectivity import gradients_of_rows
 from .filtering import band_pass_filter, check_band
 from .missing import measured_part
-from .parcel_gradients import gradients_of_rows
 from .parcels import MISSING_ROIS, ModelParcels, Rows, check_coordinates, split_order
-from .roi_orders import SORTED_BY_Y, ROIOrder, n_rois_of, order_name, roi_coordinates, roi_order_text
 from .roi_scan import ROIScan, series_values
 from .rows import agreed, series_facts, series_row, shortest_of_each_kind, unpack_row
 from .tokens import LAYOUTS, image_side, image_token_mask, series_token_mask

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ..atlases.roi_orders import resolve_roi_order
 from ..models.configuration_base import ScanFacts
-from .roi_orders import resolve_roi_order
 from .time import common_t_r, known_t_r
 
 

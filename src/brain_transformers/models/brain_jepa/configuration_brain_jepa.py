@@ -99,17 +99,6 @@ class BrainJEPAConfig(ROIConfig):
     # 0.735 s times 479/159: the authors pick 160 frames from 480.
     t_r: float | int | None = 2.2143
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        if self.gradient_source == "package":
-            self.gradient_source = None
-            if self.position_type == "gradient":
-                from ..parcel_tables import GRADIENT_SOURCE, parcel_gradients
-
-                table = parcel_gradients(self.roi_order, self.gradient_size)
-                if table is not None and len(table) == self.n_rois:
-                    self.gradient_source = GRADIENT_SOURCE
-        super().__post_init__(**kwargs)
-
     @property
     def n_windows(self) -> int:
         """Tokens of an ROI in a window of `n_timepoints`."""

@@ -34,7 +34,6 @@ from ..latent_prediction import Indices, LatentPredictionOutput, LatentPredictor
 from ..modeling_base import BrainModelOutput
 from ..modeling_roi import ROIPreTrainedModel
 from ..moving_average import MovingAverageMixin
-from ..parcel_tables import GRADIENT_SOURCE, parcel_gradients
 from .configuration_brain_jepa import BrainJEPAConfig
 from .masking_brain_jepa import draw_masks, masks_by_rule
 
@@ -129,32 +128,16 @@ class BrainJEPAPreTrainedModel(ROIPreTrainedModel):
         elif isinstance(module, BrainJEPAPredictor):
             init.normal_(module.mask_token, std=self.config.initializer_range)
         elif isinstance(module, BrainJEPAModel):
-            self._reset_gradients(module)
+            self._reset_tables(module)
         else:
             initialise(module)
-
-    def _reset_gradients(self, module: "BrainJEPAModel") -> None:
-        """Give a new model this package's gradients, if it has them, and say so in the config."""
-        if module.gradients.is_meta or getattr(module.gradients, "_is_hf_initialized", False):
-            return
-        config = self.config
-        known = None
-        if config.position_type == "gradient" and config.gradient_source is not None:
-            known = parcel_gradients(config.roi_order, config.gradient_size)
-        if known is None or known.shape != tuple(module.gradients.shape):
-            # A config of saved weights names a table that a new model does not have.
-            config.gradient_source = None
-            init.zeros_(module.gradients)
-        else:
-            config.gradient_source = GRADIENT_SOURCE
-            init.copy_(module.gradients, torch.from_numpy(known))
 
     def set_gradients(self, gradients: torch.Tensor, source: str) -> None:
         """Store a gradient table, in both encoders where there are two; it is saved with the weights.
 
         Args:
             gradients: `(n_rois, gradient_size)`, rows in the order of `config.roi_order`, such as from
-                `brain_transformers.processing.parcel_gradients.compute_gradients`.
+                `brain_transformers.atlases.gradients.compute_gradients`.
             source: where it comes from, kept in the config.
 
         Raises:

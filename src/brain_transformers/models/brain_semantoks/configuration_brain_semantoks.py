@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
+from ...atlases.networks import networks_of_parcels
 from ..configuration_base import ScanFacts, Table, TableError
 from ..configuration_roi import ROIConfig
 from ..family import Family
 from ..validation import CHOICES, POOLINGS, RANGES, SHARE, WEIGHT, WIDTH, Range, check_choice, check_heads, check_range
 from .family import FAMILY
-from .networks_brain_semantoks import networks_of_parcels
 
 _BRANCH_DEFAULTS: dict[str, dict[str, Any]] = {
     "convolution": {"kernel_size": 3, "dilation": 1, "depthwise": False},

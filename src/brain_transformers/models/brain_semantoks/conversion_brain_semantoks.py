@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...atlases.networks import networks_of_parcels
 from ..conversion_base import (
     WB,
     ConversionError,
@@ -35,7 +36,6 @@ from .modeling_brain_semantoks import (
     BrainSemantoksModel,
     LongConvolutionBranch,
 )
-from .networks_brain_semantoks import networks_of_parcels
 
 _BRANCH = r"branches\.(?P<branch>\d+)"
 _ENCODERS = {"teacher": "brain_semantoks", "student": "student"}

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from .networks_brain_semantoks import networks_of_parcels
+from ...atlases.networks import networks_of_parcels
 
 MASK_KINDS = ("slice", "temporal", "network")
 MASK_RULES = ("published", "nominal")

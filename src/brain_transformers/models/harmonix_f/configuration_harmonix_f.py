@@ -116,20 +116,6 @@ class HarmonixFConfig(ROIConfig):
     roi_order: str | list[str] | None = "schaefer400-17net"
     t_r: float | int | None = 0.735
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        if "package" in (self.gradient_source, self.harmonics_source):
-            from .. import parcel_tables as own
-
-            for name, make, size, source in (
-                ("gradient_source", own.parcel_gradients, self.gradient_size, own.GRADIENT_SOURCE),
-                ("harmonics_source", own.parcel_harmonics, self.harmonics_size, own.HARMONICS_SOURCE),
-            ):
-                if getattr(self, name) == "package":
-                    table = make(self.roi_order, size)
-                    known = table is not None and len(table) == self.n_rois
-                    setattr(self, name, source if known else None)
-        super().__post_init__(**kwargs)
-
     @property
     def n_windows(self) -> int:
         """Tokens of an ROI."""

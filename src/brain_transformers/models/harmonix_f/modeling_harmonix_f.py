@@ -36,7 +36,6 @@ from ..latent_prediction import (
 from ..modeling_base import BrainModelOutput
 from ..modeling_roi import ROIPreTrainedModel
 from ..moving_average import MovingAverageMixin
-from ..parcel_tables import parcel_gradients, parcel_harmonics
 from .configuration_harmonix_f import HarmonixFConfig
 
 PatchSize = int | torch.Tensor
@@ -238,21 +237,6 @@ class HarmonixFPreTrainedModel(ROIPreTrainedModel):
         for depth, layer in enumerate(layers, start=1):
             for closing in (layer.attention.out_proj, layer.mlp.fc2):
                 init.normal_(closing.weight, std=self.config.initializer_range / math.sqrt(2 * depth))
-
-    def _reset_tables(self, module: "HarmonixFModel") -> None:
-        """Give a new model this package's tables, if it has them, and say so in the config."""
-        for name, make in (("gradients", parcel_gradients), ("harmonics", parcel_harmonics)):
-            table, source = getattr(module, name), self.config.table_sources[name]
-            if table.is_meta or getattr(table, "_is_hf_initialized", False):
-                continue
-            wanted = type(self.config)(n_rois=table.shape[0], roi_order=self.config.roi_order)
-            known = make(self.config.roi_order, table.shape[1]) if getattr(self.config, source) is not None else None
-            if known is None or known.shape != tuple(table.shape):
-                setattr(self.config, source, None)
-                init.zeros_(table)
-            else:
-                setattr(self.config, source, getattr(wanted, source))
-                init.copy_(table, torch.from_numpy(known))
 
     def n_windows_of(self, signals: torch.Tensor, patch_size: PatchSize | None) -> int:
         """Windows of the input.

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import brain_transformers as bt
-from brain_transformers.processing.parcel_gradients import compute_gradients, mean_connectivity
+from brain_transformers.atlases.gradients import compute_gradients
+from brain_transformers.processing.connectivity import mean_connectivity
 
 
 def ring_of_parcels(n_rois: int = 60, width: float = 6.0) -> np.ndarray:
@@ -32,8 +33,8 @@ def test_rows_move_with_the_parcels() -> None:
     rng = np.random.default_rng(0)
     scans = [np.cumsum(rng.standard_normal((30, 80)), axis=0) + rng.standard_normal((30, 80)) for _ in range(3)]
     order = rng.permutation(30)
-    first = compute_gradients(scans=scans, n_components=4, sparsity=0.5)
-    second = compute_gradients(scans=[scan[order] for scan in scans], n_components=4, sparsity=0.5)
+    first = compute_gradients(mean_connectivity(scans), n_components=4, sparsity=0.5)
+    second = compute_gradients(mean_connectivity(scan[order] for scan in scans), n_components=4, sparsity=0.5)
     np.testing.assert_allclose(second, first[order], atol=1e-4)
 
 
@@ -48,13 +49,13 @@ def test_a_model_of_another_atlas_runs_with_them() -> None:
     rng = np.random.default_rng(2)
     scans = [np.cumsum(rng.standard_normal((20, 80)), axis=0) for _ in range(2)]
     model = bt.BrainJEPAModel(bt.load_config("brain-jepa-tiny", n_rois=20, roi_order=None)).eval()
-    model.set_gradients(torch.from_numpy(compute_gradients(scans=scans, n_components=6, sparsity=0.5)), "my scans")
+    model.set_gradients(
+        torch.from_numpy(compute_gradients(mean_connectivity(scans), n_components=6, sparsity=0.5)), "my scans"
+    )
     assert model(torch.randn(1, 20, 40)).pooler_output.shape == (1, 32)
 
 
 def test_what_cannot_be_embedded_is_said() -> None:
-    with pytest.raises(ValueError, match="either"):
-        compute_gradients()
     with pytest.raises(ValueError, match="square"):
         compute_gradients(np.zeros((3, 4)))
     with pytest.raises(ValueError, match="n_components"):
@@ -62,4 +63,4 @@ def test_what_cannot_be_embedded_is_said() -> None:
     with pytest.raises(ValueError, match="constant"):
         mean_connectivity([np.ones((3, 10))])
     with pytest.raises(ValueError, match="at least one scan"):
-        compute_gradients(scans=[])
+        mean_connectivity([])

@@ -15,10 +15,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
+
+from .assets import ATLASES, atlas_centres, atlas_labels, rows_of_edition
 
 SORTED_BY_Y = "@y"
 
@@ -36,62 +37,23 @@ ROIOrder = str | Sequence[str]
 
 
 @functools.cache
-def _priors() -> dict[str, np.ndarray]:
-    path = resources.files("brain_transformers") / "assets" / "priors_schaefer400.npz"
-    with path.open("rb") as file, np.load(file) as archive:
-        keys = ("names7", "names17", "order17_to_7", "centroids_mni", "tian_s3_names", "tian_s3_centroids_mni")
-        return {key: archive[key] for key in keys}
-
-
-@functools.cache
-def _aal2() -> dict[str, Any]:
-    path = resources.files("brain_transformers") / "assets" / "aal2_94_centroids.json"
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def _atlas_labels(atlas: str) -> tuple[str, ...]:
-    if atlas == "schaefer400-7net":
-        return tuple(str(name) for name in _priors()["names7"])
-    if atlas == "schaefer400-17net":
-        return tuple(str(name) for name in _priors()["names17"])
-    if atlas == "tian-s3":
-        return tuple(str(name) for name in _priors()["tian_s3_names"])
-    # The names of the next two are not ours to ship; numbers follow the label values of their atlas volumes.
-    if atlas == "buckner7":
-        return tuple(f"buckner7-{label}" for label in range(1, 8))
-    if atlas == "a424":
-        return tuple(f"a424-{label:03d}" for label in range(1, 425))
-    if atlas == "aal2-94":
-        return tuple(_aal2()["names"])
-    raise KeyError(atlas)
-
-
-_ATLASES = ("schaefer400-7net", "schaefer400-17net", "tian-s3", "buckner7", "a424", "aal2-94")
-
-
-def _atlas_coordinates(atlas: str) -> np.ndarray | None:
-    if atlas == "schaefer400-7net":
-        return _priors()["centroids_mni"]
-    if atlas == "schaefer400-17net":
-        return _priors()["centroids_mni"][_priors()["order17_to_7"]]
-    if atlas == "tian-s3":
-        return _priors()["tian_s3_centroids_mni"]
-    if atlas == "aal2-94":
-        return np.asarray(_aal2()["centroids_mni"], dtype=np.float32)
-    return None
-
-
-@functools.cache
 def _canonical_names() -> dict[str, str]:
     # The 7- and 17-network editions name the same 400 parcels differently (vertex overlap 100 %).
-    names7, names17 = _atlas_labels("schaefer400-7net"), _atlas_labels("schaefer400-17net")
-    return {names17[row]: names7[int(column)] for row, column in enumerate(_priors()["order17_to_7"])}
+    names7 = np.array(atlas_labels("schaefer400-7net"))
+    return dict(zip(atlas_labels("schaefer400-17net"), rows_of_edition(names7, "schaefer400-17net").tolist()))
 
 
 def canonical_label(label: str) -> str:
     """One name for a parcel that editions of an atlas name differently; other labels as they are."""
     return _canonical_names().get(label, label)
+
+
+def labels_of(order: ROIOrder | None) -> tuple[str, ...] | None:
+    """Labels of the rows of an order, `None` for a name that is not made of [`ATLASES`] or is sorted by centres."""
+    if not isinstance(order, str):
+        return None if order is None else tuple(order)
+    parts = order.split("+")
+    return tuple(label for part in parts for label in atlas_labels(part)) if set(parts) <= set(ATLASES) else None
 
 
 @dataclass(frozen=True)
@@ -151,18 +113,17 @@ def resolve_roi_order(order: ROIOrder) -> ResolvedOrder:
     if not order:
         raise ValueError(f"roi_order is an empty string. Use one of {list(ROI_ORDERS)} or a list of labels.")
     name, sorted_by_y = order.removesuffix(SORTED_BY_Y), order.endswith(SORTED_BY_Y)
-    parts = name.split("+")
-    unknown = [part for part in parts if part not in _ATLASES]
-    if unknown and len(parts) > 1:
-        near = difflib.get_close_matches(unknown[0].lower(), _ATLASES, n=1)
+    labels = labels_of(name)
+    if labels is None and "+" in name:
+        unknown = [part for part in name.split("+") if part not in ATLASES]
+        near = difflib.get_close_matches(unknown[0].lower(), ATLASES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"roi_order {order!r:.200} joins {unknown[:5]!r:.200}, which are not among the known atlases "
-            f"{list(_ATLASES)}.{hint}"
+            f"{list(ATLASES)}.{hint}"
         )
-    if unknown:
+    if labels is None:
         return ResolvedOrder(name, (), sorted_by_y)
-    labels = tuple(label for part in parts for label in _atlas_labels(part))
     if len({canonical_label(label) for label in labels}) != len(labels):
         raise ValueError(f"roi_order {order!r} holds the same parcels twice.")
     return ResolvedOrder(name, labels, sorted_by_y)
@@ -172,7 +133,7 @@ def did_you_mean(order: ROIOrder) -> str:
     """`"Did you mean 'a424'? "` for a name that is spelt nearly like a known one, else nothing."""
     near: list[str] = []
     if isinstance(order, str):
-        near = difflib.get_close_matches(order.lower().replace("_", "-"), (*ROI_ORDERS, *_ATLASES), n=1, cutoff=0.75)
+        near = difflib.get_close_matches(order.lower().replace("_", "-"), (*ROI_ORDERS, *ATLASES), n=1, cutoff=0.75)
     return f"Did you mean {near[0]!r}? " if near else ""
 
 
@@ -266,7 +227,7 @@ def roi_coordinates(order: ROIOrder) -> np.ndarray | None:
     resolved = resolve_roi_order(order)
     if resolved.name is None or not resolved.known:
         return None
-    tables = [_atlas_coordinates(part) for part in resolved.name.split("+")]
+    tables = [atlas_centres(part) for part in resolved.name.split("+")]
     if any(table is None for table in tables):
         return None
     coordinates = np.concatenate([table for table in tables if table is not None]).astype(np.float32)
@@ -275,12 +236,12 @@ def roi_coordinates(order: ROIOrder) -> np.ndarray | None:
 
 @functools.cache
 def _centres_by_label() -> dict[str, np.ndarray]:
-    tables = {atlas: _atlas_coordinates(atlas) for atlas in _ATLASES}
+    tables = {atlas: atlas_centres(atlas) for atlas in ATLASES}
     return {
         label: table[row]
         for atlas, table in tables.items()
         if table is not None
-        for row, label in enumerate(_atlas_labels(atlas))
+        for row, label in enumerate(atlas_labels(atlas))
     }
 
 

@@ -1,4 +1,4 @@
-"""Functional gradients of an atlas: the table that Brain-JEPA's positions are made of, for any set of parcels."""
+"""Functional connectivity: the reference that an embedding of a resting-state scan has to be compared with."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -6,12 +6,60 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..atlases.gradients import compute_gradients
+from ..atlases.roi_orders import ROIOrder, permutation, roi_order_text
 from .missing import missing_frames
-from .roi_orders import ROIOrder, permutation, roi_order_text
 from .rows import unpack_row
 
 # Rounding makes correlations of a series with itself, or its copy, slightly more than 1; arctanh would be infinite.
 _HIGHEST_CORRELATION = 1 - 1e-7
+
+
+def functional_connectivity(signals: np.ndarray, *, vectorize: bool = True, fisher_z: bool = False) -> np.ndarray:
+    """Pearson correlation between the series of all pairs of ROIs, over the frames that were measured.
+
+    Frames that are NaN, 0 or copies of each other in every ROI take no part (see [`missing_frames`]).
+
+    Args:
+        signals: `(n_rois, n_timepoints)` or `(batch, n_rois, n_timepoints)`, any scale; a correlation has no unit.
+        vectorize: return the upper triangle without the diagonal, row by row, `(..., n_rois * (n_rois - 1) / 2)`;
+            otherwise the full matrix `(..., n_rois, n_rois)`.
+        fisher_z: return `arctanh(r)`, clipped at |r| = 1 - 1e-7; the diagonal of a full matrix is set to 0.
+
+    Returns:
+        float64 correlations. A constant series has no correlation with anything: its entries are 0.
+
+    Raises:
+        ValueError: for another number of axes, fewer than two timepoints, or values that are not finite.
+    """
+    signals = np.asarray(signals, dtype=np.float64)
+    if signals.ndim not in (2, 3) or signals.shape[-1] < 2:
+        raise ValueError(
+            "functional_connectivity expects (n_rois, n_timepoints) or (batch, n_rois, n_timepoints) with at least "
+            f"two timepoints, got shape {signals.shape}."
+        )
+    if signals.ndim == 3:
+        options = {"vectorize": vectorize, "fisher_z": fisher_z}
+        return np.stack([functional_connectivity(scan, **options) for scan in signals])
+    missing = missing_frames(signals)
+    if missing is not None and (~missing).sum() >= 2:
+        signals = signals[:, ~missing]
+    if not np.isfinite(signals).all():
+        raise ValueError("signals hold NaN or infinite values; fill or drop those ROIs before correlating.")
+    centred = signals - signals.mean(-1, keepdims=True)
+    norms = np.linalg.norm(centred, axis=-1, keepdims=True)
+    # A constant series keeps a rounding residue after centring; relative to its level that is not signal.
+    flat = norms <= 1e-12 * np.sqrt(signals.shape[-1]) * np.abs(signals).max(-1, keepdims=True)
+    unit = np.where(flat, 0.0, centred / np.where(flat, 1.0, norms))
+    matrix = np.clip(unit @ unit.swapaxes(-1, -2), -1.0, 1.0)
+    if fisher_z:
+        matrix = np.arctanh(np.clip(matrix, -_HIGHEST_CORRELATION, _HIGHEST_CORRELATION))
+        n_rois = matrix.shape[-1]
+        matrix[..., np.arange(n_rois), np.arange(n_rois)] = 0.0
+    if not vectorize:
+        return matrix
+    rows, columns = np.triu_indices(matrix.shape[-1], k=1)
+    return matrix[..., rows, columns]
 
 
 def mean_connectivity(scans: Iterable[np.ndarray]) -> np.ndarray:
@@ -44,65 +92,6 @@ def mean_connectivity(scans: Iterable[np.ndarray]) -> np.ndarray:
     if total is None:
         raise ValueError("Expected at least one scan, got none.")
     return np.tanh(total / count)
-
-
-def compute_gradients(
-    connectivity: np.ndarray | None = None,
-    *,
-    scans: Iterable[np.ndarray] | None = None,
-    n_components: int = 30,
-    sparsity: float = 0.9,
-    alpha: float = 0.5,
-) -> np.ndarray:
-    """Functional gradients by diffusion map embedding, as BrainSpace computes them with its defaults.
-
-    The strongest `1 - sparsity` of each row is kept, rows are compared by their normalised angle, and the affinity is
-    embedded at diffusion time 0 (all scales), components scaled by `w / (1 - w)` of their eigenvalue. The paper of
-    Brain-JEPA names this method and 30 components; its script was not released. Gradients of another group are other
-    positions: weights must be used with the table that they were trained with.
-
-    Args:
-        connectivity: (n_rois, n_rois), such as a group mean correlation matrix.
-        scans: instead, arrays (n_rois, n_timepoints) that it is computed from (see [`mean_connectivity`]).
-        n_components: leading gradients, at most `n_rois - 1`.
-        sparsity: share of each row that is set to 0.
-        alpha: anisotropy of the diffusion; 0.5 is Fokker-Planck.
-
-    Returns:
-        (n_rois, n_components) float32. The largest absolute entry of each column is positive.
-
-    Raises:
-        ValueError: unless exactly one of `connectivity` and `scans` is given, the matrix is square and finite, and
-            there are enough parcels.
-    """
-    if (connectivity is None) == (scans is None):
-        raise ValueError("Expected either connectivity or scans, got both or none. Pass one of them.")
-    matrix = mean_connectivity(scans) if scans is not None else np.array(connectivity, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
-        raise ValueError(f"Expected a finite square matrix of connectivity, got shape {matrix.shape}.")
-    n_rois = len(matrix)
-    if not 0 < n_components < n_rois:
-        raise ValueError(f"Expected n_components between 1 and {n_rois - 1} for {n_rois} ROIs, got {n_components}.")
-    n_dropped = int(n_rois * sparsity)
-    if 0 < n_dropped < n_rois:
-        dropped = np.argpartition(matrix, n_dropped, axis=1)[:, :n_dropped]
-        np.put_along_axis(matrix, dropped, 0.0, axis=1)
-    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-    if not norms.all():
-        raise ValueError(f"Row {int(np.argmin(norms))} of the connectivity has no entry left. Lower the sparsity.")
-    rows = matrix / norms
-    affinity = np.maximum(1 - np.arccos(np.clip(rows @ rows.T, -1, 1)) / np.pi, 0)
-    weight = affinity.sum(axis=1) ** -alpha
-    affinity = affinity * weight[:, None] * weight[None, :]
-    degree = affinity.sum(axis=1)
-    values, vectors = np.linalg.eigh(affinity / np.sqrt(np.outer(degree, degree)))
-    order = np.argsort(-np.abs(values), kind="stable")[: n_components + 1]
-    values = values[order] / values[order[0]]
-    vectors = vectors[:, order] / np.sqrt(degree)[:, None]
-    vectors = vectors / vectors[:, :1]
-    gradients = vectors[:, 1:] * (values[1:] / (1 - values[1:]))
-    largest = gradients[np.abs(gradients).argmax(axis=0), np.arange(n_components)]
-    return (gradients * np.where(largest < 0, -1.0, 1.0)).astype(np.float32)
 
 
 def gradients_of_rows(
@@ -141,7 +130,7 @@ def gradients_of_rows(
                 used += 1
                 yield signals
 
-    gradients = compute_gradients(scans=scans(), n_components=n_components)
+    gradients = compute_gradients(mean_connectivity(scans()), n_components=n_components)
     if used < len(rows):
         print(f"{len(rows) - used} scans with constant or missing parcels are left out of the gradients")
     return gradients, f"diffusion map of the connectivity of {used} {what}"

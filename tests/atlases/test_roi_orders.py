@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from brain_transformers.processing.roi_orders import (
+from brain_transformers.atlases.roi_orders import (
     ROI_ORDERS,
     permutation,
     resolve_roi_order,
