@@ -78,7 +78,7 @@ def test_gradients_are_ours_or_those_of_the_scans_or_given(tmp_path, capsys) -> 
     assert model.tables["gradients"].source == "mine.npy"
     with pytest.raises(ValueError, match=r"expected 12 rows .* at least 6 columns, got shape \(12, 5\)"):
         bt.new_model("brain-jepa-tiny", unknown, tables={"gradients": table[:, :5]})
-    with pytest.raises(ValueError, match="Brain-JEPA.*; brain-jepa-tiny does not use it as it is configured"):
+    with pytest.raises(ValueError, match=r"Brain-JEPA.*; brain-jepa-tiny does not use it as it is configured"):
         bt.new_model("brain-jepa-tiny", unknown, position_type="index", tables={"gradients": table})
     with pytest.raises(ValueError, match="gradient_source is set with the table"):
         bt.new_model("brain-jepa-tiny", unknown, gradient_source="mine")
