@@ -1,12 +1,21 @@
 """Checks that every registered model must pass; a family brings its tiny configuration and inputs, nothing else."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 import brain_transformers as bt
+from brain_transformers.hub.new_models import complete_tables, give_tables
+from brain_transformers.processing.roi_orders import roi_order_text
+from brain_transformers.processing.structural import CROPPED_SHAPE, MNI_AFFINE
+
+Row = dict[str, Any]
 
 Pooling = Callable[[torch.Tensor], torch.Tensor]
 CLS_POOLINGS: dict[str, Pooling] = {
@@ -29,6 +38,21 @@ def _wrong_series(signals: torch.Tensor) -> dict[str, torch.Tensor]:
         "batch": signals[0],
         "n_timepoints": signals[:, :, :3],
     }
+
+
+def series_rows(config: Any, folder: Path, n_timepoints: int = 120) -> list[Row]:
+    """Four scans of a family of parcel series, of several windows and in the order of the configuration."""
+    rng, shape = np.random.default_rng(0), (config.n_rois, n_timepoints)
+    sizes = {"n_rois": shape[0], "n_timepoints": shape[1], "t_r": config.t_r or 2.0, "roi_order": ""}
+    if config.roi_order is not None:
+        sizes["roi_order"] = roi_order_text(config.roi_order)
+    return [{"signals": rng.normal(size=shape).astype(np.float32).reshape(-1), **sizes} for _ in range(4)]
+
+
+def series_example(row: Row) -> dict[str, Any]:
+    """What the example of a card calls a series."""
+    bold = row["signals"].reshape(row["n_rois"], row["n_timepoints"])
+    return {"bold": bold, "scans": [bold], "t_r": row["t_r"]}
 
 
 @dataclass(frozen=True)
@@ -57,6 +81,8 @@ class ModelCase:
             them; `None` for all.
         padded_values: mask -> which values of the main input only padded tokens hold, for families that are no series.
         wrong_scans: scans -> words of the error -> scans that must be refused with them.
+        scans: configuration and a folder for files -> four rows of a dataset of made-up scans.
+        example: row -> what the example of a model card leaves to its reader.
     """
 
     name: str
@@ -81,6 +107,8 @@ class ModelCase:
     reads: Callable[[torch.Tensor], torch.Tensor] | None = None
     padded_values: Callable[[torch.Tensor], torch.Tensor] | None = None
     wrong_scans: Callable[[torch.Tensor], dict[str, torch.Tensor]] = _wrong_series
+    scans: Callable[[Any, Path], list[Row]] = series_rows
+    example: Callable[[Row], dict[str, Any]] = series_example
 
     def config(self, **overrides: Any) -> Any:
         return bt.load_config(self.name, **{**self.overrides, **overrides})
@@ -96,6 +124,26 @@ class ModelCase:
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         return model.eval()
+
+    def with_scans(self, kind: str, folder: Path, **overrides: Any) -> tuple[Any, Any, list[Row]]:
+        """A model as [`build`] makes it with made-up tables, its processor, fitted, and rows of scans for both."""
+        model = self.build(kind, **overrides)
+        config, rng = model.config, np.random.default_rng(4)
+        rows = [
+            {**row, "subject": f"{number:02d}", "age": 20.0 + 7 * number}
+            for number, row in enumerate(self.scans(config, folder))
+        ]
+        processor = config.family.load_processor().from_model_config(config)
+        tables = {
+            name: rng.normal(size=table.shape).astype(np.float32)
+            for name, table in config.tables.items()
+            if table.kept_in != "configuration"
+        }
+        give_tables(processor, config, tables)
+        if not processor.is_fitted:
+            processor.fit(rows)
+        complete_tables(model, processor, rows, tables, "made-up")
+        return model, processor, rows
 
     def inputs_of(self, model: Any, batch: int) -> dict[str, torch.Tensor]:
         """Keyword arguments for a model of this case, whichever of its classes it is."""
@@ -208,6 +256,44 @@ def _wrong_volumes(volumes: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
+def _volume_rows(config: Any, folder: Path) -> list[Row]:
+    """Files of frames as `prepare` writes them."""
+    rng, shape = np.random.default_rng(0), (2 * config.n_frames, *config.volume_size)
+    scale = {"scale": 1.0, "offset": 0.0, "normalization": "zscore", "background": "min"}
+    rows = []
+    for number in range(4):
+        np.save(folder / f"frames-{number}.npy", rng.normal(size=shape).astype(np.float16))
+        rows.append({"volumes": str(folder / f"frames-{number}.npy"), "shape": shape, "dtype": "float16", **scale})
+    return rows
+
+
+def _volume_example(row: Row) -> dict[str, Any]:
+    """A file that is opened as an image."""
+    values = np.load(row["volumes"]).astype(np.float32).transpose(2, 1, 3, 0)
+    affine = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
+    return {
+        "nibabel": SimpleNamespace(
+            load=lambda name: SimpleNamespace(dataobj=values, affine=affine, shape=values.shape)
+        )
+    }
+
+
+def _t1_rows(config: Any, folder: Path) -> list[Row]:
+    """Made-up brains: noise within an ellipsoid of a brain's size and place."""
+    rng = np.random.default_rng(0)
+    centre, radii = [0, -20, 13], [65, 82, 62]  # mm
+    axes = [
+        (MNI_AFFINE[a, a] * (np.arange(n) + f) + MNI_AFFINE[a, 3] - centre[a]) / radii[a]
+        for a, (n, f) in enumerate(zip(CROPPED_SHAPE, (6, 2, 0)))
+    ]
+    inside = sum(axis**2 for axis in np.ix_(*axes)) < 1
+    return [{"t1": inside * (1 + rng.random(CROPPED_SHAPE, dtype=np.float32))} for _ in range(4)]
+
+
+def _t1_example(row: Row) -> dict[str, Any]:
+    return {"nibabel": SimpleNamespace(load=lambda name: row["t1"])}
+
+
 def _t1_volumes(batch: int) -> dict[str, torch.Tensor]:
     return {"t1_volumes": torch.randn(batch, 1, 20, 24, 20, generator=torch.Generator().manual_seed(2))}
 
@@ -305,6 +391,7 @@ CASES = (
         wrong=("mask_observation", [0.9, 2]),
         poolings={"mean": TOKEN_POOLINGS["mean"]},
         passes_padding=True,
+        scans=functools.partial(series_rows, n_timepoints=500),  # 48 of them a patch
         make_masks=_jepa_masks,
         frozen=("harmonix_f",),
     ),
@@ -321,6 +408,8 @@ CASES = (
         make_masks=lambda batch: {"bool_masked_pos": (torch.arange(48) // 6 % 2 == 0).expand(batch, -1)},
         padded_values=lambda mask: (mask == 0).view(len(mask), 8, 6).all(1)[:, :, None, None, None, None],
         wrong_scans=_wrong_volumes,
+        scans=_volume_rows,
+        example=_volume_example,
     ),
     ModelCase(
         "harmonix-s-tiny",
@@ -332,6 +421,8 @@ CASES = (
             (mask == 0).view(-1, 1, 5, 6, 5).repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
         ),
         wrong_scans=_wrong_t1_volumes,
+        scans=_t1_rows,
+        example=_t1_example,
     ),
     ModelCase(
         "brain-semantoks-tiny",
@@ -360,3 +451,12 @@ def primary_output(output: Any) -> torch.Tensor:
         if value is not None:
             return value
     raise AssertionError(f"{type(output).__name__} has no logits, predictions or hidden state")
+
+
+def no_dropout(case: ModelCase) -> dict[str, float]:
+    """What a configuration sets to 0 so that training is no different from evaluation."""
+    return {
+        name: 0.0
+        for name in ("embedding_dropout", "hidden_dropout_prob", "drop_path_rate")
+        if hasattr(case.config(), name)
+    }

@@ -20,7 +20,7 @@ from transformers import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from model_checks import CASES, KINDS, ModelCase, primary_output
+from model_checks import CASES, KINDS, ModelCase, no_dropout, primary_output
 
 import brain_transformers as bt
 from brain_transformers.families import FAMILIES
@@ -319,7 +319,7 @@ def test_a_moving_average_starts_as_a_copy_and_moves_only_when_it_is_told(case: 
 def test_activation_checkpointing_changes_nothing(case: ModelCase) -> None:
     gradients = []
     for checkpointing in (False, True):
-        model = case.build("ForMaskedModeling", **_no_dropout(case)).train()
+        model = case.build("ForMaskedModeling", **no_dropout(case)).train()
         if checkpointing:
             model.gradient_checkpointing_enable()
         torch.manual_seed(5)
@@ -327,14 +327,6 @@ def test_activation_checkpointing_changes_nothing(case: ModelCase) -> None:
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad})
     for name in gradients[0]:
         torch.testing.assert_close(gradients[1][name], gradients[0][name], rtol=1e-5, atol=1e-7)
-
-
-def _no_dropout(case: ModelCase) -> dict[str, float]:
-    return {
-        name: 0.0
-        for name in ("embedding_dropout", "hidden_dropout_prob", "drop_path_rate")
-        if hasattr(case.config(), name)
-    }
 
 
 @every_case
@@ -522,7 +514,7 @@ def test_accumulated_gradients_equal_one_batch(case: ModelCase, tmp_path: Path) 
     rows = [{**{k: v[i] for k, v in inputs.items()}, "labels": torch.tensor(float(i))} for i in range(4)]
     weights = []
     for batch, accumulation in ((4, 1), (1, 4)):
-        model = case.build("ForSequenceClassification", num_labels=1, **_no_dropout(case))
+        model = case.build("ForSequenceClassification", num_labels=1, **no_dropout(case))
         arguments = TrainingArguments(
             output_dir=str(tmp_path / str(batch)),
             per_device_train_batch_size=batch,
@@ -564,7 +556,7 @@ def test_every_layer_is_called_once_it_has_a_hook(case: ModelCase, kind: str) ->
 def test_adapters_on_every_layer_learn_and_start_where_the_model_was(case: ModelCase) -> None:
     from peft import LoraConfig, get_peft_model
 
-    model = case.build("ForSequenceClassification", **_no_dropout(case))
+    model = case.build("ForSequenceClassification", **no_dropout(case))
     targets = [name for name in layers_of(model) if not name.startswith("classifier")]
     expected = run(model, case).pooler_output
     pissa = LoraConfig(r=2, target_modules="all-linear", init_lora_weights="pissa")
@@ -581,11 +573,43 @@ def test_adapters_on_every_layer_learn_and_start_where_the_model_was(case: Model
 
 
 @every_case
+def test_what_an_adapter_on_any_linear_layer_adds_counts(case: ModelCase) -> None:
+    """Also where a faster formulation takes weights together: none may pass an adapter by."""
+    from peft import LoraConfig, get_peft_model
+
+    model = case.build("ForSequenceClassification", **no_dropout(case))
+    linear = {name for name, module in layers_of(model).items() if isinstance(module, torch.nn.Linear)}
+    config = LoraConfig(r=2, target_modules="all-linear", modules_to_save=["classifier"], init_lora_weights=False)
+    adapted = get_peft_model(model, config).eval()
+    layers = {
+        name.removeprefix("base_model.model."): module
+        for name, module in adapted.named_modules()
+        if hasattr(module, "lora_B")
+    }
+    assert layers.keys() == {name for name in linear if not name.startswith("classifier")}
+    whole = run(adapted, case).logits
+    for name, layer in layers.items():
+        scale, layer.scaling["default"] = layer.scaling["default"], 0.0
+        assert float((run(adapted, case).logits - whole).abs().max()) > 1e-6, name
+        layer.scaling["default"] = scale
+    labels = torch.tensor([0, 2])
+    adapted.train()
+    loss = adapted(**case.make_inputs(2), labels=labels).loss
+    loss.backward()
+    trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    assert not [name for name, p in trained.items() if p.grad is None or not bool(p.grad.any())]
+    torch.optim.SGD(trained.values(), lr=1e-3).step()
+    after = adapted(**case.make_inputs(2), labels=labels).loss
+    assert float(after.detach()) < float(loss.detach())
+    assert float((run(adapted.eval(), case).logits - whole).abs().max()) > 1e-5
+
+
+@every_case
 @pytest.mark.parametrize("kind", ["ForMaskedModeling", "ForSequenceClassification"])
 def test_adapters_learn_with_reentrant_checkpointing(case: ModelCase, kind: str) -> None:
     from peft import LoraConfig, get_peft_model
 
-    model = case.build(kind, **_no_dropout(case))
+    model = case.build(kind, **no_dropout(case))
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     targets = [name for name in layers_of(model) if name.endswith("qkv") and not name.startswith(case.frozen or "-")]
     if kind == "ForSequenceClassification":
