@@ -318,6 +318,11 @@ def _stage0_tokens(batch: int) -> dict[str, torch.Tensor]:
     return {"inputs_embeds": torch.randn(batch, 42, 24, generator=torch.Generator().manual_seed(2))}
 
 
+def _stage0_rows(config: Any, folder: Path) -> list[Row]:
+    rng, shape = np.random.default_rng(0), (config.n_fmri_tokens + config.n_t1_tokens, config.input_size)
+    return [{"inputs_embeds": rng.normal(size=shape).astype(np.float32)} for _ in range(4)]
+
+
 def _stage0_padding(batch: int) -> torch.Tensor:
     mask = torch.ones(batch, 6, 5)  # parcels, patches
     mask[0, :, 2:] = 0
@@ -364,6 +369,8 @@ CASES = (
         reads=lambda tokens: torch.cat([tokens[:, :1], tokens[:, -7:]], dim=1),
         padded_values=lambda mask: torch.nn.functional.pad(mask == 0, (0, 12))[:, :, None],
         wrong_scans=_wrong_tokens,
+        scans=_stage0_rows,
+        example=lambda row: {"tokens": row["inputs_embeds"]},
     ),
     ModelCase("brainlm-tiny", "BrainLM", _brainlm_inputs, _brainlm_padding),
     ModelCase("brainlm-vit-tiny", "BrainLMViT", _vit_inputs, _vit_padding),
