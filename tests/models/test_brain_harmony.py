@@ -1,6 +1,8 @@
 """What only BrainHarmony has: hub tokens, padding that is left out, a bottleneck, and two ways to a head."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,3 +162,134 @@ def test_a_model_of_fmri_alone() -> None:
     body = tiny(n_t1_tokens=0)
     with torch.no_grad():
         assert body(tokens()[:, :30], padding()).pooler_output.shape == (3, 32)
+
+
+# --- the model that holds its encoders ---
+
+
+def encoders() -> tuple[Any, Any]:
+    torch.manual_seed(3)
+    fmri = bt.HarmonixFModel(bt.load_config("harmonix-f-tiny"))
+    t1 = bt.HarmonixSModel(bt.load_config("harmonix-s-tiny"))
+    return fmri.eval(), t1.eval()
+
+
+def composed(kind: str = "Model", **overrides: Any) -> Any:
+    fmri, t1 = encoders()
+    sizes = {"n_fmri_tokens": 60, "n_t1_tokens": 150, "input_size": 32}
+    model = tiny(kind, **sizes, **overrides)
+    model.set_encoders(fmri, t1)
+    return model
+
+
+def scans(batch: int = 2) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return {
+        "signals": torch.randn(batch, 12, 40, generator=generator),
+        "t1_volumes": torch.randn(batch, 1, 20, 24, 20, generator=generator),
+    }
+
+
+def test_a_pair_goes_through_the_frozen_encoders_and_the_fusion() -> None:
+    model, (fmri, t1) = composed(), encoders()
+    mask = torch.ones(2, 12, 5, dtype=torch.long)
+    mask[0, :, 3:] = 0
+    mask = mask.flatten(1)
+    with torch.no_grad():
+        joined = torch.cat(
+            [
+                fmri(scans()["signals"], attention_mask=mask).last_hidden_state,
+                t1(scans()["t1_volumes"]).last_hidden_state[:, 1:],
+            ],
+            dim=1,
+        )
+        expected = model(joined, mask).last_hidden_state
+        torch.testing.assert_close(model(**scans(), attention_mask=mask).last_hidden_state, expected)
+        # Another repetition time brings another length of patches.
+        other = torch.nn.functional.interpolate(scans()["signals"], size=20)
+        assert model(signals=other, t1_volumes=scans()["t1_volumes"], patch_size=4).pooler_output.shape == (2, 32)
+
+
+def test_one_folder_holds_it_whole_and_encoders_stay_as_they_are(tmp_path: Path) -> None:
+    model = composed("ForSequenceClassification", num_labels=3)
+    model.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert "auto_map" in content
+    assert not [name for name in ("fmri_config", "t1_config") if "auto_map" in content[name]]
+    loaded, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**scans()).logits, model(**scans()).logits, rtol=0, atol=0)
+    for some in (model, loaded):
+        some.train()
+        some(**scans(), labels=torch.tensor([0, 2])).loss.backward()
+        body = some.brain_harmony
+        for encoder in (body.fmri_encoder, body.t1_encoder):
+            assert not encoder.training
+            assert not [p for p in encoder.parameters() if p.requires_grad or p.grad is not None]
+        trained = {name: p for name, p in some.named_parameters() if p.requires_grad}
+        assert all(p.grad is not None for p in trained.values())
+        assert not [name for name in trained if "encoder." in name]
+        assert some.config.fmri_config is body.fmri_encoder.config
+    assert AutoModel.from_pretrained(tmp_path).fmri_encoder is not None
+
+
+def test_nested_configurations_take_no_code_from_a_file(tmp_path: Path) -> None:
+    composed().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    content["fmri_config"] |= {"auto_map": {"AutoModel": "evil.Model"}, "attn_implementation": "org/kernel"}
+    content["t1_config"] |= {"trust_remote_code": True, "_attn_implementation": "org/kernel"}
+    path.write_text(json.dumps(content))
+    model = AutoModel.from_pretrained(tmp_path)
+    for part in (model.config.fmri_config, model.config.t1_config):
+        assert part._attn_implementation == "sdpa"
+        assert not hasattr(part, "trust_remote_code")
+        assert getattr(part, "auto_map", None) is None
+    content["t1_config"]["model_type"] = "bert"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="t1_config"):
+        AutoModel.from_pretrained(tmp_path)
+
+
+def test_what_is_missing_is_masked_out() -> None:
+    model = composed()
+    whole = torch.ones(2, 210, dtype=torch.long)
+    whole[1, 60:] = 0
+    with torch.no_grad():
+        both, fmri = model(**scans()), model(signals=scans()["signals"])
+        t1 = model(t1_volumes=scans()["t1_volumes"])
+        mixed = model(**scans(), attention_mask=whole)
+        whole[1] = 1 - whole[1]
+        turned = model(**scans(), attention_mask=whole)
+    torch.testing.assert_close(mixed.pooler_output[0], both.pooler_output[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(mixed.pooler_output[1], fmri.pooler_output[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(turned.pooler_output[1], t1.pooler_output[1], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(both.pooler_output, fmri.pooler_output, atol=1e-3)
+
+
+def test_what_is_missing_does_not_count_in_the_loss() -> None:
+    model = composed("ForMaskedModeling")
+    with torch.no_grad():
+        output = model(signals=scans()["signals"])
+        tokens_of_fmri = model.brain_harmony.fmri_encoder(scans()["signals"]).last_hidden_state
+    assert output.signal_mask[:, :60].all()
+    assert not output.signal_mask[:, 60:].any()
+    torch.testing.assert_close(
+        output.targets[:, :60], torch.nn.functional.layer_norm(tokens_of_fmri, (32,)), rtol=0.05, atol=0.01
+    )
+
+
+def test_wrong_pairs_are_one_clear_error() -> None:
+    model = composed()
+    with pytest.raises(ValueError, match="got none of them"):
+        model()
+    with pytest.raises(ValueError, match="not both"):
+        model(torch.zeros(2, 210, 32), signals=scans()["signals"])
+    with pytest.raises(ValueError, match="5 patches of patch_size frames"):
+        model(signals=scans()["signals"][:, :, :24])
+    with pytest.raises(ValueError, match="holds no encoder for signals"):
+        tiny()(signals=scans()["signals"])
+    with pytest.raises(ValueError, match="30 tokens of 24 numbers, got 60 of 32"):
+        tiny().set_encoders(encoders()[0])

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conversion"))
 
 import convert_brain_harmony
 import convert_harmonix_s
+from kinds_harmonix_f import convert_f
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 import brain_transformers as bt
@@ -328,7 +329,40 @@ def base_state_dict_shapes(case: GoldenCase, work: Path) -> None:
         _check_shapes(case, name, model, keys, theirs, facts["parameter_counts"][name])
 
 
+def stage0_embedding(case: GoldenCase, work: Path) -> None:
+    config = case.json("config.json")
+    fmri_config, t1_config = config["harmonix_f"], config["harmonix_s"]
+    fmri = AutoModel.from_pretrained(convert_f(case, work, fmri_config))
+    t1_folder = converted_t1_encoder(case.folder / "t1_checkpoint.pth", t1_config["num_heads"], work / "harmonix_s")
+    t1 = AutoModel.from_pretrained(t1_folder)
+    sizes = {"n_fmri_tokens": fmri_config["n_rois"] * fmri_config["num_patches"], "n_t1_tokens": t1.config.n_patches}
+    options = {**sizes, "input_size": fmri_config["embed_dim"]}
+    model = bt.BrainHarmonyModel(bt.load_config("brain-harmony-tiny", **options)).eval()
+    model.set_encoders(fmri, t1)
+    mask = case.take("attention_mask")
+    tokens, observed = model.stage0(
+        signals=case.take("signal")[:, 0],
+        attention_mask=mask,
+        patch_size=config["patch_size_used"],
+        t1_volumes=case.take("image"),
+    )
+    case.compare("data", tokens)
+    case.check("observed", observed[:, : mask.shape[1]], mask.bool())
+    with np.load(case.folder / "sample.npz") as file:
+        case.check("sample.npz: data", tokens[:1], torch.from_numpy(file["data"]))
+        case.check("sample.npz: attn_mask", mask[:1], torch.from_numpy(file["attn_mask"]))
+    # One folder holds all three.
+    model.save_pretrained(work / "whole")
+    again = AutoModel.from_pretrained(work / "whole")
+    inputs = {"signals": case.tensors["signal"][:, 0], "attention_mask": mask, "t1_volumes": case.tensors["image"]}
+    with torch.no_grad():
+        expected = model(tokens, mask).pooler_output
+        pooled = again(**inputs, patch_size=config["patch_size_used"]).pooler_output
+    case.check("pooled of the whole model", pooled, expected, atol=1e-5)
+
+
 FUSION = {
+    "stage0_embedding": stage0_embedding,
     "base_state_dict_shapes": base_state_dict_shapes,
     "stage1_harmonizer": stage1_harmonizer,
     "stage2_finetune": stage2_finetune,

@@ -185,7 +185,7 @@ class BrainPreTrainedModel(PreTrainedModel):
             setattr(self.config, name, getattr(self.base_model.config, name))
         part: Any
         for part in self.modules():
-            if isinstance(getattr(part, "config", None), BrainConfig):
+            if type(getattr(part, "config", None)) is type(self.config):  # an encoder of another family has its own
                 part.config = self.config
 
     def observed_tokens(self, output: Any, attention_mask: torch.Tensor | None) -> torch.Tensor | None:

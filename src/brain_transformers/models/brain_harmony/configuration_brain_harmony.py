@@ -3,9 +3,12 @@
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
 
 from ..configuration_base import BrainConfig
 from ..family import Family
+from ..harmonix_f.configuration_harmonix_f import HarmonixFConfig
+from ..harmonix_s.configuration_harmonix_s import HarmonixSConfig
 from ..validation import CHOICES, RANGES, SHARE_BELOW_1, WIDTH, Range, check_heads
 from .family import FAMILY
 
@@ -40,6 +43,8 @@ class BrainHarmonyConfig(BrainConfig):
         label_smoothing: share of the label that is spread over all classes while training; the authors' is 0.1.
         final_norm: whether the encoder ends with its norm. A classifier on the mean of the hub tokens has one of its
             own instead, and sets this to `False`.
+        fmri_config, t1_config: of the frozen Harmonix-F and Harmonix-S that the model holds and runs itself; `None`
+            for a model that is given their tokens. What chooses code to run is not taken from a file here either.
 
     Raises:
         ValueError: for sizes that do not fit each other.
@@ -47,6 +52,7 @@ class BrainHarmonyConfig(BrainConfig):
 
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
+    sub_configs = {"fmri_config": HarmonixFConfig, "t1_config": HarmonixSConfig}
     ranges = {
         "n_fmri_tokens|n_t1_tokens": Range(0, 1_000_000),
         "input_size|num_hub_tokens|classifier_hidden_size": WIDTH,
@@ -80,8 +86,13 @@ class BrainHarmonyConfig(BrainConfig):
     classifier_dropout: float | int = 0.0
     label_smoothing: float | int = 0.0
     final_norm: bool = True
+    fmri_config: dict[str, Any] | PreTrainedConfig | None = None
+    t1_config: dict[str, Any] | PreTrainedConfig | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for name, kind in self.sub_configs.items():
+            if isinstance(given := getattr(self, name), dict):
+                setattr(self, name, kind.from_dict(given, name_or_path=name))
         if self.classifier_hidden_size is None:
             self.classifier_hidden_size = max(self.hidden_size // 2, 1)
         super().__post_init__(**kwargs)
@@ -102,6 +113,27 @@ class BrainHarmonyConfig(BrainConfig):
                 f"hidden_size and decoder_hidden_size must be even, for sines and cosines of positions; got "
                 f"{self.hidden_size} and {self.decoder_hidden_size}."
             )
+        for name, kind in self.sub_configs.items():
+            part: Any = getattr(self, name)
+            if part is None:
+                continue
+            if not isinstance(part, kind):
+                raise ValueError(f"{name} must be a {kind.__name__}, got {type(part).__name__}.")
+            n_tokens = part.n_rois * part.n_windows if name == "fmri_config" else part.n_patches
+            wanted = self.n_fmri_tokens if name == "fmri_config" else self.n_t1_tokens
+            if (n_tokens, part.hidden_size) != (wanted, self.input_size):
+                raise ValueError(
+                    f"{name} must be of an encoder with {wanted} tokens of {self.input_size} numbers, got {n_tokens} "
+                    f"of {part.hidden_size}."
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """See [`BrainConfig.to_dict`]; the parts are never loaded by code of a folder, so they name none."""
+        output = super().to_dict()
+        for name in self.sub_configs:
+            if isinstance(output.get(name), dict):
+                output[name].pop("auto_map", None)
+        return output
 
 
 __all__ = ["BrainHarmonyConfig"]

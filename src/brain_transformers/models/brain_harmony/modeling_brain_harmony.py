@@ -4,6 +4,7 @@ Source: Dong et al., "Brain Harmony: A Multimodal Foundation Model Unifying Morp
 NeurIPS 2025 (arXiv 2509.24693), and the released code's behaviour.
 """
 
+import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +18,17 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
 from ...layers.heads import initialise, initialised_linear, masked_mean
-from ...layers.masking import check_attention_mask, check_tensor, padding_masks
+from ...layers.masking import check_attention_mask, check_observed, check_tensor, padding_masks
 from ...layers.plain import input_dtype
 from ...layers.pooling import pool_tokens
 from ...layers.positions import sincos_table
 from ...layers.transformer import PreNormLayer, layer_stack
 from ..classification import BrainForSequenceClassification
+from ..configuration_base import Table
+from ..harmonix_f.configuration_harmonix_f import HarmonixFConfig
+from ..harmonix_f.modeling_harmonix_f import HarmonixFModel, PatchSize
+from ..harmonix_s.configuration_harmonix_s import HarmonixSConfig
+from ..harmonix_s.modeling_harmonix_s import HarmonixSModel
 from ..modeling_base import BrainModelOutput, BrainPreTrainedModel, MaskedModelingOutput
 from .configuration_brain_harmony import BrainHarmonyConfig
 
@@ -151,6 +157,72 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
             table = sincos_table((config.n_tokens,), config.decoder_hidden_size, cls_row=True)
             init.copy_(module.position_embeddings, table)
 
+    def share_config(self) -> None:
+        """See [`BrainPreTrainedModel.share_config`]; encoders keep theirs, which are parts of that of this model."""
+        super().share_config()
+        body: Any = self.base_model
+        for name in ("fmri", "t1"):
+            encoder = getattr(body, f"{name}_encoder")
+            setattr(self.config, f"{name}_config", None if encoder is None else encoder.config)
+
+    def set_encoders(self, fmri_encoder: Any = None, t1_encoder: Any = None) -> None:
+        """Take in the encoders whose tokens this model was trained on, so that it runs them itself, frozen.
+
+        Args:
+            fmri_encoder: a [`HarmonixFModel`], or `None` to leave what is there.
+            t1_encoder: a [`HarmonixSModel`], likewise.
+
+        Raises:
+            ValueError: if their tokens are not those of this model.
+        """
+        given = {"fmri": fmri_encoder, "t1": t1_encoder}
+        given = {name: encoder for name, encoder in given.items() if encoder is not None}
+        fitting = copy.deepcopy(self.config)
+        for name, encoder in given.items():
+            setattr(fitting, f"{name}_config", encoder.config)
+        fitting.validate_architecture()
+        for name, encoder in given.items():
+            setattr(self.base_model, f"{name}_encoder", encoder.to(self.device))
+        self.share_config()
+        self.freeze_encoders()
+
+    def freeze_encoders(self) -> None:
+        """Take the encoders out of training; needed again whenever weights were loaded by hand."""
+        body: Any = self.base_model
+        for encoder in (body.fmri_encoder, body.t1_encoder):
+            if encoder is not None:
+                encoder.requires_grad_(False).eval()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """See [`BrainPreTrainedModel.from_pretrained`]; encoders come frozen, which is not saved."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_encoders()
+        return loaded
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode of what is trained; encoders stay in evaluation mode."""
+        super().train(mode)
+        body: Any = self.base_model
+        for encoder in (body.fmri_encoder, body.t1_encoder):
+            if encoder is not None:
+                encoder.eval()
+        return self
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """See [`BrainPreTrainedModel.tables`]: those of the fMRI encoder, if the model holds one."""
+        body: Any = self.base_model
+        return {} if body.fmri_encoder is None else body.fmri_encoder.tables
+
+    def set_table(self, name: str, array: Any, source: str) -> None:
+        """See [`BrainPreTrainedModel.set_table`]."""
+        body: Any = self.base_model
+        if body.fmri_encoder is None:
+            super().set_table(name, array, source)
+        else:
+            body.fmri_encoder.set_table(name, array, source)
+
     @classmethod
     def n_tokens(cls, config: Any, inputs: Mapping[str, torch.Tensor] | None = None) -> int:
         """See [`BrainPreTrainedModel.n_tokens`]: those of both encoders."""
@@ -176,10 +248,92 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
         """See [`BrainPreTrainedModel.observed_tokens`]: `None`, since hub tokens are never padding."""
         return None
 
-    def _check_inputs(
-        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None
+    def _observed(self, attention_mask: torch.Tensor | None, batch: int) -> torch.Tensor | None:
+        """Which of all tokens are observed: bool `(batch, n_tokens)`, or `None` for all."""
+        n_tokens, n_t1 = self.config.n_tokens, self.config.n_t1_tokens
+        whole = isinstance(attention_mask, torch.Tensor) and tuple(attention_mask.shape) == (batch, n_tokens)
+        mask = check_attention_mask(attention_mask, batch, n_tokens if whole else n_tokens - n_t1)
+        if mask is None or whole:
+            return None if mask is None else mask.bool()
+        return nn.functional.pad(mask.bool(), (0, n_t1), value=True)
+
+    def stage0(
+        self,
+        inputs_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        signals: torch.Tensor | None = None,
+        patch_size: PatchSize | None = None,
+        t1_volumes: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The tokens, and which of them are observed: bool `(batch, n_tokens)`, or `None` for all."""
+        """Tokens of both encoders, computed or as they are given; arguments as of [`BrainHarmonyModel`].
+
+        Returns:
+            `inputs_embeds` `(batch, n_tokens, input_size)`, with zeros for what is missing; and which of them are
+            observed, bool `(batch, n_tokens)`, or `None` for all.
+
+        Raises:
+            ValueError: for inputs of another shape, samples of which nothing is observed, or scans where the model has
+                no encoder for them.
+        """
+        body: Any = self.base_model
+        if inputs_embeds is not None:
+            if signals is not None or t1_volumes is not None:
+                raise ValueError("Pass inputs_embeds, or signals and t1_volumes, not both.")
+            self._check_embeds(inputs_embeds)
+            return inputs_embeds, self._observed(attention_mask, len(inputs_embeds))
+        for name, given, encoder in (
+            ("signals", signals, body.fmri_encoder),
+            ("t1_volumes", t1_volumes, body.t1_encoder),
+        ):
+            if given is not None:
+                check_tensor(name, given)
+                if encoder is None:
+                    raise ValueError(
+                        f"This model holds no encoder for {name}: pass inputs_embeds, the tokens that the encoders "
+                        "made, or call set_encoders once and save the model."
+                    )
+        first = t1_volumes if signals is None else signals
+        if first is None:
+            raise ValueError("Pass inputs_embeds, or signals, t1_volumes or both; got none of them.")
+        n_fmri, batch = self.config.n_fmri_tokens, len(first)
+        observed = self._observed(attention_mask, batch)
+        if observed is None:
+            observed = torch.ones(batch, self.config.n_tokens, dtype=torch.bool, device=first.device)
+        parts = torch.tensor([signals is not None, t1_volumes is not None], device=first.device)
+        sizes = torch.tensor([n_fmri, self.config.n_t1_tokens], device=first.device)
+        observed = observed & parts.repeat_interleave(sizes)
+        check_observed(observed)
+        tokens = first.new_zeros(batch, self.config.n_tokens, self.config.input_size, dtype=torch.float32)
+        with torch.no_grad():
+            if signals is not None:
+                self._encode_fmri(tokens[:, :n_fmri], signals, observed[:, :n_fmri], patch_size)
+            if t1_volumes is not None:
+                rows = observed[:, n_fmri:].any(1)
+                tokens[rows, n_fmri:] = (
+                    body.t1_encoder(t1_volumes[rows], return_dict=True).last_hidden_state[:, 1:].float()
+                )
+        return tokens, None if signals is not None and t1_volumes is not None and attention_mask is None else observed
+
+    def _encode_fmri(
+        self, tokens: torch.Tensor, signals: torch.Tensor, observed: torch.Tensor, patch_size: PatchSize | None
+    ) -> None:
+        """Write the tokens of the scans that were measured into `tokens` `(batch, n_fmri_tokens, input_size)`."""
+        encoder: Any = self.base_model.get_submodule("fmri_encoder")
+        rows = observed.any(1)
+        if isinstance(patch_size, torch.Tensor) and patch_size.numel() == len(signals):
+            patch_size = patch_size.flatten()[rows]
+        signals, mask = signals[rows], observed[rows]
+        n_windows = encoder.n_windows_of(signals, patch_size)
+        if n_windows != encoder.config.n_windows:
+            raise ValueError(
+                f"signals must have {encoder.config.n_windows} patches of patch_size frames, padded at the end, got "
+                f"{n_windows} from {tuple(signals.shape)}. Pass the scan through the processor."
+            )
+        output = encoder(signals, None if bool(mask.all()) else mask, patch_size, return_dict=True)
+        tokens[rows] = output.last_hidden_state[:, int(encoder.has_cls_token) :].float()
+
+    def _check_embeds(self, inputs_embeds: torch.Tensor) -> None:
+        """Raise ValueError unless these are tokens of this model."""
         config = self.config
         check_tensor("inputs_embeds", inputs_embeds)
         n_fmri, n_t1 = config.n_fmri_tokens, config.n_t1_tokens
@@ -188,15 +342,6 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
                 f"inputs_embeds must be (batch, {config.n_tokens}, {config.input_size}): {n_fmri} tokens of fMRI, "
                 f"ROI-major, then {n_t1} of T1; got {tuple(inputs_embeds.shape)}."
             )
-        batch = len(inputs_embeds)
-        whole = (batch, config.n_tokens)
-        if isinstance(attention_mask, torch.Tensor) and n_t1 and tuple(attention_mask.shape) == whole:
-            observed = check_attention_mask(attention_mask, batch, config.n_tokens)
-            return inputs_embeds, None if observed is None else observed.bool()
-        observed = check_attention_mask(attention_mask, batch, n_fmri)
-        if observed is None:
-            return inputs_embeds, None
-        return inputs_embeds, nn.functional.pad(observed.bool(), (0, n_t1), value=True)
 
 
 class BrainHarmonyModel(BrainHarmonyPreTrainedModel):
@@ -213,12 +358,22 @@ class BrainHarmonyModel(BrainHarmonyPreTrainedModel):
         self.layers = layer_stack(config, drop_path_rate=config.drop_path_rate)
         eps = config.layer_norm_eps
         self.layernorm: nn.Module = nn.LayerNorm(config.hidden_size, eps=eps) if config.final_norm else nn.Identity()
+        fmri, t1 = config.fmri_config, config.t1_config
+        self.fmri_encoder = HarmonixFModel(fmri) if isinstance(fmri, HarmonixFConfig) else None
+        self.t1_encoder = HarmonixSModel(t1) if isinstance(t1, HarmonixSConfig) else None
         self.post_init()
+        self.freeze_encoders()
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        inputs_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        signals: torch.Tensor | None = None,
+        patch_size: PatchSize | None = None,
+        t1_volumes: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> BrainModelOutput:
         """Fuse the tokens of fMRI and T1.
 
@@ -231,6 +386,11 @@ class BrainHarmonyModel(BrainHarmonyPreTrainedModel):
             attention_mask: `(batch, n_fmri_tokens)`, 1 = observed, 0 = padding, ROI-major, time fastest; with or
                 without a leading entry for CLS. Or one entry for every token, `(batch, n_fmri_tokens + n_t1_tokens)`,
                 where T1 is missing.
+            signals: float `(batch, n_rois, n_timepoints)`, in place of `inputs_embeds` in a model that holds its
+                encoders; `None` if there is no fMRI.
+            patch_size: frames of a patch of `signals`, see [`HarmonixFModel`].
+            t1_volumes: float `(batch, 1, x, y, z)`; `None` if there is no T1. The tokens of a modality that is missing
+                are left out, for which the model was never trained.
 
         Returns:
             `last_hidden_state` `(batch, 1 + num_hub_tokens, hidden_size)`, CLS and the hub tokens; `pooler_output`;
@@ -239,7 +399,7 @@ class BrainHarmonyModel(BrainHarmonyPreTrainedModel):
         Raises:
             ValueError: for inputs of another shape, or a sample without observed tokens.
         """
-        inputs_embeds, observed = self._check_inputs(inputs_embeds, attention_mask)
+        inputs_embeds, observed = self.stage0(inputs_embeds, attention_mask, signals, patch_size, t1_volumes)
         asked = ("output_hidden_states", "output_attentions")
         whole = any(kwargs.get(name, getattr(self.config, name)) for name in asked)
         hidden_states = self.embeddings(inputs_embeds)
@@ -309,22 +469,26 @@ class BrainHarmonyForMaskedModeling(BrainHarmonyPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        inputs_embeds: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        signals: torch.Tensor | None = None,
+        patch_size: PatchSize | None = None,
+        t1_volumes: torch.Tensor | None = None,
         return_loss: bool = True,
         **kwargs: Any,
     ) -> MaskedModelingOutput:
         """Reconstruct the tokens.
 
         Args:
-            inputs_embeds, attention_mask: see [`BrainHarmonyModel`].
+            inputs_embeds, attention_mask, signals, patch_size, t1_volumes: see [`BrainHarmonyModel`].
             return_loss: there for the Trainer, which asks for it in evaluation.
 
         Returns:
             `loss`; `predictions`, `targets` and `signal_mask` `(batch, n_tokens, input_size)`, the last with 1 where
             the loss looks; `last_hidden_state`, CLS and hub tokens; on request `decoder_hidden_states`.
         """
-        outputs = self.brain_harmony(inputs_embeds, attention_mask, return_dict=True, **kwargs)
+        inputs_embeds, observed = self.stage0(inputs_embeds, attention_mask, signals, patch_size, t1_volumes)
+        outputs = self.brain_harmony(inputs_embeds, observed, return_dict=True, **kwargs)
         whole = bool(kwargs.pop("output_hidden_states", self.config.output_hidden_states))
         predictions, states = self.decoder(outputs.last_hidden_state, output_hidden_states=whole, **kwargs)
         targets = inputs_embeds.float()
@@ -332,8 +496,11 @@ class BrainHarmonyForMaskedModeling(BrainHarmonyPreTrainedModel):
             variance, mean = torch.var_mean(targets, dim=2, keepdim=True)
             targets = (targets - mean) / (variance + 1e-6).sqrt()
         counted = targets.new_ones(*targets.shape[:2], 1)
-        _, observed = self._check_inputs(inputs_embeds, attention_mask)
-        if observed is not None and not self.config.loss_on_padding:
+        if observed is not None:
+            if self.config.loss_on_padding:  # which is not what is missing altogether
+                n_fmri = self.config.n_fmri_tokens
+                some = observed[:, :n_fmri].any(1, keepdim=True).expand(-1, n_fmri)
+                observed = torch.cat([some, observed[:, n_fmri:]], dim=1)
             counted = observed[:, :, None].to(counted)
         signal_mask = counted.expand_as(targets)
         return MaskedModelingOutput(
