@@ -20,6 +20,8 @@ from brain_transformers.conversion.containers import read_torch_checkpoint
 from brain_transformers.layers.masking import gather_tokens, num_kept_tokens, select_tokens
 from brain_transformers.layers.positions import sincos_table
 from brain_transformers.models.brain_harmony.conversion_brain_harmony import KEY_MAP, in_our_shape
+from brain_transformers.models.conversion_base import GivenFile
+from brain_transformers.models.harmonix_f.conversion_harmonix_f import convert as convert_harmonix_f_file
 from brain_transformers.models.harmonix_s.conversion_harmonix_s import KEY_MAP as HARMONIX_S_KEYS
 from brain_transformers.processing.structural import T1FeatureExtractor
 from brain_transformers.training.parameter_groups import layer_decay_groups
@@ -314,6 +316,36 @@ def _check_shapes(case: GoldenCase, name: str, model: Any, keys: Any, theirs: di
     case.check(f"{name}: total", trainable + sum(value.numel() for value in model.buffers()), counts["total"])
 
 
+def _check_harmonix_f(case: GoldenCase, work: Path, theirs: dict[str, list[int]], counts: dict[str, Any]) -> None:
+    """The converter refuses what has other names or shapes; the numbers of parameters are those of its model."""
+    given = []
+    for name, columns in (("gradient", 30), ("harmonics", 200)):
+        (work / name).write_text(name)
+        given.append(GivenFile(work / name, np.zeros((400, columns), dtype=np.float32)))
+    weights = {key: torch.empty(shape, device="meta") for key, shape in theirs.items()}
+    config = convert_harmonix_f_file(GivenFile(work / "model.pth", weights), *given).config
+    with torch.device("meta"):
+        model = bt.HarmonixFForMaskedModeling(config)
+    target = model.harmonix_f.num_parameters()
+    shared = sum(p.numel() for p in model.predictor.parcel_projection.parameters())
+    positions = sum(p.numel() for p in model.harmonix_f.embeddings.positions.parameters()) + shared
+    predictor = sum(p.numel() for p in model.predictor.parameters())
+    tables = model.predictor.time_positions.numel() + model.harmonix_f.embeddings.positions.time_positions.numel()
+    trainable = {
+        "harmonix_f_encoder": target + shared,
+        "pos_embed": positions,
+        "predictor_incl_shared_pos": predictor - shared + positions,
+        "jepa_total": target + predictor,
+    }
+    for name, number in trainable.items():
+        case.check(f"{name}: trainable", number, counts[name]["trainable"])
+        if name != "jepa_total":
+            case.check(f"{name}: total", number + tables, counts[name]["total"])
+    # Of the wrapper: the average, which has the positions of a predictor too, is not trained.
+    whole = trainable["jepa_total"] + trainable["harmonix_f_encoder"] + 2 * tables
+    case.check("jepa_total: total", whole, counts["jepa_total"]["total"])
+
+
 def base_state_dict_shapes(case: GoldenCase, work: Path) -> None:
     facts = case.json("shapes.json")
     names = {"harmonizer_model.pth[model]": "stage1_base_128"}
@@ -322,10 +354,11 @@ def base_state_dict_shapes(case: GoldenCase, work: Path) -> None:
         if name == "harmonix_s_encoder":
             with torch.device("meta"):
                 model, keys = bt.HarmonixSModel(bt.load_config("harmonix-s-base")), HARMONIX_S_KEYS
-        elif name.startswith(("stage1", "stage2")):
-            model = _fusion_model(name, theirs)
-        else:
+        elif name == "harmonix_f_model.pth":
+            _check_harmonix_f(case, work, theirs, facts["parameter_counts"])
             continue
+        else:
+            model = _fusion_model(name, theirs)
         _check_shapes(case, name, model, keys, theirs, facts["parameter_counts"][name])
 
 

@@ -36,14 +36,7 @@ FACTS: dict[tuple[str, str], list[tuple[str, str, set[str]]]] = {
     ],
     ("brain_harmony", "lr_schedules"): [("config.json", "", set())],
     ("brain_harmony", "random_masking_stats"): [("config.json", "", {"draws"})],
-    ("brain_harmony", "base_state_dict_shapes"): [
-        ("shapes.json", "shapes", {"harmonix_f_model.pth"}),
-        (
-            "shapes.json",
-            "parameter_counts",
-            {"jepa_total", "harmonix_f_encoder", "predictor_incl_shared_pos", "pos_embed"},
-        ),
-    ],
+    ("brain_harmony", "base_state_dict_shapes"): [("shapes.json", "", set())],
     ("brain_harmony", "t1_encoder"): [("config.json", "", {"num_heads", "extra_keys_to_ignore"})],
     ("brain_harmony", "t1_normalise"): [("config.json", "", {"pad", "label"})],
     ("brain_jepa", "masks"): [
