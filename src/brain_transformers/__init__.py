@@ -14,10 +14,6 @@ from .version import __version__
 
 _EXPORTS = {
     **PUBLIC_CLASSES,
-    "ROISeriesFeatureExtractor": "processing.roi_series",
-    "HarmonixFFeatureExtractor": "processing.harmonix",
-    "T1FeatureExtractor": "processing.structural",
-    "VolumeFeatureExtractor": "processing.volumes",
     "ROISeriesCollator": "data.collators",
     "ScanCollator": "data.collators",
     "dataset_from_arrays": "data.builders",

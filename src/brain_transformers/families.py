@@ -30,7 +30,7 @@ FAMILIES: tuple[Family, ...] = tuple(
 )
 """Every folder of `models`, in the order of their names."""
 
-PUBLIC_CLASSES = {name: module for family in FAMILIES for name, module in family.classes.items()}
+PUBLIC_CLASSES = {name: module for family in FAMILIES for name, module in family.public_classes.items()}
 """Name of each public class -> module that defines it, relative to the package."""
 
 

@@ -3,25 +3,24 @@
 Clients run in processes of their own, since that is what they are: another user, on another day.
 """
 
+import pickle
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from fresh_process import run_python
 from hub_server import HubServer
+from model_checks import CASES, ModelCase
 
-import brain_transformers as bt
 from brain_transformers.hub.sharing import save_model_folder
-
-NAMES = ("brainlm-tiny", "brainlm-vit-tiny")
 
 PUSH = """
     import sys
@@ -36,58 +35,50 @@ PUSH = """
     model.push_to_hub("lab/classifier", private=True)
 """
 
-# Loads folders or repositories, and writes the features and predictions of a scan that every process can make.
+# Loads folders or repositories, and writes the features and predictions of scans and inputs that are given.
 LOAD = """
+    import pickle
     import sys
-    import numpy as np
+    from pathlib import Path
     import torch
     from safetensors.torch import save_file
 
-    how, output, *sources = sys.argv[1:]
+    how, given, output, *sources = sys.argv[1:]
     TRUST = {"trust_remote_code": True} if how == "trust" else {}
     if how == "import":
         import brain_transformers
     from transformers import AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
 
-    for number, source in enumerate(sources):
+    for source in sources:
+        name = source.rpartition("/")[2]
+        scan, inputs = pickle.loads(Path(given, f"{name}.pickle").read_bytes())
         extractor = AutoFeatureExtractor.from_pretrained(source, **TRUST)
         body = AutoModel.from_pretrained(source, **TRUST).eval()
         head = AutoModelForPreTraining.from_pretrained(source, **TRUST).eval()
         for loaded in (extractor, body, head):
             assert type(loaded).__module__.startswith("brain_transformers."), type(loaded)
-        scan = np.random.default_rng(1).normal(size=(body.config.n_rois, 50)).astype("float32")
-        inputs = extractor(scan, t_r=0.735, return_tensors="pt")
+        batch = dict(extractor(scan, window="first", return_tensors="pt"))
         with torch.no_grad():
-            features = body(**inputs)
-            noise = torch.arange(1.0, features.last_hidden_state.shape[1]).sin()[None]
-            predictions = head(**inputs, noise=noise, mask_ratio=0.5).predictions
-        tensors = {"features": features.pooler_output, "predictions": predictions.contiguous(), **inputs}
-        save_file(tensors, f"{output}-{number}.safetensors")
-        head.save_pretrained(f"{output}-{number}")
-        extractor.save_pretrained(f"{output}-{number}")
+            batch["features"] = body(**batch).pooler_output
+            torch.manual_seed(3)
+            batch["loss"] = head(**inputs).loss
+        save_file(batch, f"{output}/{name}.safetensors")
+        head.save_pretrained(f"{output}/{name}")
+        extractor.save_pretrained(f"{output}/{name}")
 """
 
 
-def save_tiny_model(name: str, folder: Path) -> dict[str, torch.Tensor]:
-    """Save a random model with a fitted extractor; returns what a loader must compute."""
-    torch.manual_seed(0)
-    config = bt.load_config(name)
-    stem = type(config).__name__.removesuffix("Config")
-    head = getattr(bt, f"{stem}ForMaskedModeling")(config).eval()
-    rng = np.random.default_rng(0)
-    extractor = bt.ROISeriesFeatureExtractor.from_model_config(
-        config, coordinates=rng.normal(size=(config.n_rois, 3)).round(3).tolist()
-    )
-    extractor.fit([rng.normal(size=(config.n_rois, 80)).astype("float32") for _ in range(3)])
-    save_model_folder(head, folder, extractor=extractor, card=f"# {name}\n")
-    scan = np.random.default_rng(1).normal(size=(config.n_rois, 50)).astype("float32")
-    inputs = extractor(scan, t_r=0.735, return_tensors="pt")
-    body = getattr(head, head.base_model_prefix)
+def save_model(case: ModelCase, root: Path) -> dict[str, torch.Tensor]:
+    """Save a random model with its processor, and beside it a scan and inputs; returns what a loader must compute."""
+    head, processor, rows = case.with_scans("ForMaskedModeling", root)
+    save_model_folder(head, root / case.name, extractor=processor, card=f"# {case.name}\n")
+    inputs = case.inputs_of(head, 2)
+    (root / f"{case.name}.pickle").write_bytes(pickle.dumps((rows[0], inputs)))
+    batch = dict(processor(rows[0], window="first", return_tensors="pt"))
     with torch.no_grad():
-        features = body(**inputs)
-        noise = torch.arange(1.0, features.last_hidden_state.shape[1]).sin()[None]
-        predictions = head(**inputs, noise=noise, mask_ratio=0.5).predictions
-    return {"features": features.pooler_output, "predictions": predictions, **inputs}
+        features = getattr(head, head.base_model_prefix)(**batch).pooler_output
+        torch.manual_seed(3)
+        return {**batch, "features": features, "loss": head(**inputs).loss}
 
 
 def assert_same(expected: dict[str, torch.Tensor], path: Path) -> None:
@@ -110,8 +101,8 @@ class Published:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     root = tmp_path_factory.mktemp("published")
-    folders = {name: root / name for name in NAMES}
-    expected = {name: save_tiny_model(name, folder) for name, folder in folders.items()}
+    folders = {case.name: root / case.name for case in CASES}
+    expected = {case.name: save_model(case, root) for case in CASES}
     with HubServer() as hub:
         pushed = run_python(PUSH, *folders.values(), environment=hub.environment(root / "home"))
         yield Published(hub, folders, expected, pushed.stdout)
@@ -129,26 +120,25 @@ def test_a_pushed_folder_is_private_and_complete(published: Published) -> None:
             assert (folder / file).read_bytes() == content, file
 
 
-def test_a_pushed_model_comes_back_identical(published: Published, tmp_path: Path) -> None:
-    repositories = [f"lab/{name}" for name in NAMES]
+@pytest.mark.parametrize("how", ["import", "trust"])
+def test_a_pushed_model_comes_back_identical(how: str, published: Published, tmp_path: Path) -> None:
+    """By its name, whether or not the user imports the package; and again from the folder that it is saved to."""
+    root = next(iter(published.folders.values())).parent
+    repositories = [f"lab/{name}" for name in published.folders]
     client = published.hub.environment(tmp_path / "home")
-    run_python(LOAD, "import", tmp_path / "back", *repositories, environment=client)
-    for number, name in enumerate(NAMES):
-        assert_same(published.expected[name], tmp_path / f"back-{number}.safetensors")
-
-
-def test_trust_remote_code_loads_saves_and_loads_again(published: Published, tmp_path: Path) -> None:
-    """A user who never imports the package: from the Hub, saved, and from that folder in a new process."""
-    name = NAMES[0]
-    client = published.hub.environment(tmp_path / "home")
-    run_python(LOAD, "trust", tmp_path / "first", f"lab/{name}", environment=client)
-    assert_same(published.expected[name], tmp_path / "first-0.safetensors")
-    for file in ("config.json", "preprocessor_config.json"):
-        assert f"lab/{name}--" not in (tmp_path / "first-0" / file).read_text(), "code must come from the saved folder"
-    run_python(
-        LOAD, "trust", tmp_path / "second", tmp_path / "first-0", environment={"HF_HOME": str(tmp_path / "new")}
-    )
-    assert_same(published.expected[name], tmp_path / "second-0.safetensors")
+    (tmp_path / "back").mkdir()
+    run_python(LOAD, how, root, tmp_path / "back", *repositories, environment=client)
+    for name, expected in published.expected.items():
+        assert_same(expected, tmp_path / "back" / f"{name}.safetensors")
+        for file in ("config.json", "preprocessor_config.json"):
+            content = (tmp_path / "back" / name / file).read_text()
+            assert f"lab/{name}--" not in content, "code must come from the saved folder"
+    if how == "trust":
+        saved = [tmp_path / "back" / name for name in published.folders]
+        (tmp_path / "again").mkdir()
+        run_python(LOAD, how, root, tmp_path / "again", *saved, environment={"HF_HOME": str(tmp_path / "new")})
+        for name, expected in published.expected.items():
+            assert_same(expected, tmp_path / "again" / f"{name}.safetensors")
 
 
 def test_push_to_hub_of_transformers_brings_the_shim_too(published: Published) -> None:
@@ -158,7 +148,8 @@ def test_push_to_hub_of_transformers_brings_the_shim_too(published: Published) -
 
 
 def test_without_import_and_without_trust_the_error_says_what_to_do(published: Published, tmp_path: Path) -> None:
-    failed = run_python(LOAD, "neither", tmp_path / "x", published.folders[NAMES[0]], check=False)
+    folder = next(iter(published.folders.values()))
+    failed = run_python(LOAD, "neither", folder.parent, tmp_path, folder, check=False)
     assert failed.returncode
     assert "trust_remote_code=True" in failed.stderr.splitlines()[-1]
 
@@ -177,7 +168,7 @@ def test_where_the_package_is_absent_the_error_names_it(published: Published, tm
         from transformers import AutoConfig
         AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
         """,
-        published.folders[NAMES[0]],
+        next(iter(published.folders.values())),
         environment={"HF_HOME": str(tmp_path / "home")},
         check=False,
     )

@@ -84,6 +84,12 @@ class Family:
         }
 
     @property
+    def public_classes(self) -> dict[str, str]:
+        """[`classes`] and the processor, which code of a repository imports too: they are names of the package."""
+        module, name = self.processor
+        return {**self.classes, name: module}
+
+    @property
     def auto_classes(self) -> dict[str, str]:
         """Auto class -> name of the class of this family that it resolves to."""
         return {auto: f"{self.stem}{kind}" for auto, kind in KIND_OF_AUTO_CLASS.items()}
