@@ -173,3 +173,12 @@ def test_the_first_mixer_is_never_dropped_and_the_last_at_the_full_rate() -> Non
     assert attention[-1] == pytest.approx(0.1)
     assert len(mamba) == 12
     assert all(earlier < later for earlier, later in pairwise(mamba))
+
+
+def test_one_stored_frame_is_added_to_every_frame() -> None:
+    body = tiny(n_frames=1)
+    with torch.no_grad():
+        output = body(scans(n_frames=3))
+    assert output.last_hidden_state.shape == (2, 1 + 8 * 3, 32)
+    with pytest.raises(ValueError, match="1 to 6 frames"):
+        tiny()(scans(n_frames=7))

@@ -201,7 +201,11 @@ def _authors_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
     arguments, harness = config["upstream_args"], config["harness"]
     width, (n_mamba, n_attention) = arguments["embed_dim"], arguments["depth"]
     first, second = harness["stem_channels"]
-    inner, state, rank, kernel = 2 * width, 16, -(-width // 16), 4
+    mamba = arguments.get("ssm_cfg") or {}
+    inner, state, kernel = mamba.get("expand", 2) * width, mamba.get("d_state", 16), mamba.get("d_conv", 4)
+    rank = mamba.get("dt_rank", "auto")
+    rank = -(-width // 16) if rank == "auto" else rank
+    norm_bias = not arguments.get("rms_norm", True)
     shapes: dict[str, list[int]] = {
         "cls_token": [1, 1, width],
         "pos_embed": [1, harness["num_patches"] + 1, width],
@@ -217,6 +221,7 @@ def _authors_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
         "mlp.fc2.weight": [width, 2 * width],
         "mlp.fc2.bias": [width],
         "norm_f.weight": [width],
+        **({"norm_f.bias": [width]} if norm_bias else {}),
     }
     for number, channels in enumerate((second, 2 * second)):
         for part in (1, 2):
@@ -228,13 +233,18 @@ def _authors_shapes(config: dict[str, Any]) -> dict[str, list[int]]:
     for layer in range(n_mamba):
         at = f"layers.{layer}"
         shapes[f"{at}.norm.weight"] = [width]
+        if norm_bias:
+            shapes[f"{at}.norm.bias"] = [width]
+        if mamba.get("bias", False):
+            shapes[f"{at}.mixer.in_proj.bias"], shapes[f"{at}.mixer.out_proj.bias"] = [2 * inner], [width]
         shapes[f"{at}.mixer.in_proj.weight"] = [2 * inner, width]
         shapes[f"{at}.mixer.out_proj.weight"] = [width, inner]
         for path in paths:
             shapes[f"{at}.mixer.A{path}_log"] = [inner, state]
             shapes[f"{at}.mixer.D{path}"] = [inner]
             shapes[f"{at}.mixer.conv1d{path}.weight"] = [inner, 1, kernel]
-            shapes[f"{at}.mixer.conv1d{path}.bias"] = [inner]
+            if mamba.get("conv_bias", True):
+                shapes[f"{at}.mixer.conv1d{path}.bias"] = [inner]
             shapes[f"{at}.mixer.x_proj{path}.weight"] = [rank + 2 * state, inner]
             shapes[f"{at}.mixer.dt_proj{path}.weight"] = [inner, rank]
             shapes[f"{at}.mixer.dt_proj{path}.bias"] = [inner]

@@ -356,7 +356,8 @@ class BrainMTPreTrainedModel(BrainPreTrainedModel):
                 f"z), got {list(size)} with {' x '.join(map(str, grid))} patches. Is the order of the axes (x, y, z)? "
                 "The feature extractor turns and crops a scan as its affine says."
             )
-        if not 1 <= n_frames <= config.n_frames:
+        # One stored frame is added to all of them, as the authors' code does.
+        if n_frames < 1 or 1 < config.n_frames < n_frames:
             raise ValueError(
                 f"volumes must have 1 to {config.n_frames} frames, got {n_frames}. Cut windows with the feature "
                 "extractor, or make a model with more n_frames."
