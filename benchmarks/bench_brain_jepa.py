@@ -19,7 +19,7 @@ from harness import Result, compare, main
 from plain_brain_jepa import plain_encoder, plain_item, plain_loss, plain_masks
 
 import brain_transformers as bt
-from brain_transformers.models.brain_jepa.masking_brain_jepa import balanced_masks, published_masks
+from brain_transformers.models.block_masks import balanced_masks, published_masks
 from brain_transformers.training import update_target
 
 

@@ -16,8 +16,8 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 
 import brain_transformers as bt
 from brain_transformers.layers.positions import TimeROIPositions
+from brain_transformers.models.block_masks import MaskScales, _block_sizes, published_masks
 from brain_transformers.models.brain_jepa.conversion_brain_jepa import KEY_MAP
-from brain_transformers.models.brain_jepa.masking_brain_jepa import MaskScales, _block_sizes, published_masks
 
 # Rows of the large position tables that their case keeps, unless its README lists others.
 _KEPT_ROWS = [0, 1, 9, 10, 499, 500, 2250, 4490, 4499]

@@ -1,6 +1,6 @@
 """Prediction in the latent space (JEPA): index masks, the predictor, and what such a head gives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from ..layers.masking import check_tensor, padding_masks
+from ..layers.masking import check_attention_mask, check_tensor, padding_masks
+from .block_masks import draw_masks
+from .moving_average import MovingAverageMixin
 
 Indices = torch.Tensor | Sequence[torch.Tensor]
 
@@ -74,6 +76,31 @@ def index_masks(indices: Indices, name: str, batch: int, n_tokens: int) -> tuple
         if looks and not 0 <= int(mask.min()) <= int(mask.max()) < n_tokens:
             raise ValueError(f"{name} must be token ids from 0 to {n_tokens - 1}, got one outside. See the docstring.")
     return tuple(mask.long() for mask in masks)
+
+
+def chosen_tokens(
+    context_indices: Indices | None,
+    output_indices: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    batch: int,
+    n_tokens: int,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """What an encoder is asked for: ids of the tokens that go in, which of these are observed, ids that come out.
+
+    Each is `None` for all; the rows of the first two are those of one context mask after the other.
+
+    Raises:
+        ValueError: for wrong masks, or for both.
+    """
+    keep = None if attention_mask is None else attention_mask.bool()
+    if output_indices is not None:
+        if context_indices is not None:
+            raise ValueError("Pass context_indices or output_indices, not both: the first chooses what goes in.")
+        (output_indices,) = index_masks(output_indices, "output_indices", batch, n_tokens)
+    if context_indices is None:
+        return None, keep, output_indices
+    masks = index_masks(context_indices, "context_indices", batch, n_tokens)
+    return torch.cat(masks), None if keep is None else torch.cat([keep.gather(1, mask) for mask in masks]), None
 
 
 class LatentPredictor(nn.Module):
@@ -147,9 +174,107 @@ class LatentPredictor(nn.Module):
         return predictions, tuple(states) if output_hidden_states else None
 
 
-def latent_prediction_loss(
-    predictions: torch.Tensor, targets: torch.Tensor, target_mask: torch.Tensor | None
-) -> torch.Tensor:
-    """Smooth L1 (beta 1) of each token `(first axis, n_targets)`, 0 where it is padded."""
-    error = nn.functional.smooth_l1_loss(predictions.float(), targets.float(), reduction="none").mean(-1)
-    return error if target_mask is None else error * target_mask.float()
+class LatentPredictionHead(MovingAverageMixin):
+    """Three networks: the released one, which is the moving average of `context_encoder`, and `predictor`.
+
+    Stands in front of a family's `...PreTrainedModel`. The released network is the target encoder and gets no
+    gradients; a Trainer updates it after each optimizer step, another training loop calls `update_moving_average`.
+    """
+
+    context_encoder: Any
+    predictor: Any
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+
+    def averages(self) -> list[tuple[nn.Module, nn.Module]]:
+        """See [`MovingAverageMixin.averages`]."""
+        return [(self.base_model, self.context_encoder)]
+
+    def predicted(
+        self,
+        signals: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        context_indices: Indices | None,
+        target_indices: Indices | None,
+        n_windows: int,
+        positions: Callable[[torch.Tensor], torch.Tensor],
+        options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> LatentPredictionOutput:
+        """Predict the targets from the contexts; see `forward` of the family.
+
+        Args:
+            n_windows: of the input.
+            positions: see [`LatentPredictor.forward`].
+            options: what both encoders take beside the signals and their mask.
+        """
+        options = options or {}
+        batch, n_tokens, cls = len(signals), signals.shape[1] * n_windows, int(self.has_cls_token)
+        attention_mask = check_attention_mask(attention_mask, batch, n_tokens, has_cls=bool(cls))
+        if (context_indices is None) != (target_indices is None):
+            raise ValueError("Pass context_indices and target_indices together, or none of them to have them drawn.")
+        if context_indices is None or target_indices is None:
+            drawn = draw_masks(self.config, batch, n_windows)
+            context_indices = drawn.context_indices.to(signals.device)
+            target_indices = drawn.target_indices.to(signals.device)
+        contexts = index_masks(context_indices, "context_indices", batch, n_tokens)
+        target_ids = index_masks(target_indices, "target_indices", batch, n_tokens)
+        of_masks = self.compute_targets(signals, target_ids, attention_mask, **options)
+        # Same order as the predictions: target masks outermost, then context masks, then samples.
+        targets = torch.cat([part for part in of_masks for _ in contexts])
+        encoded = self.context_encoder(
+            signals, attention_mask, context_indices=contexts, return_dict=True, **options, **kwargs
+        )
+        states = encoded.last_hidden_state[:, cls:]
+        predictions, predictor_states = self.predictor(
+            states, contexts, target_ids, positions, attention_mask, **kwargs
+        )
+        errors = nn.functional.smooth_l1_loss(predictions.float(), targets.float(), reduction="none").mean(-1)
+        target_mask = None
+        if attention_mask is not None:
+            target_mask = torch.cat([attention_mask.gather(1, ids) for ids in target_ids for _ in contexts])
+            errors = errors * target_mask.float()
+        loss, sample_losses = self.losses(errors, target_mask)
+        return LatentPredictionOutput(
+            loss=loss,
+            sample_losses=sample_losses,
+            predictions=predictions,
+            targets=targets,
+            target_mask=target_mask,
+            context_indices=contexts,
+            target_indices=target_ids,
+            context_hidden_state=states,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            predictor_hidden_states=predictor_states,
+        )
+
+    def losses(
+        self, errors: torch.Tensor, target_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The loss, and that of each sample for families that average over these; here over all observed targets.
+
+        Args:
+            errors: smooth L1 (beta 1) of each token `(first axis, n_targets)`, 0 where it is padded.
+            target_mask: see [`LatentPredictionOutput`].
+        """
+        count = errors.numel() if target_mask is None else target_mask.float().sum().clamp(min=1)
+        return errors.sum() / count, None
+
+    @torch.no_grad()
+    def compute_targets(
+        self,
+        signals: torch.Tensor,
+        target_indices: tuple[torch.Tensor, ...],
+        attention_mask: torch.Tensor | None = None,
+        **options: Any,
+    ) -> tuple[torch.Tensor, ...]:
+        """Representation of the target tokens by the target encoder, which sees all tokens, without gradients.
+
+        Returns:
+            For each mask `(batch, n_targets, hidden_size)`, normalised over the channels without a learned scale.
+        """
+        ids = torch.cat(target_indices, dim=1)
+        encoder: Any = self.base_model
+        states = encoder(signals, attention_mask, output_indices=ids, return_dict=True, **options).last_hidden_state
+        states = nn.functional.layer_norm(states, states.shape[-1:])
+        return states.split([mask.shape[1] for mask in target_indices], dim=1)

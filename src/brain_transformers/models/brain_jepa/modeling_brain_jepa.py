@@ -29,13 +29,12 @@ from ...layers.pooling import pool_tokens
 from ...layers.positions import TimeROIPositions
 from ...layers.transformer import PreNormLayer, layer_stack
 from ..batch_draws import BatchDraws
+from ..block_masks import draw_masks
 from ..classification import BrainForSequenceClassification
-from ..latent_prediction import Indices, LatentPredictionOutput, LatentPredictor, index_masks
+from ..latent_prediction import Indices, LatentPredictionHead, LatentPredictionOutput, LatentPredictor, chosen_tokens
 from ..modeling_base import BrainModelOutput
 from ..modeling_roi import ROIPreTrainedModel
-from ..moving_average import MovingAverageMixin
 from .configuration_brain_jepa import BrainJEPAConfig
-from .masking_brain_jepa import draw_masks, masks_by_rule
 
 
 class BrainJEPAEmbeddings(nn.Module):
@@ -228,23 +227,11 @@ class BrainJEPAModel(BrainJEPAPreTrainedModel):
         batch, n_rois, n_timepoints = signals.shape
         n_tokens = n_rois * (n_timepoints // self.config.patch_size)
         attention_mask = check_attention_mask(attention_mask, batch, n_tokens, has_cls=False)
-        if output_indices is not None:
-            if context_indices is not None:
-                raise ValueError("Pass context_indices or output_indices, not both: the first chooses what goes in.")
-            (output_indices,) = index_masks(output_indices, "output_indices", batch, n_tokens)
-        ids: torch.Tensor | None = None
-        keep: torch.Tensor | None = None
+        ids, keep, output_indices = chosen_tokens(context_indices, output_indices, attention_mask, batch, n_tokens)
         packed = None
-        if context_indices is not None:
-            masks = index_masks(context_indices, "context_indices", batch, n_tokens)
-            ids = torch.cat(masks)
-            if attention_mask is not None:
-                keep = torch.cat([attention_mask.gather(1, mask) for mask in masks]).bool()
-        elif attention_mask is not None and output_indices is None:
+        if attention_mask is not None and ids is None and output_indices is None:
             packed = pack_observed_tokens(attention_mask)
             ids, keep = packed.ids_keep, packed.keep_mask
-        elif attention_mask is not None:
-            keep = attention_mask.bool()
 
         hidden_states = self.embeddings(signals, self.known_gradients(), ids)
         mask, _ = padding_masks(self.config, hidden_states, keep)
@@ -264,15 +251,12 @@ class BrainJEPAModel(BrainJEPAPreTrainedModel):
         return BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
 
 
-class BrainJEPAForMaskedModeling(MovingAverageMixin, BrainJEPAPreTrainedModel):
+class BrainJEPAForMaskedModeling(LatentPredictionHead, BrainJEPAPreTrainedModel):
     """Brain-JEPA with its three networks: predicts the target encoder's representation of hidden blocks.
 
-    `brain_jepa` is the target encoder, an exponential moving average of `context_encoder` that gets no gradients; it
-    is the network that `AutoModel` loads. `JEPATrainer` updates it after each optimizer step; in another training loop
-    call `update_moving_average` there.
+    `brain_jepa` is the target encoder, an exponential moving average of `context_encoder`, and what `AutoModel` loads.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
     # As in the released code, whose position tables are parameters.
     averaged_buffers = ("time_positions",)
     rounds_product = True
@@ -283,10 +267,6 @@ class BrainJEPAForMaskedModeling(MovingAverageMixin, BrainJEPAPreTrainedModel):
         self.context_encoder = BrainJEPAModel(config)
         self.predictor = BrainJEPAPredictor(config)
         self.post_init()
-
-    def averages(self) -> list[tuple[nn.Module, nn.Module]]:
-        """See [`MovingAverageMixin.averages`]."""
-        return [(self.brain_jepa, self.context_encoder)]
 
     @classmethod
     def draw_masks(
@@ -303,7 +283,7 @@ class BrainJEPAForMaskedModeling(MovingAverageMixin, BrainJEPAPreTrainedModel):
         row, so masks are made for all rows that the processes see at the same time.
         """
         n_windows = config.n_windows if inputs is None else inputs["signals"].shape[2] // config.patch_size
-        masks = masks_by_rule(
+        masks = draw_masks(
             config, draws.size, n_windows, draws.of_batch("mask"), call_index=draws.call_index, rule=mask_rule
         )
         return {
@@ -332,68 +312,17 @@ class BrainJEPAForMaskedModeling(MovingAverageMixin, BrainJEPAPreTrainedModel):
             return_loss: there for the Trainer, which asks for it in evaluation.
         """
         self._check_signals(signals)
-        batch, n_rois, n_timepoints = signals.shape
-        n_windows = n_timepoints // self.config.patch_size
-        if (context_indices is None) != (target_indices is None):
-            raise ValueError("Pass context_indices and target_indices together, or none of them to have them drawn.")
-        if context_indices is None or target_indices is None:
-            drawn = draw_masks(self.config, batch, n_windows)
-            context_indices = drawn.context_indices.to(signals.device)
-            target_indices = drawn.target_indices.to(signals.device)
-        n_tokens = n_rois * n_windows
-        contexts = index_masks(context_indices, "context_indices", batch, n_tokens)
-        target_ids = index_masks(target_indices, "target_indices", batch, n_tokens)
-
-        of_masks = self.compute_targets(signals, target_ids, attention_mask)
-        # Same order as the predictions: target masks outermost, then context masks, then samples.
-        targets = torch.cat([part for part in of_masks for _ in contexts])
-        encoded = self.context_encoder(signals, attention_mask, contexts, return_dict=True, **kwargs)
+        n_windows = signals.shape[2] // self.config.patch_size
         gradients = self.context_encoder.known_gradients()
-        predictions, states = self.predictor(
-            encoded.last_hidden_state,
-            contexts,
-            target_ids,
-            lambda ids: self.predictor.positions(gradients, n_windows, ids),
+        return self.predicted(
+            signals,
             attention_mask,
+            context_indices,
+            target_indices,
+            n_windows,
+            lambda ids: self.predictor.positions(gradients, n_windows, ids),
             **kwargs,
         )
-        target_mask = None
-        if attention_mask is None:
-            loss = nn.functional.smooth_l1_loss(predictions.float(), targets.float())
-        else:
-            target_mask = torch.cat([attention_mask.gather(1, ids) for ids in target_ids for _ in contexts])
-            weights = target_mask.float()
-            error = nn.functional.smooth_l1_loss(predictions.float(), targets.float(), reduction="none").mean(-1)
-            loss = (error * weights).sum() / weights.sum().clamp(min=1)
-        return LatentPredictionOutput(
-            loss=loss,
-            predictions=predictions,
-            targets=targets,
-            target_mask=target_mask,
-            context_indices=contexts,
-            target_indices=target_ids,
-            context_hidden_state=encoded.last_hidden_state,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-            predictor_hidden_states=states,
-        )
-
-    @torch.no_grad()
-    def compute_targets(
-        self,
-        signals: torch.Tensor,
-        target_indices: tuple[torch.Tensor, ...],
-        attention_mask: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """Representation of the target tokens by the target encoder, which sees all tokens, without gradients.
-
-        Returns:
-            For each mask `(batch, n_targets, hidden_size)`, normalised over the channels without a learned scale.
-        """
-        ids = torch.cat(target_indices, dim=1)
-        states = self.brain_jepa(signals, attention_mask, output_indices=ids, return_dict=True).last_hidden_state
-        states = nn.functional.layer_norm(states, states.shape[-1:])
-        return states.split([mask.shape[1] for mask in target_indices], dim=1)
 
 
 class BrainJEPAForSequenceClassification(BrainForSequenceClassification, BrainJEPAPreTrainedModel):
@@ -421,6 +350,4 @@ __all__ = [
     "BrainJEPAForSequenceClassification",
     "BrainJEPAModel",
     "BrainJEPAPreTrainedModel",
-    "LatentPredictionOutput",
-    "index_masks",
 ]

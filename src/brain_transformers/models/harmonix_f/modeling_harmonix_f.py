@@ -24,18 +24,17 @@ from ...layers.pooling import pool_tokens
 from ...layers.positions import min_max_scaled, sincos_table
 from ...layers.transformer import PreNormLayer, layer_stack
 from ..batch_draws import BatchDraws
-from ..brain_jepa.masking_brain_jepa import draw_masks, masks_by_rule
+from ..block_masks import draw_masks
 from ..classification import BrainForSequenceClassification
 from ..latent_prediction import (
     Indices,
+    LatentPredictionHead,
     LatentPredictionOutput,
     LatentPredictor,
-    index_masks,
-    latent_prediction_loss,
+    chosen_tokens,
 )
 from ..modeling_base import BrainModelOutput
 from ..modeling_roi import ROIPreTrainedModel
-from ..moving_average import MovingAverageMixin
 from .configuration_harmonix_f import HarmonixFConfig
 
 PatchSize = int | torch.Tensor
@@ -345,15 +344,7 @@ class HarmonixFModel(HarmonixFPreTrainedModel):
         n_windows = self.n_windows_of(signals, patch_size)
         batch, n_tokens, cls = len(signals), signals.shape[1] * n_windows, int(self.has_cls_token)
         attention_mask = check_attention_mask(attention_mask, batch, n_tokens, has_cls=self.has_cls_token)
-        if output_indices is not None:
-            if context_indices is not None:
-                raise ValueError("Pass context_indices or output_indices, not both: the first chooses what goes in.")
-            (output_indices,) = index_masks(output_indices, "output_indices", batch, n_tokens)
-        ids, keep = None, None if attention_mask is None else attention_mask.bool()
-        if context_indices is not None:
-            masks = index_masks(context_indices, "context_indices", batch, n_tokens)
-            ids = torch.cat(masks)
-            keep = None if keep is None else torch.cat([keep.gather(1, mask) for mask in masks])
+        ids, keep, output_indices = chosen_tokens(context_indices, output_indices, attention_mask, batch, n_tokens)
         hidden_states = self.embeddings(signals, patch_size, self.parcels(), ids)
         if self.embeddings.cls_token is not None:
             token = self.embeddings.cls_token.expand(len(hidden_states), -1, -1).to(hidden_states.dtype)
@@ -420,7 +411,7 @@ def encode(
     return output if query_ids is None else gather_tokens(output, query_ids)
 
 
-class HarmonixFForMaskedModeling(MovingAverageMixin, HarmonixFPreTrainedModel):
+class HarmonixFForMaskedModeling(LatentPredictionHead, HarmonixFPreTrainedModel):
     """Harmonix-F with its three networks: predicts the target encoder's representation of hidden blocks.
 
     `harmonix_f` is the target encoder, a moving average of `context_encoder`; it is the network that `AutoModel`
@@ -437,10 +428,6 @@ class HarmonixFForMaskedModeling(MovingAverageMixin, HarmonixFPreTrainedModel):
         self.context_encoder = HarmonixFModel(config)
         self.predictor = HarmonixFPredictor(config)
         self.post_init()
-
-    def averages(self) -> list[tuple[nn.Module, nn.Module]]:
-        """See [`MovingAverageMixin.averages`]."""
-        return [(self.harmonix_f, self.context_encoder)]
 
     @classmethod
     def draw_masks(
@@ -461,7 +448,7 @@ class HarmonixFForMaskedModeling(MovingAverageMixin, HarmonixFPreTrainedModel):
         if inputs is not None and inputs.get("attention_mask") is not None:
             of_windows = inputs["attention_mask"].view(-1, config.n_rois, n_windows).bool().any(1).any(0)
             observed = max(int(of_windows.nonzero().max()) + 1, 1)
-        masks = masks_by_rule(
+        masks = draw_masks(
             config, draws.size, observed, draws.of_batch("mask"), call_index=draws.call_index, rule=mask_rule
         )
         return {
@@ -493,67 +480,24 @@ class HarmonixFForMaskedModeling(MovingAverageMixin, HarmonixFPreTrainedModel):
             without any counts as 0.
         """
         n_windows = self.n_windows_of(signals, patch_size)
-        batch, n_tokens = len(signals), signals.shape[1] * n_windows
-        attention_mask = check_attention_mask(attention_mask, batch, n_tokens, has_cls=self.has_cls_token)
-        if (context_indices is None) != (target_indices is None):
-            raise ValueError("Pass context_indices and target_indices together, or none of them to have them drawn.")
-        if context_indices is None or target_indices is None:
-            drawn = draw_masks(self.config, batch, n_windows)
-            context_indices = drawn.context_indices.to(signals.device)
-            target_indices = drawn.target_indices.to(signals.device)
-        contexts = index_masks(context_indices, "context_indices", batch, n_tokens)
-        target_ids = index_masks(target_indices, "target_indices", batch, n_tokens)
-        of_masks = self.compute_targets(signals, target_ids, attention_mask, patch_size)
-        targets = torch.cat([part for part in of_masks for _ in contexts])
-        encoder = self.context_encoder
-        encoded = encoder(signals, attention_mask, patch_size, contexts, return_dict=True, **kwargs)
-        states = encoded.last_hidden_state[:, int(self.has_cls_token) :]
-        parcels = encoder.parcels()
-        predictions, predictor_states = self.predictor(
-            states,
-            contexts,
-            target_ids,
-            lambda ids: self.predictor.positions(parcels, n_windows, ids),
+        parcels = self.context_encoder.parcels()
+        return self.predicted(
+            signals,
             attention_mask,
+            context_indices,
+            target_indices,
+            n_windows,
+            lambda ids: self.predictor.positions(parcels, n_windows, ids),
+            {"patch_size": patch_size},
             **kwargs,
         )
-        target_mask = None
-        if attention_mask is not None:
-            target_mask = torch.cat([attention_mask.gather(1, ids) for ids in target_ids for _ in contexts])
-        errors = latent_prediction_loss(predictions, targets, target_mask)
-        counts = errors.shape[1] if target_mask is None else target_mask.sum(1).clamp(min=1)
-        sample_losses = errors.sum(1) / counts
-        return LatentPredictionOutput(
-            loss=sample_losses.mean(),
-            sample_losses=sample_losses,
-            predictions=predictions,
-            targets=targets,
-            target_mask=target_mask,
-            context_indices=contexts,
-            target_indices=target_ids,
-            context_hidden_state=states,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-            predictor_hidden_states=predictor_states,
-        )
 
-    @torch.no_grad()
-    def compute_targets(
-        self,
-        signals: torch.Tensor,
-        target_indices: tuple[torch.Tensor, ...],
-        attention_mask: torch.Tensor | None = None,
-        patch_size: PatchSize | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        """Representation of the target tokens by the target encoder, which sees all tokens, without gradients.
-
-        Returns:
-            For each mask `(batch, n_targets, hidden_size)`, normalised over the channels without a learned scale.
-        """
-        ids = torch.cat(target_indices, dim=1)
-        output = self.harmonix_f(signals, attention_mask, patch_size, output_indices=ids, return_dict=True)
-        states = nn.functional.layer_norm(output.last_hidden_state, output.last_hidden_state.shape[-1:])
-        return states.split([mask.shape[1] for mask in target_indices], dim=1)
+    def losses(
+        self, errors: torch.Tensor, target_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See [`LatentPredictionHead.losses`]: the mean over samples of each one's mean."""
+        sample_losses = errors.sum(1) / (errors.shape[1] if target_mask is None else target_mask.sum(1).clamp(min=1))
+        return sample_losses.mean(), sample_losses
 
 
 class HarmonixFClassifier(nn.Module):

@@ -1,4 +1,4 @@
-"""Spatiotemporal block masks of Brain-JEPA: which tokens the context encoder sees, and which are predicted.
+"""Spatiotemporal block masks of Brain-JEPA and Harmonix-F: which tokens are seen, and which are predicted.
 
 A mask has an observed block (a random set of ROIs over a run of windows) and three targets: a cross-ROI block (a
 random set of ROIs, taken out of the observed ones, over a run of the same windows) and two cross-time blocks (random
@@ -21,7 +21,7 @@ Every draw comes from generators that are passed in, or else from torch's global
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ _SIDE_WINDOWS = 3
 
 @dataclass(frozen=True)
 class MaskScales:
-    """Ranges that the shares of ROIs and windows of each block are drawn from; see [`BrainJEPAConfig`]."""
+    """Ranges that the shares of ROIs and windows of each block are drawn from, as `mask_...` of a configuration."""
 
     observation: tuple[float, float] = (0.84, 1.0)
     cross_rois: tuple[float, float] = (0.45, 0.6)
@@ -44,18 +44,8 @@ class MaskScales:
     @classmethod
     def from_config(cls, config: Any) -> "MaskScales":
         """The scales of a model's configuration."""
-        return cls(
-            *(
-                (float(scale[0]), float(scale[1]))
-                for scale in (
-                    config.mask_observation,
-                    config.mask_cross_rois,
-                    config.mask_cross_windows,
-                    config.mask_side_rois,
-                    config.mask_side_windows,
-                )
-            )
-        )
+        scales = {field.name: getattr(config, f"mask_{field.name}") for field in fields(cls)}
+        return cls(**{name: (float(scale[0]), float(scale[1])) for name, scale in scales.items()})
 
 
 @dataclass(frozen=True)
@@ -275,46 +265,29 @@ def _cut_to_one_length(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return output - (np.arange(len(mask)) * mask.shape[1])[:, None]
 
 
-def masks_by_rule(
-    config: Any, batch: int, n_windows: int, rng: np.random.Generator, *, call_index: int, rule: str | None = None
+def draw_masks(
+    config: Any,
+    batch: int,
+    n_windows: int,
+    rng: np.random.Generator | None = None,
+    *,
+    call_index: int | None = None,
+    rule: str | None = None,
 ) -> BlockMasks:
-    """Masks as a function of a generator.
+    """Masks by the rule of a model's configuration.
 
     Args:
-        config: a [`BrainJEPAConfig`].
+        config: with `n_rois` and the fields of [`MaskScales`].
         batch: number of samples.
         n_windows: windows of the input.
-        rng: source of every draw.
-        call_index: for the published rule, number of batches before.
-        rule: `"balanced"` or `"published"`; by default that of the configuration.
+        rng: source of every draw; by default one that torch's global generator seeds.
+        call_index: for the published rule, number of batches before; drawn like the rest if left out.
+        rule: `"balanced"` or `"published"` in place of `config.mask_rule`.
     """
+    rng = np.random.default_rng(int(torch.randint(0, 2**62, (1,)))) if rng is None else rng
     scales = MaskScales.from_config(config)
     if (rule or config.mask_rule) == "balanced":
         return balanced_masks(batch, config.n_rois, n_windows, scales, rng=rng)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    call_index = int(rng.integers(2**31)) if call_index is None else call_index
     return published_masks(batch, config.n_rois, n_windows, scales, call_index=call_index, generator=generator)
-
-
-def draw_masks(
-    config: Any, batch: int, n_windows: int, *, call_index: int | None = None, seed: int | None = None
-) -> BlockMasks:
-    """Masks by the rule of a model's configuration, from torch's global generator or a seed.
-
-    Args:
-        config: a [`BrainJEPAConfig`].
-        batch: number of samples.
-        n_windows: windows of the input.
-        call_index: for the published rule, number of batches before; drawn like the rest if left out.
-        seed: makes the masks a function of it; `None` draws from torch's global generator.
-    """
-    scales = MaskScales.from_config(config)
-    if config.mask_rule == "balanced":
-        entropy = int(torch.randint(0, 2**62, (1,))) if seed is None else seed
-        return balanced_masks(batch, config.n_rois, n_windows, scales, rng=np.random.default_rng(entropy))
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    if call_index is None:
-        call_index = int(torch.randint(0, 2**31, (1,), generator=generator))
-    return published_masks(batch, config.n_rois, n_windows, scales, call_index=call_index, generator=generator)
-
-
-__all__ = ["BlockMasks", "MaskScales", "balanced_masks", "draw_masks", "masks_by_rule", "published_masks"]
