@@ -395,7 +395,7 @@ def _update(state: Any, value: Any) -> None:
         if value.dtype.hasobject:
             _update(state, value.tolist())
         else:
-            state.update(value.tobytes())
+            state.update(value.ravel().view("uint8"))  # tobytes would copy
     elif isinstance(value, Set):
         _update(state, sorted(digest(item) for item in value))
     elif isinstance(value, Sequence):

@@ -122,7 +122,7 @@ def test_native_and_raw_images_are_left_out_beside_normalised_ones(tmp_path):
 
 @pytest.mark.parametrize("name", ["sub-01_space-T1w_desc-preproc_bold.nii.gz", "sub-01_desc-preproc_bold.nii.gz"])
 def test_native_images_alone_are_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="none of 1 images is in the atlas's space"):
+    with pytest.raises(ValueError, match="none of 1 images is in the template's space"):
         find(tmp_path, f"sub-01/func/{name}", images="bold")
 
 

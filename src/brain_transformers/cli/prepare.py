@@ -18,6 +18,7 @@ _MAX_NAMED = 5
 _KINDS = {
     "series": ("roi_order", "atlas", "n_rois", "key", "time_axis"),
     "volumes": ("resample", "volume_size", "normalization", "background", "dtype", "min_frames"),
+    "t1": ("brain_mask",),
 }
 
 
@@ -25,15 +26,17 @@ def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser(
         "prepare",
-        help="turn a folder of ROI series, of BOLD images and an atlas, or of 4-D volumes, into an Arrow dataset",
+        help="turn a folder of ROI series, of BOLD images with or without an atlas, or of T1 images, into an Arrow "
+        "dataset",
         description=(
             "Read every ROI series (npy, npz, csv, tsv, mat, dat, ptseries.nii) below FOLDER, or average every BOLD "
             "image over the parcels of --atlas, and save one Arrow dataset: a row a scan, in its own order, "
             "repetition time and units. With --kind volumes BOLD images in MNI space are normalised and kept whole, "
-            "frame by frame in files beside the dataset, for models of volumes (BrainMT). Names of BIDS, HCP and UK "
-            "Biobank tell whose scans they are; for others give --name-pattern. A participants.tsv in FOLDER adds "
-            "its columns, with a column session_id by session. Sub-folders train, validation and test become "
-            "splits. Files that are left out, if any, are listed in skipped_files.tsv."
+            "frame by frame in files beside the dataset, for models of volumes (BrainMT); with --kind t1 T1-weighted "
+            "images without skull in MNI space, on the grid of 1 mm (Harmonix-S). Names of BIDS, HCP and UK Biobank "
+            "tell whose scans they are; for others give --name-pattern. A participants.tsv in FOLDER adds its "
+            "columns, with a column session_id by session. Sub-folders train, validation and test become splits. "
+            "Files that are left out, if any, are listed in skipped_files.tsv."
         ),
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder with the scans")
@@ -83,6 +86,11 @@ def add_parser(commands: Any) -> None:
     volumes.add_argument("--background", help="what voxels that are 0 become: min (default, the least value) or zero")
     volumes.add_argument("--dtype", help="float16 (default), or int8 in half the room; what rounding loses is printed")
     volumes.add_argument("--min-frames", type=int, help="images with fewer frames are refused; by default 2")
+    parser.add_argument(
+        "--brain-mask",
+        help="for --kind t1: how images that have their skull lose it: beside (the desc-brain_mask of the same scan, "
+        "as fMRIPrep writes it) or template (that of MNI152, which fits less well); by default none has one",
+    )
     parser.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="what to do about bad files")
     parser.add_argument("--num-proc", type=int, help="processes that read files")
     parser.add_argument(
@@ -101,6 +109,8 @@ def check(args: argparse.Namespace) -> None:
         given = [name for name in flags if getattr(args, name) is not None]
         if kind != args.kind and given:
             raise ValueError(f"--{given[0].replace('_', '-')} is for --kind {kind}, got --kind {args.kind}.")
+    if args.kind == "t1" and args.t_r is not None:
+        raise ValueError("--t-r is for scans over time, got --kind t1. Leave it out.")
     output: Path = args.output
     if not output.exists():
         return
@@ -170,6 +180,11 @@ def _builder(args: argparse.Namespace, cache: Path, parts: Path) -> Any:
         from ..data.volumes import VolumeFolderBuilder
 
         return VolumeFolderBuilder(args.folder, frames_folder=parts, cache_dir=cache, **options, **own)
+    if args.kind == "t1":
+        from ..data.t1_volumes import T1FolderBuilder
+
+        del options["t_r"]
+        return T1FolderBuilder(args.folder, volumes_folder=parts, cache_dir=cache, **options, **own)
     from ..data.builders import ROISeriesFolderBuilder
 
     return ROISeriesFolderBuilder(args.folder, cache_dir=cache, **options, **{**own, "roi_order": _roi_order(args)})
@@ -182,7 +197,8 @@ def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
     said: list[str] = []
     splits_of: dict[str, list[str]] = {}
     for split, part in (dataset if isinstance(dataset, dict) else {"": dataset}).items():
-        columns = {name: column_of(part, name) for name in ("t_r", "subject", "subject_known", "session", "task")}
+        names = ("t_r", "subject", "subject_known", "session", "task")
+        columns = {name: column_of(part, name) for name in names if name in part.column_names}
         subjects = sorted(set(columns["subject"]))
         for subject in subjects:
             splits_of.setdefault(subject, []).append(split)
@@ -193,6 +209,9 @@ def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
             f"{builder.kind.sizes(part)}"
         )
         named = [f"{name}s: {_counts(columns[name])}" for name in ("session", "task") if any(columns[name])]
+        if "t_r" not in columns:
+            said += [f"  {'; '.join(named)}"] if named else []
+            continue
         known = [value for value in columns["t_r"] if value is not None and value == value]
         lacking = len(part) - len(known)
         times = f"t_r: {span(known)} s ({'--t-r' if t_r is not None else 'from the files'})" if known else "t_r: "

@@ -10,6 +10,7 @@ _EXPORTS = {
     "ROISeriesCollator": "collators",
     "ScanCollator": "collators",
     "ROISeriesFolderBuilder": "builders",
+    "T1FolderBuilder": "t1_volumes",
     "VolumeFolderBuilder": "volumes",
     "SemantoksHDF5Builder": "semantoks_hdf5",
     "SemantoksRecordings": "semantoks_hdf5",
@@ -20,6 +21,7 @@ _EXPORTS = {
     "parcellate": "parcellation",
     "read_coordinates": "readers",
     "read_roi_series": "readers",
+    "read_t1": "t1_volumes",
     "read_volumes": "volumes",
     "save_dataset": "saved_datasets",
 }

@@ -254,12 +254,12 @@ def _by_split(root: Path, names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _without_native(root: Path, names: list[str], found: FoundScans, pattern: str | None) -> list[str]:
-    """The images that can be in the atlas's space; a pattern that names a space is the user's word."""
+    """The images that can be in the template's space; a pattern that names a space is the user's word."""
     spaces = {name: entity_of(name, "space") for name in names}
     if pattern is not None and "space-" in pattern:
         return names
     template = [name for name in names if spaces[name] is not None and spaces[name] not in _NATIVE]
-    native = {name: f"space-{spaces[name]}, not the atlas's space" for name in names if spaces[name] in _NATIVE}
+    native = {name: f"space-{spaces[name]}, not the template's space" for name in names if spaces[name] in _NATIVE}
     # fMRIPrep leaves out `space-` where nothing was normalised, and raw images have none.
     raw = _is_raw(root)
     for name in names:
@@ -271,31 +271,31 @@ def _without_native(root: Path, names: list[str], found: FoundScans, pattern: st
             or "filtered_func_data" in name
             or (raw and entity_of(name, "sub") and not name.startswith("derivatives/"))
         ):
-            native[name] = "no space- in its name, so in the scanner's own space, not the atlas's"
+            native[name] = "no space- in its name, so in the scanner's own space, not the template's"
     kept = [name for name in names if name not in native]
     found.left_out.update(native)
     if not kept:
         raise ValueError(
-            f"{root}: none of {len(names)} images is in the atlas's space (first: {names[0]}: {native[names[0]]}). "
-            "Normalise them to the template of the atlas, for example with fMRIPrep's --output-spaces "
+            f"{root}: none of {len(names)} images is in the template's space (first: {names[0]}: {native[names[0]]}). "
+            "Normalise them to that of the atlas or model, for example with fMRIPrep's --output-spaces "
             "MNI152NLin6Asym."
         )
     if native:
         people = {found.names[name].columns["subject"] for name in kept}
         lost = sorted({str(found.names[name].columns["subject"]) for name in native} - people)
         found.notes.append(
-            f"{len(native)} images are left out since they are not in the atlas's space (first: {_first(native)})."
+            f"{len(native)} images are left out since they are not in the template's space (first: {_first(native)})."
             + (f" Nothing else is there of {len(lost)} subjects ({some(lost)})." if lost else "")
         )
     unsaid = [name for name in kept if spaces[name] is None and "MNI" not in name]
     if unsaid:
         found.notes.append(
-            f"{len(unsaid)} images do not say their space (first: {unsaid[0]}). They are taken to be in the atlas's; "
-            "raw or native images would give wrong parcels."
+            f"{len(unsaid)} images do not say their space (first: {unsaid[0]}). They are taken to be in that of "
+            "the atlas or model; raw or native images would give wrong numbers."
         )
     several = sorted({str(spaces[name]) for name in template})
     if len(several) == 1 and not several[0].startswith("MNI"):
-        found.notes.append(f"The images are in space-{several[0]}; the atlas has to be in it too.")
+        found.notes.append(f"The images are in space-{several[0]}; the atlas or model has to be in it too.")
     if len(several) > 1:
         raise ValueError(
             f"{root}: the same scans come in several spaces ({several}). Choose one, for example with "

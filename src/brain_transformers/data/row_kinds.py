@@ -13,6 +13,7 @@ import numpy as np
 
 from ..optional import require
 from ..processing.rows import scan_name
+from ..processing.structural import CROPPED_SHAPE, T1_DTYPES, open_t1
 from ..processing.volumes import BACKGROUNDS, NORMALIZATIONS, STORED_DTYPES, open_frames
 from .scan_names import NAME_COLUMNS
 
@@ -160,12 +161,21 @@ def _volumes_fault(table: Any) -> str:
     return ""
 
 
-def _volumes_sample(row: Mapping[str, Any], most: int) -> np.ndarray:
+def _file_sample(column: str, opened: Callable[[Mapping[str, Any], str], np.ndarray]) -> Any:
     """Pieces of the file, evenly spaced; of a file of gigabytes nothing else is read."""
-    held = row["volumes"]
-    in_file = isinstance(held, (str, os.PathLike))
-    values = open_frames(row, scan_name(row)) if in_file else np.asarray(getattr(held, "dataobj", held))
+
+    def sample(row: Mapping[str, Any], most: int) -> np.ndarray:
+        held = row[column]
+        in_file = isinstance(held, (str, os.PathLike))
+        return _pieces(opened(row, scan_name(row)) if in_file else np.asarray(getattr(held, "dataobj", held)), most)
+
+    return sample
+
+
+def _pieces(values: np.ndarray, most: int) -> np.ndarray:
     values = values.reshape(-1)
+    if values.size <= most:
+        return values
     size = min(max(most, 4096) // _N_PIECES, values.size)
     starts = np.unique(np.linspace(0, values.size - size, _N_PIECES).astype(np.int64))
     return np.concatenate([values[start : start + size] for start in starts])
@@ -193,10 +203,45 @@ VOLUMES = RowKind(
     },
     needed=("volumes", "shape", "dtype", "scale", "offset", "normalization", "background"),
     fault=_volumes_fault,
-    sample=_volumes_sample,
+    sample=_file_sample("volumes", open_frames),
     sizes=_volumes_sizes,
     in_files=True,
 )
 """A file of normalised frames (n_frames, y, x, z): a value is what is stored times scale plus offset."""
 
-ROW_KINDS: list[RowKind] = [SERIES, VOLUMES]
+# --- T1 volumes ---
+
+
+def _t1_fault(table: Any) -> str:
+    """Names, sizes and scales that can be those of files of volumes; the files are not read."""
+    for row in table.select(list(T1.needed)).to_pylist():
+        if not isinstance(row["t1"], str) or not row["t1"]:
+            return "rows without a file of a volume"
+        if row["shape"] != list(CROPPED_SHAPE):
+            return f"volumes of shape {str(row['shape'])[:80]}, not {CROPPED_SHAPE}"
+        if row["dtype"] not in T1_DTYPES:
+            return f"volumes of type {str(row['dtype'])[:80]!r}, not {', '.join(T1_DTYPES)}"
+        if not all(isinstance(row[name], float) and math.isfinite(row[name]) for name in ("mean", "deviation")):
+            return "means or deviations that are no numbers"
+        if row["deviation"] <= 0:
+            return "deviations that are not above 0"
+    return ""
+
+
+def _t1_sizes(rows: Any) -> str:
+    gigabytes = sum(math.prod(CROPPED_SHAPE) * np.dtype(dtype).itemsize for dtype in column_of(rows, "dtype")) / 1e9
+    return f"{' x '.join(map(str, CROPPED_SHAPE))} voxels of 1 mm, {gigabytes:.2g} GB"
+
+
+T1 = RowKind(
+    "T1 volumes",
+    {"t1": "string", "shape": ["int64"], "dtype": "string", "mean": "float64", "deviation": "float64"},
+    needed=("t1", "shape", "dtype", "mean", "deviation"),
+    fault=_t1_fault,
+    sample=_file_sample("t1", open_t1),
+    sizes=_t1_sizes,
+    in_files=True,
+)
+"""A file of a T1 volume on the grid that [`T1FeatureExtractor`] reads, in its own units, and what scales it."""
+
+ROW_KINDS: list[RowKind] = [SERIES, VOLUMES, T1]

@@ -6,12 +6,13 @@ import re
 import warnings
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..files import digest, no_space
+from ..files import digest, no_space, to_json, write_file
+from ..foreign import read_json
 from ..optional import require
 from ..version import __version__
 from .derivatives import FoundScans, find_scans
@@ -358,6 +359,23 @@ def _outer_sidecars(root: Path) -> list[Path]:
     )
     outermost = max([outermost, *(number + 1 for number, place in enumerate(above) if place.name.startswith("sub-"))])
     return [path for place in above[1 : outermost + 1] for path in sorted(place.glob("*.json"))]
+
+
+def scan_file(
+    folder: str | Path, made_of: Any, write: Callable[[Path], Mapping[str, Any]]
+) -> tuple[Path, dict[str, Any]]:
+    """A `.npy` file of a scan, and what is known of it; one that is there already is not written again.
+
+    Args:
+        folder: where it goes.
+        made_of: what it follows from, see [`digest`].
+        write: writes the file and tells what is known of it.
+    """
+    file, beside = (Path(folder) / f"{digest(made_of)}{end}" for end in (".npy", ".json"))
+    if not (file.is_file() and beside.is_file()):
+        # Last: with it the file counts as written.
+        write_file(beside, to_json(write(file)))
+    return file, read_json(beside, "what is known of a scan", ROISeriesReadError, f"Delete {beside.parent}.")
 
 
 def fingerprint(root: Path, files: Sequence[Path]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import digest, to_json, whole_file, write_file
-from ..foreign import read_json, reading
+from ..files import whole_file
+from ..foreign import reading
 from ..optional import require
 from ..processing.base import check_choice, check_size
 from ..processing.time import check_t_r
@@ -29,7 +29,7 @@ from .cifti import is_cifti, refusal
 from .errors import ROISeriesReadError
 from .nifti import check_space, header_t_r, load_image, read_to_end
 from .row_kinds import VOLUMES
-from .scan_folders import ScanFolderBuilder, fingerprint
+from .scan_folders import ScanFolderBuilder, fingerprint, scan_file
 from .sidecars import refuse_other_t_r, scan_t_r
 
 MNI_SIZE = (MNI_SHAPE[1], MNI_SHAPE[0], MNI_SHAPE[2])
@@ -271,11 +271,8 @@ class VolumeFolderBuilder(ScanFolderBuilder):
         if how["t_r"] is not None:
             refuse_other_t_r(path, how["t_r"])
         made_of = [path.relative_to(self.config.folder).as_posix(), how["reading"], how["scale"], how["dtype"]]
-        name = digest([*made_of, fingerprint(Path(self.config.folder), [path])])
-        frames, beside = (Path(how["frames_folder"]) / f"{name}{end}" for end in (".npy", ".json"))
-        if not (frames.is_file() and beside.is_file()):
-            self._write(path, frames, beside)
-        said = read_json(beside, "what is known of a file of frames", ROISeriesReadError, f"Delete {beside.parent}.")
+        made_of.append(fingerprint(Path(self.config.folder), [path]))
+        frames, said = scan_file(how["frames_folder"], made_of, lambda frames: self._write(path, frames))
         seconds = scan_t_r(path, given=how["t_r"], header=said.pop("header_t_r"))
         if said["storage_error"] > _MOST_ROUNDING:
             warnings.warn(
@@ -286,7 +283,7 @@ class VolumeFolderBuilder(ScanFolderBuilder):
             )
         return {"volumes": str(frames), **said, **how["scale"], "t_r": seconds}
 
-    def _write(self, path: Path, frames: Path, beside: Path) -> None:
+    def _write(self, path: Path, frames: Path) -> dict[str, Any]:
         how = self.config.options
         header_seconds, values, _ = _read(path, **how["reading"])
         with _refused():
@@ -295,5 +292,4 @@ class VolumeFolderBuilder(ScanFolderBuilder):
             said = write_frames(frames, values, how["dtype"])
         except ValueError as error:
             raise ROISeriesReadError(f"{path}: {error}") from error
-        # Last: with it the file counts as written.
-        write_file(beside, to_json({**said, "header_t_r": header_seconds}))
+        return {**said, "header_t_r": header_seconds}

@@ -1,6 +1,7 @@
 """Rows of scan datasets: what messages call them, and those that hold series of parcels."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,41 @@ def agreed(what: str, given: Any, own: Any, name: str, same: bool) -> Any:
             "one of the call out, or correct the dataset."
         )
     return given
+
+
+# --- scans in files ---
+
+
+def open_stored(row: Mapping[str, Any], column: str, dtypes: Sequence[str], what: str) -> np.ndarray:
+    """The `.npy` file that a row names, memory-mapped; nothing of it is read yet.
+
+    Args:
+        row: the file in `column`, and its `shape` and `dtype`.
+        column: the column with the file.
+        dtypes: types that it may have.
+        what: what messages say is in it, such as "frames of scan 3".
+
+    Raises:
+        ValueError: if it is not there, damaged, or other than the row says.
+    """
+    path = Path(str(row[column]))
+    if not path.is_file():
+        fix = "Move or copy the whole folder of a dataset, or prepare it again."
+        if not path.is_absolute():
+            fix = "Load the dataset with brain_transformers.load_dataset, which knows where its files are."
+        raise ValueError(f"The {what} are not at {path}. {fix}")
+    try:
+        stored = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"The {what} in {path} cannot be read: {' '.join(str(error).split())[:200]}. Prepare it again."
+        ) from error
+    expected = tuple(np.asarray(row["shape"]).tolist())
+    if stored.shape != expected or str(stored.dtype) != row["dtype"] or str(stored.dtype) not in dtypes:
+        raise ValueError(
+            f"Expected {row['dtype']} {expected} in {path}, got {stored.dtype} {stored.shape}. Prepare it again."
+        )
+    return stored
 
 
 # --- series ---

@@ -5,14 +5,16 @@ grid of FSL's MNI152 at 1 mm) to 167 x 212 x 160, pad these with zeros again, sc
 volume, background included, and take its centre.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..optional import require
 from .base import CheckedScan, ScanProcessor, as_array, check_choice
+from .rows import check_columns, open_stored
 
 MNI_SHAPE = (182, 218, 182)
 # From voxel indices to mm of FSL's MNI152 at 1 mm: the first axis runs from right to left.
@@ -21,6 +23,7 @@ MNI_AFFINE = np.array([[-1.0, 0, 0, 90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0,
 CROPPED_SHAPE = (167, 212, 160)
 _CROPPED_FROM = (6, 2, 0)
 FIELD_OF_VIEW = (160, 192, 160)
+T1_DTYPES = ("uint8", "int16", "float32")
 
 # Litres of a brain on the MNI152 grid (the template's is 1.8). A head with its skull fills more than twice that.
 _SMALLEST_BRAIN, _LARGEST_BRAIN = 0.6, 2.6
@@ -47,7 +50,8 @@ class T1FeatureExtractor(ScanProcessor):
     A volume is a brain without skull, registered to MNI152. It comes as an image with an `affine` (nibabel's, or an
     array and `affine=`), which decides its orientation and grid: on another grid than MNI152 at 1 mm it is resampled
     linearly. Without an affine it must have the shape of that grid, (182, 218, 182), or of the authors' crop of it,
-    (167, 212, 160), and be in its orientation.
+    (167, 212, 160), and be in its orientation. Or it comes as a row of a dataset that `prepare --kind t1` wrote: a
+    file of that crop, and what scales it.
 
     Args:
         image_size: voxels of the output; (160, 192, 160) are 1 mm voxels. Smaller ones must divide it by one whole
@@ -58,6 +62,7 @@ class T1FeatureExtractor(ScanProcessor):
 
     model_input_names = ["t1_volumes"]
     reads = ("t1",)
+    tells = ("shape", "dtype", "mean", "deviation")
     scan_ndim = 3
     takes_from_config = ("image_size",)
 
@@ -71,6 +76,8 @@ class T1FeatureExtractor(ScanProcessor):
 
     def scans_of(self, scans: Any) -> list[Any]:
         """As [`ScanProcessor.scans_of`]; images are scans as they are, one or several."""
+        if isinstance(scans, Mapping) and np.ndim(scans.get("t1", "")) == 1:  # a slice of a dataset
+            return [dict(zip(scans, values)) for values in zip(*scans.values(), strict=True)]
         images = list(scans) if isinstance(scans, (list, tuple)) else [scans]
         return images if any(hasattr(image, "dataobj") for image in images) else super().scans_of(scans)
 
@@ -80,10 +87,22 @@ class T1FeatureExtractor(ScanProcessor):
             return [value] * n_scans
         return super().per_scan(name, value, n_scans)
 
-    def check(self, scan: Any, name: str, affine: Any = None, **known: Any) -> CheckedVolume:
+    def unpack(self, row: Mapping[str, Any], name: str, **known: Any) -> tuple[Any, dict[str, Any]]:
+        """The file of a row, of which nothing is read yet; or the image or array that it holds itself."""
+        if not isinstance(row.get("t1"), (str, Path)):
+            return super().unpack(row, name, **{"affine": row.get("affine"), **known})
+        check_columns(row, (*self.reads, *self.tells), name)
+        return row["t1"], {**known, "stored": row}
+
+    def check(
+        self, scan: Any, name: str, affine: Any = None, stored: Mapping[str, Any] | None = None, **known: Any
+    ) -> CheckedVolume:
         """The volume on the cropped MNI152 grid; see the class for what is accepted."""
         if known:
             raise TypeError(f"A T1 volume takes an affine and nothing else, got {', '.join(known)}.")
+        if stored is not None:
+            mean, deviation = float(stored["mean"]), float(stored["deviation"])
+            return CheckedVolume(name, open_t1(stored, name), mean=mean, deviation=deviation)
         if affine is None:
             affine = getattr(scan, "affine", None)
         values = as_array(getattr(scan, "dataobj", scan))
@@ -133,27 +152,26 @@ class T1FeatureExtractor(ScanProcessor):
 
     def cut(self, scan: CheckedVolume, starts: Sequence[float]) -> dict[str, np.ndarray]:
         """The centre of the padded, scaled volume, once for each of `starts`."""
-        scaled = (scan.values - scan.mean) / (scan.deviation + 1e-9)
-        background = -scan.mean / (scan.deviation + 1e-9)
-        volume = np.full(FIELD_OF_VIEW, background)
+        volume = np.zeros(FIELD_OF_VIEW, scan.values.dtype)
         source, target = [], []
         for full, size, first, wanted in zip(MNI_SHAPE, CROPPED_SHAPE, _CROPPED_FROM, FIELD_OF_VIEW):
             margin = (full - wanted) // 2 - first  # first kept voxel, counted from that of the source
             stop = min(size, margin + wanted)
             source.append(slice(max(margin, 0), stop))
             target.append(slice(max(-margin, 0), stop - margin))
-        volume[tuple(target)] = scaled[tuple(source)]
+        volume[tuple(target)] = scan.values[tuple(source)]
         block = _block(self.image_size)
         if block > 1:
             x, y, z = self.image_size
-            volume = volume.reshape(x, block, y, block, z, block).mean(axis=(1, 3, 5))
+            volume = volume.reshape(x, block, y, block, z, block).mean(axis=(1, 3, 5), dtype=np.float64)
+        volume = (volume - scan.mean) / (scan.deviation + 1e-9)
         return {"t1_volumes": np.repeat(volume.astype(np.float32)[None, None], len(starts), axis=0)}
 
     def describe(self) -> dict[str, str]:
         """See [`ScanProcessor.describe`]."""
         size = " x ".join(map(str, self.image_size))
         return {
-            "scans": "T1-weighted volumes without skull, registered to MNI152",
+            "scans": "T1-weighted volumes without skull, registered to MNI152, as nibabel images",
             "inputs": f"t1_volumes, {size} voxels of {_block(self.image_size)} mm",
             "scale": "mean 0 and deviation 1 over the volume and its background",
         }
@@ -168,7 +186,7 @@ class T1FeatureExtractor(ScanProcessor):
 
     def example(self, config: Any) -> tuple[str, str, str]:
         """See [`ScanProcessor.example`]."""
-        return 'nibabel.load("sub-01_space-MNI152_desc-brain_T1w.nii.gz")', "", "an image with its affine"
+        return "t1_image", "", "a nibabel image"
 
 
 _CROPPED = tuple(slice(first, first + size) for first, size in zip(_CROPPED_FROM, CROPPED_SHAPE))
@@ -182,6 +200,17 @@ def _block(image_size: Sequence[int]) -> int:
             f"Expected image_size as {list(FIELD_OF_VIEW)} or that divided by one whole number, got {image_size}."
         )
     return int(factor)
+
+
+def open_t1(row: Mapping[str, Any], name: str) -> np.ndarray:
+    """The file of a volume that a row names, memory-mapped.
+
+    Raises:
+        ValueError: if it is not there, damaged, or not of that shape; the message calls the scan `name`.
+    """
+    if tuple(row["shape"]) != CROPPED_SHAPE:
+        raise ValueError(f"Expected {CROPPED_SHAPE} voxels in {name}, got {tuple(row['shape'])}. Prepare it again.")
+    return open_stored(row, "t1", T1_DTYPES, f"voxels of {name}")
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
@@ -209,14 +238,17 @@ def _checked_affine(affine: Any, name: str) -> np.ndarray:
 def _check_brain(cropped: np.ndarray, name: str) -> None:
     """Refuse what cannot be a brain without skull on the grid of MNI152."""
     background = np.median(cropped[[0, -1]])  # the outer planes, left and right of any brain
-    inside = np.abs(cropped - background) > 0.05 * np.quantile(np.abs(cropped - background), 0.995)
+    distance = np.abs(cropped - background)
+    brightest = np.quantile(distance, 0.995)
+    inside = distance > 0.05 * brightest
     litres = inside.sum() * 1e-6
-    if litres > _LARGEST_BRAIN or background != 0:
+    on_zero = abs(background) <= 1e-3 * brightest  # resampling leaves noise
+    if litres > _LARGEST_BRAIN or not on_zero:
         raise ValueError(
             f"Expected a brain without skull, on a background of 0, in {name}; got {litres:.1f} l that are not "
-            f"background{'' if background == 0 else f', which is {background:g}'} (a brain has 1.2 to 2). Strip the "
-            "skull first, for example with FreeSurfer's mri_synthstrip, or for a volume that is in MNI152 already "
-            "with brain_transformers.processing.structural.inside_mni152_brain."
+            f"background{'' if on_zero else f', which is {background:g}'} (a brain has 1.2 to 2). Strip the skull "
+            "first, for example with FreeSurfer's mri_synthstrip, or for a volume that is in MNI152 already with "
+            "brain_transformers.processing.structural.inside_mni152_brain (prepare --brain-mask template)."
         )
     centre = (MNI_AFFINE @ [*(np.array(np.nonzero(inside)).mean(axis=1) + _CROPPED_FROM), 1])[:3]
     if litres < _SMALLEST_BRAIN or np.linalg.norm(centre - _BRAIN_CENTRE) > _FARTHEST_CENTRE:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..models.configuration_base import ScanFacts
 from .base import CheckedScan, ScanProcessor, as_array, check_choice, check_size
-from .rows import check_columns
+from .rows import check_columns, open_stored
 from .time import known_t_r, window_starts
 
 MNI_SHAPE = (91, 109, 91)
@@ -177,24 +177,7 @@ def open_frames(row: Mapping[str, Any], name: str) -> np.ndarray:
     Raises:
         ValueError: if it is not there, damaged, or other than the row says; the message calls the scan `name`.
     """
-    path = Path(str(row["volumes"]))
-    if not path.is_file():
-        fix = "Move or copy the whole folder of a dataset, or prepare it again."
-        if not path.is_absolute():
-            fix = "Load the dataset with brain_transformers.load_dataset, which knows where its files are."
-        raise ValueError(f"The frames of {name} are not at {path}. {fix}")
-    try:
-        frames = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(
-            f"The frames of {name} in {path} cannot be read: {' '.join(str(error).split())[:200]}. Prepare it again."
-        ) from error
-    expected = tuple(np.asarray(row["shape"]).tolist())
-    if frames.shape != expected or str(frames.dtype) != row["dtype"] or str(frames.dtype) not in STORED_DTYPES:
-        raise ValueError(
-            f"Expected {row['dtype']} {expected} in {path}, got {frames.dtype} {frames.shape}. Prepare it again."
-        )
-    return frames
+    return open_stored(row, "volumes", STORED_DTYPES, f"frames of {name}")
 
 
 class VolumeFeatureExtractor(ScanProcessor):
