@@ -291,7 +291,7 @@ def _t1_rows(config: Any, folder: Path) -> list[Row]:
 
 
 def _t1_example(row: Row) -> dict[str, Any]:
-    return {"nibabel": SimpleNamespace(load=lambda name: row["t1"])}
+    return {"t1_image": row["t1"]}
 
 
 def _t1_volumes(batch: int) -> dict[str, torch.Tensor]:
