@@ -38,7 +38,7 @@ _EXPORTS = {
     "push_folder": "hub.sharing",
     "save_model_folder": "hub.sharing",
     "list_models": "hub.registry",
-    "new_model": "hub.new_models",
+    "new_model": "hub.starting_models",
     "load_config": "hub.registry",
 }
 

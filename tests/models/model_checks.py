@@ -12,7 +12,7 @@ import torch
 
 import brain_transformers as bt
 from brain_transformers.atlases.roi_orders import roi_order_text
-from brain_transformers.hub.new_models import complete_tables, give_tables
+from brain_transformers.hub.starting_models import complete_tables, give_tables
 from brain_transformers.processing.structural import CROPPED_SHAPE, MNI_AFFINE
 
 Row = dict[str, Any]

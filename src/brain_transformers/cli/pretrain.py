@@ -76,8 +76,7 @@ def run(args: argparse.Namespace) -> int:
     def begin() -> Beginning:
         from transformers import AutoModelForPreTraining
 
-        from ..hub.new_models import check_masks
-        from ..hub.starting_models import starting_model
+        from ..hub.starting_models import check_masks, starting_model
 
         model, extractor = starting_model(
             args.model,

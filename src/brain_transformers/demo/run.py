@@ -25,7 +25,7 @@ from ..evaluation.reconstruction import (
     roi_correlations,
 )
 from ..files import to_json, whole_folder, write_file
-from ..hub.new_models import new_model
+from ..hub.starting_models import new_model
 from ..hub.trained_models import save_trained_model
 from ..optional import require
 from ..processing.base import join

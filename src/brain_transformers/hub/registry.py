@@ -117,15 +117,16 @@ def parse_fields(name: str, pairs: Sequence[str]) -> dict[str, Any]:
         ValueError: for what is no such pair, no field, decided by something else, or not finite.
     """
     named = load_config(name)
-    overrides: dict[str, Any] = {}
+    of_tables = {source: f"it is set with the table (--table {t}=FILE)" for t, source in named.table_sources.items()}
+    not_chosen, overrides = {**_NOT_CHOSEN, **of_tables}, dict[str, Any]()
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise ValueError(f"Expected --config NAME=VALUE, got {pair!r}.")
-        fields = {field for field in named.to_dict() if not field.startswith("_")} - set(_NOT_CHOSEN)
+        fields = {field for field in named.to_dict() if not field.startswith("_")} - set(not_chosen)
         key = named.attribute_map.get(key, key)
-        if key in _NOT_CHOSEN:
-            raise ValueError(f"--config {key}: {_NOT_CHOSEN[key]}. Leave it out.")
+        if key in not_chosen:
+            raise ValueError(f"--config {key}: {not_chosen[key]}. Leave it out.")
         if key not in fields:
             similar = difflib.get_close_matches(key, sorted(fields), n=3)
             hint = f"Did you mean {' or '.join(similar)}?" if similar else f"It has {', '.join(sorted(fields))}."
@@ -144,9 +145,6 @@ def parse_fields(name: str, pairs: Sequence[str]) -> dict[str, Any]:
 _NOT_CHOSEN = {
     **dict.fromkeys(("model_type", "architectures", "auto_map", "transformers_version"), "it belongs to the family"),
     **dict.fromkeys(("id2label", "label2id", "problem_type"), "it follows from --label and --task"),
-    **dict.fromkeys(
-        ("coordinates_source", "gradient_source"), "it is set with the table (--coordinates, --gradients)"
-    ),
     **dict.fromkeys(("return_dict", "output_hidden_states", "output_attentions"), "it is for calls of the model"),
     **dict.fromkeys(("chunk_size_feed_forward", "is_encoder_decoder"), "the models do not look at it"),
     "dtype": "training decides on it (--bf16 and the like)",

@@ -1,12 +1,148 @@
-"""The model that work starts from, new or existing, and its feature extractor; failures are one line each."""
+"""Models that work starts from, new or existing, and that fit a dataset: configuration, processor, tables.
 
+What scans of a modality have in common, and what follows from them, is said by its processor and by the configuration
+of the family (see `processing.base` and `models.configuration_base`).
+"""
+
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..models.configuration_base import BrainConfig
-from .new_models import check_tables, complete_tables, fit_to_rows, give_tables, new_model
+from ..data.row_randomness import SeededDraws
+from ..families import FAMILIES
+from ..models.configuration_base import BrainConfig, ScanFacts, TableError
 from .registry import MODELS, load_config
+
+
+def new_model(
+    name: str,
+    dataset: Any,
+    *,
+    auto_class: Any = None,
+    tables: Mapping[str, Any] | None = None,
+    normalization: str | None = None,
+    fit: bool = True,
+    what: str = "training",
+    **overrides: Any,
+) -> tuple[Any, Any]:
+    """A model with random weights that fits a dataset, and its processor.
+
+    Parcels and repetition time are those of the scans (families that slow fast scans down keep theirs), the scale is
+    fitted on them where it needs that, and tables of parcels follow from the names of the parcels or are computed from
+    the scans. What differs from the named configuration is printed, and where each table came from.
+
+    Args:
+        name: of a configuration, see [`list_models`].
+        dataset: rows of scans as [`load_dataset`] gives them, several such sets by name, of which `"train"` is taken,
+            or the folder of either.
+        auto_class: what kind of model; `AutoModelForPreTraining` if left out.
+        tables: name -> file or array, for parcels that are not known: `coordinates` (BrainLM; a row a parcel, mm MNI),
+            `gradients` (Brain-JEPA; a row a parcel), `networks` (Brain-Semantoks; a name or number a parcel).
+        normalization: scale of the inputs; by default that of the family.
+        fit: whether to fit the scale where it needs that, or leave it to others.
+        what: how messages call the set.
+        overrides: fields of the configuration, which go before what fits the dataset.
+
+    Raises:
+        ValueError: if fields do not fit each other, the model has no use for a table or needs one that nobody knows,
+            or scans do not fit the model.
+    """
+    from transformers import AutoModelForPreTraining
+
+    named, given = load_config(name), dict(tables or {})
+    processor_class = named.family.load_processor()
+    rows = _training_rows(dataset, {*processor_class.reads, *processor_class.tells})
+    facts = processor_class.facts(rows, overrides, f"{what} scans")
+    config = _fitted_config(name, named, facts, given, overrides)
+    options = {} if normalization is None else {"normalization": normalization}
+    processor = processor_class.from_model_config(config, **{**facts.processor_options, **options})
+    for line in processor.remarks(facts):
+        print(line)
+    give_tables(processor, config, given)
+    if fit and processor.is_fitted:
+        print(f"scale: {processor.describe()['scale']}")
+    fit_to_rows(processor, rows, what, fit=fit)
+    model = (auto_class or AutoModelForPreTraining).from_config(config)
+    check_masks(model, 8)
+    complete_tables(model, processor, rows, given, what)
+    return model, processor
+
+
+def _training_rows(dataset: Any, columns: set[str]) -> Any:
+    if isinstance(dataset, (str, Path)):
+        from ..data.builders import load_dataset
+
+        dataset = load_dataset(dataset)
+    if isinstance(dataset, Mapping):
+        if "train" not in dataset:
+            raise ValueError(f"Expected a set 'train', got {sorted(dataset)}. Pass the rows to train on.")
+        dataset = dataset["train"]
+    if lacking := columns - set(getattr(dataset, "column_names", None) or ()):
+        raise ValueError(
+            f"Expected rows of scans, as load_dataset or dataset_from_arrays gives them, got {type(dataset).__name__} "
+            f"without the columns {', '.join(sorted(lacking))}. Make them with one of these."
+        )
+    if not len(dataset):
+        raise ValueError("Expected scans to fit a model to, got a dataset without rows.")
+    return dataset
+
+
+def _fitted_config(
+    name: str, named: Any, facts: ScanFacts, tables: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> Any:
+    """The named configuration with what fits the scans; says in what it differs."""
+    from ..data.model_tables import read_table
+
+    chosen = dict(overrides)
+    for table, source in named.table_sources.items():
+        if source in chosen:
+            raise ValueError(f"{source} is set with the table. Leave it out, and pass tables={{{table!r}: ...}}.")
+    for table in [key for key in tables if key in named.tables and named.tables[key].kept_in == "configuration"]:
+        chosen[table] = read_table(table, tables[table], named.tables[table].kind)
+    try:
+        values = named.fitted_to(facts, chosen)
+    except TableError as error:
+        raise ValueError(f"{_called(error.table, tables[error.table])}: {error}") from error
+    config = load_config(name, **values)
+    for key, value in values.items():
+        if key in chosen or getattr(named, key) == value or value is None:
+            continue  # said by the caller, the same, or to follow from the rest
+        shown = f"a list of {len(value)} labels" if isinstance(value, list) and isinstance(value[0], str) else value
+        print(f"{key}: {shown}, as in the dataset ({name} has {getattr(named, key)})")
+    check_tables(name, config, tables)
+    return config
+
+
+def check_masks(model: Any, batch_size: int) -> None:
+    """Draw some masks, so that a grid of tokens that is too small for them is said before training and not in it.
+
+    Raises:
+        ValueError: what drawing says.
+    """
+    for seed in range(16):  # not every batch may be masked
+        model.draw_masks(model.config, SeededDraws.of_one_batch(min(batch_size, 64), seed))
+
+
+def fit_to_rows(processor: Any, rows: Any, what: str, *, fit: bool) -> None:
+    """See that the rows fit a processor, of a new or an existing model, and fit its scale on them if it needs that.
+
+    Args:
+        processor: of the model.
+        rows: scans to check, and to fit on.
+        what: how messages call the set.
+        fit: whether to fit the scale where there is none.
+
+    Raises:
+        ValueError: if rows do not fit the model.
+    """
+    processor.try_rows(rows, what)
+    if fit and not processor.is_fitted:
+        processor.fit(rows)
+        print(f"scale: {processor.describe()['scale']}")
+
+
+# --- existing models ---
 
 
 def load_pretrained(kind: Any, model: str) -> Any:
@@ -95,15 +231,91 @@ def starting_model(
         ValueError: if there is no such model, or it does not fit the rows.
     """
     if name in MODELS:
-        options: dict[str, Any] = {
-            **fields,
-            "tables": tables,
-            "normalization": normalization,
-            "what": what,
-            "fit": fit,
-        }
+        options = {"tables": tables, "normalization": normalization, "what": what, "fit": fit, **fields}
         return new_model(name, rows, auto_class=auto_class, **options)
     model = load_pretrained(auto_class, name) if load is None else load()
     extractor = starting_extractor(name, model.config, rows, tables, what, fit=fit)
     complete_tables(model, extractor, rows, tables, what)
     return model, extractor
+
+
+# --- tables ---
+
+
+def check_tables(name: str, config: Any, tables: Mapping[str, Any], *, new: bool = True) -> None:
+    """Raise ValueError for tables that a model has no use for.
+
+    Args:
+        name: of the model.
+        config: its configuration.
+        tables: name -> anything.
+        new: whether the model is new; with trained weights go only the tables that they were trained with.
+    """
+    for table in tables:
+        own = config.tables.get(table)
+        if own is None:
+            users = [family for family in FAMILIES if table in family.load_class("Config")().tables]
+            titles = " and ".join(dict.fromkeys(family.title for family in users))
+            as_it_is = " as it is configured" if config.family in users else ""
+            whose = f"--{table} is for {titles}" if users else f"no model has a table {table!r}"
+            its_own = "" if users else f" It has {', '.join(config.tables) or 'none'}."
+            raise ValueError(f"{whose}; {name} does not use it{as_it_is}. Leave it out.{its_own}")
+        if not new and not own.exchangeable:
+            raise ValueError(f"--{table} is for new models; what {name} was trained with belongs to its weights.")
+
+
+def give_tables(processor: Any, config: Any, tables: Mapping[str, Any]) -> None:
+    """Give a processor what it needs of the tables for a model.
+
+    Raises:
+        ValueError: if one cannot be read, or does not fit.
+    """
+    from ..data.model_tables import read_table
+
+    for name in processor.own_tables & tables.keys():
+        array = read_table(name, tables[name], config.tables[name].kind)
+        try:
+            processor.set_table(name, array)
+        except ValueError as error:
+            raise ValueError(f"{_called(name, tables[name])}: {error}") from error
+
+
+def complete_tables(model: Any, processor: Any, rows: Any, tables: Mapping[str, Any], what: str) -> None:
+    """Keep what a model must know in it, so that it is complete when saved; says where it came from.
+
+    Args:
+        model: new, or an existing one that lacks tables or gets others.
+        processor: its processor, which has those that are given.
+        rows: scans to compute tables from.
+        tables: name -> file or array, of those that are given.
+        what: how messages call the set of rows.
+
+    Raises:
+        ValueError: if the model needs a table that nobody knows.
+    """
+    from ..data.model_tables import FORMATS, fit_to_shape, read_table
+
+    for name, table in model.tables.items():
+        given = tables.get(name)
+        if table.kept_in == "weights" and (given is not None or table.source is None):
+            if given is not None and name not in processor.own_tables:
+                fewer = f" Fewer: --config {table.columns}=..." if table.columns else ""
+                array = fit_to_shape(_called(name, given), read_table(name, given, table.kind), table.shape, fewer)
+                source = ""
+            elif (made := processor.make_table(name, table.shape, rows, f"{what} scans")) is not None:
+                array, source = made
+            else:
+                raise ValueError(
+                    f"{type(model).__name__} needs the table {name} ({table.what} of every parcel), and it does not "
+                    f"follow from these scans. Pass --{name} FILE, {FORMATS[table.kind]}."
+                )
+            if given is not None:
+                source = Path(given).name if isinstance(given, (str, os.PathLike)) else "an array"
+            model.set_table(name, array, source)
+        if (source := model.tables[name].source) is not None:
+            print(f"{name}: {source}")
+
+
+def _called(name: str, given: Any) -> str:
+    """What messages call a table."""
+    return str(given) if isinstance(given, (str, os.PathLike)) else name

@@ -1,4 +1,4 @@
-"""From tokens to one vector a sample."""
+"""From tokens to one vector a sample, and from errors to one loss."""
 
 import torch
 from torch import nn
@@ -41,3 +41,8 @@ def pool_tokens(
         highest = tokens.masked_fill(weights == 0, -torch.inf).amax(1)
         return highest.masked_fill(highest == -torch.inf, torch.nan)
     return (tokens * weights).sum(1) / weights.sum(1)
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Sum of `values` where `mask` is 1 over the number of such entries, pooled over the batch (0 if none)."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)

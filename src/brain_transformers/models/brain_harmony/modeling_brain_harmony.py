@@ -17,10 +17,10 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.heads import initialise, initialised_linear, masked_mean
+from ...layers.initialisation import initialise, initialised_linear
 from ...layers.masking import check_attention_mask, check_observed, check_tensor, padding_masks
 from ...layers.plain import input_dtype
-from ...layers.pooling import pool_tokens
+from ...layers.pooling import masked_mean, pool_tokens
 from ...layers.positions import sincos_table
 from ...layers.transformer import PreNormLayer, layer_stack
 from ..classification import BrainForSequenceClassification

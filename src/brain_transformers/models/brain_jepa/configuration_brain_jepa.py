@@ -44,7 +44,7 @@ class BrainJEPAConfig(ROIConfig):
             start.
         classifier_head: `"linear"`, or `"batch_norm_linear"` for linear probing.
         classifier_norm: learned LayerNorm on the pooled vector before the head; the authors have it with mean pooling.
-        mask_rule: `"balanced"` or `"published"`, see `masking_brain_jepa`. Balanced is the default for new training,
+        mask_rule: `"balanced"` or `"published"`, see `models.block_masks`. Balanced is the default for new training,
             since the published trimming nearly removes right-hemisphere parcels from the contexts.
         mask_observation: share of ROIs, and of windows, that the observed block spans, drawn from this range.
         mask_cross_rois, mask_cross_windows: ranges of the share of ROIs and windows of the cross-ROI target.

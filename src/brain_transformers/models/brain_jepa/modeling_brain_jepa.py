@@ -16,7 +16,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.heads import initialise, initialised_linear
+from ...layers.initialisation import initialise, initialised_linear
 from ...layers.masking import (
     check_attention_mask,
     gather_tokens,

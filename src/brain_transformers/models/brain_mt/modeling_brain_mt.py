@@ -19,7 +19,6 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.heads import masked_mean
 from ...layers.mamba_mixer import MambaMixer
 from ...layers.masking import (
     check_attention_mask,
@@ -29,7 +28,7 @@ from ...layers.masking import (
     padding_masks,
     restore_tokens,
 )
-from ...layers.pooling import pool_tokens
+from ...layers.pooling import masked_mean, pool_tokens
 from ...layers.transformer import FeedForward, drop_path
 from ..batch_draws import BatchDraws
 from ..classification import BrainForSequenceClassification

@@ -19,7 +19,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.heads import initialise, initialised_linear
+from ...layers.initialisation import initialise, initialised_linear
 from ...layers.masking import check_observed, check_tensor
 from ...layers.plain import is_plain
 from ...layers.pooling import pool_tokens

@@ -15,7 +15,6 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.heads import masked_mean
 from ...layers.masking import (
     check_attention_mask,
     check_tensor,
@@ -25,6 +24,7 @@ from ...layers.masking import (
     restore_tokens,
 )
 from ...layers.plain import is_plain
+from ...layers.pooling import masked_mean
 from ...layers.positions import sincos_table
 from ...layers.transformer import PreNormLayer, layer_stack
 from ..classification import BrainForSequenceClassification

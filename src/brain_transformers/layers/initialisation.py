@@ -1,8 +1,7 @@
-"""Linear layers that start in a way of their own, and the loss over what was hidden."""
+"""Linear layers that start in a way of their own."""
 
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import initialization as init
 
@@ -42,8 +41,3 @@ def initialise(layer: Any, cut_at: float | None = None) -> None:
         init.trunc_normal_(layer.weight, std=layer.initial_std, a=-cut_at, b=cut_at)
     if layer.starts_at_zero:
         init.zeros_(layer.bias)
-
-
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Sum of `values` where `mask` is 1 over the number of such entries, pooled over the batch (0 if none)."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
