@@ -1,15 +1,16 @@
-"""Write one model card for each published checkpoint, from the registry of the package.
+"""Write one model card for each published model, from the registry of the package.
 
     python model_cards/generate.py
 
 Cards of converted folders are written by the conversion scripts, with the hash of the file that was converted. These
-here describe the published checkpoints before anybody has converted them.
+here describe the published checkpoints before anybody has converted them, and families without any.
 """
 
 import argparse
 from pathlib import Path
 
 import brain_transformers as bt
+from brain_transformers.families import FAMILIES
 from brain_transformers.files import write_file
 from brain_transformers.hub.model_card import build_model_card
 from brain_transformers.hub.registry import MODELS, conversion_command
@@ -23,19 +24,33 @@ From the authors ({source}), and converted on your machine.{table}
 {command}
 ```"""
 
+_MAKE = """\
+There is nothing to download. A model with random weights that fits a dataset of yours, trained on a column of it:
+
+```bash
+brain-transformers finetune --dataset dataset/ --model {name} --label COLUMN --output run/
+```
+
+or in Python `model, extractor = brain_transformers.new_model("{name}", dataset)`. Weights that you trained with the
+authors' code become a model folder by `brain-transformers convert {converter} --checkpoint FILE --output FOLDER`."""
+
 
 def obtain(name: str) -> str:
-    """How to get a published checkpoint, as Markdown."""
+    """How to get a published checkpoint, or a model whose weights were never published, as Markdown."""
+    if MODELS[name].source is None:
+        return _MAKE.format(name=name, converter=bt.load_config(name).family.converter)
     more_than_weights = str(MODELS[name].conversion).count("--") > 1
     table = " The table that the command names is theirs as well." if more_than_weights else ""
     return _OBTAIN.format(source=MODELS[name].source, table=table, command=conversion_command(name))
 
 
 def cards() -> dict[str, str]:
-    """File name -> text of the card, for every published checkpoint."""
+    """File name -> text of the card, for every published checkpoint, and the first model of a family without any."""
+    published = bt.list_models(published=True)
+    first = [next(iter(family.models)) for family in FAMILIES if not set(family.models) & set(published)]
     return {
         f"{name}.md": build_model_card(name, MODELS[name], bt.load_config(name), obtain=obtain(name))
-        for name in bt.list_models(published=True)
+        for name in [*published, *first]
     }
 
 

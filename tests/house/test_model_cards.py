@@ -51,6 +51,14 @@ def test_metadata_of_a_card_can_be_read(name: str, repository: Path) -> None:
         assert text in card.content
 
 
+def test_the_card_of_a_model_without_weights_says_so_first(repository: Path) -> None:
+    card = ModelCard.load(repository / "model_cards" / "brain-mt-base.md")
+    first = next(line for line in card.text.splitlines() if line and not line.startswith("#"))
+    assert first.startswith("**No weights of this model were ever published")
+    assert card.data.license is None
+    assert f"{MODELS['brain-mt-base'].parameters:,}" in card.content
+
+
 def run_example(folder: Path, **known: Any) -> dict[str, Any]:
     """Run the Python of the card in a model folder, as it stands but for the name; returns its variables."""
     example = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)

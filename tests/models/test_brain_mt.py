@@ -67,6 +67,23 @@ def test_loss_is_the_error_over_hidden_voxels_that_change() -> None:
     assert int(output.signal_mask.sum()) == int(counted.sum())
 
 
+def test_frames_that_pad_a_scan_make_no_voxel_of_the_background_count() -> None:
+    model = tiny("ForMaskedModeling")
+    volumes = scans(1)
+    volumes[:, :, :, :10] = -3
+    volumes[:, 4:] = 0  # what the feature extractor pads a short scan with
+    observed = torch.ones(1, 8, 6, dtype=torch.long)
+    observed[:, :, 4:] = 0
+    hidden = torch.zeros(1, 8, 6, dtype=torch.bool)
+    hidden[:, [0, 5]] = True
+    options = {"bool_masked_pos": hidden.flatten(1), "attention_mask": observed.flatten(1)}
+    with torch.no_grad():
+        padded = model(volumes, **options)
+        alone = model(volumes[:, :4], bool_masked_pos=hidden[:, :, :4].flatten(1))
+    assert int(padded.signal_mask.sum()) == int(alone.signal_mask.sum())
+    torch.testing.assert_close(padded.loss, alone.loss, rtol=1e-4, atol=1e-6)
+
+
 def test_blocks_and_volumes_are_inverse() -> None:
     volumes = scans()
     blocks = blocks_of(volumes)

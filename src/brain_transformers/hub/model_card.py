@@ -111,6 +111,7 @@ def build_model_card(
         provenance=provenance,
         version=__version__,
         obtain=obtain,
+        unpublished=obtain is not None and entry.source is None,
         auto_class="AutoModelForSequenceClassification" if is_classifier else "AutoModel",
         is_classifier=is_classifier,
         fitted=extractor.is_fitted,
@@ -176,6 +177,8 @@ def _origin(entry: NamedModel, provenance: Provenance | None, parent: str | Path
     if parent is not None:
         return _inherited(parent)
     stated = None if provenance is None else provenance.source
+    if catalogue and entry.source is None:
+        return _Origin("none were ever published: random initialisation", "none: there are no weights", published=True)
     if catalogue or (stated and entry.source and _repository(stated) == _repository(entry.source)):
         return _Origin(
             entry.source or "" if catalogue else f"{stated}, as stated by whoever converted it",

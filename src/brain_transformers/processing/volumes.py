@@ -357,7 +357,8 @@ class VolumeFeatureExtractor(ScanProcessor):
 
     def example(self, config: Any) -> tuple[str, str, str]:
         """See [`ScanProcessor.example`]."""
-        return 'nibabel.load("sub-01_space-MNI152_desc-preproc_bold.nii.gz")', "", "a 4-D image with its affine"
+        image = 'brain_transformers.data.read_volumes("sub-01_space-MNI152_desc-preproc_bold.nii.gz")'
+        return image, "", "a 4-D image with its affine"
 
 
 class LazyScan:

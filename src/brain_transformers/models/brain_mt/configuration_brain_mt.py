@@ -151,6 +151,15 @@ class BrainMTConfig(BrainConfig):
         rates = [rate * layer / max(n_mamba + n_attention - 1, 1) for layer in range(n_mamba + n_attention)]
         return [*rates[: max(n_mamba - 1, 0)], *([rate] if n_mamba else [])], rates[n_mamba:]
 
+    def describe(self) -> dict[str, str]:
+        """See [`BrainConfig.describe`]."""
+        mixer = "in both directions" if self.mixer_type == "bidirectional_v2" else "causal"
+        heads = f"{self.num_attention_heads} heads, one norm and one feed-forward block for all"
+        layers = (
+            f"{self.num_mamba_layers} Mamba layers ({mixer}), then {self.num_attention_layers} of attention ({heads})"
+        )
+        return {"encoder": f"a token for each {PATCH_SIZE} voxels a side, width {self.hidden_size}; {layers}"}
+
     def validate_architecture(self) -> None:
         """Check that the sizes fit each other."""
         check_heads("hidden_size", self.hidden_size, self.num_attention_heads)

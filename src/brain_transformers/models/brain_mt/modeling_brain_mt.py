@@ -524,12 +524,13 @@ class BrainMTForMaskedModeling(BrainMTPreTrainedModel):
         outputs = self.brain_mt(
             volumes, attention_mask, bool_masked_pos, self.decoder.mask_token, return_dict=True, **kwargs
         )
-        hidden = bool_masked_pos
+        hidden, differs = bool_masked_pos, volumes != volumes[:, :1]
         observed = check_attention_mask(attention_mask, batch, n_tokens)
         if observed is not None:
             hidden = hidden & observed.bool()
+            differs &= patch_of_voxels(observed.bool(), volumes.shape[3:])  # from the scan, not from what pads it
         predictions, targets = self.decoder(outputs.last_hidden_state[:, 1:]), blocks_of(volumes)
-        changing = (volumes != volumes[:, :1]).any(dim=1, keepdim=True).expand_as(volumes)
+        changing = differs.any(dim=1, keepdim=True).expand_as(volumes)
         voxel_mask = blocks_of(changing.to(torch.float32)) * hidden[:, :, None]
         loss = masked_mean((predictions.float() - targets.float()) ** 2, voxel_mask)
         return MaskedModelingOutput(
