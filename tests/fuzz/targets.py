@@ -310,6 +310,25 @@ def _parcellate(folder: Path) -> Any:
     ]
 
 
+def _t1_images(folder: Path) -> list[Path]:
+    import nibabel as nib
+
+    values = np.random.default_rng(0).integers(0, 900, (8, 9, 7)).astype(np.int16)
+    for name, data in (("T1w.nii.gz", values), ("T1w.nii", values), ("desc-brain_mask.nii.gz", values > 300)):
+        image = nib.Nifti1Image(data.astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0]))
+        image.set_sform(image.affine, 4)
+        nib.save(image, folder / f"sub-01_space-MNI152NLin6Asym_{name}")
+    return sorted(folder.iterdir())
+
+
+@target("t1_volumes", _t1_images)
+def _read_t1(folder: Path) -> Any:
+    from brain_transformers.data import read_t1
+
+    stem = "sub-01_space-MNI152NLin6Asym_T1w"
+    return [read_t1(folder / f"{stem}.nii.gz", "beside"), read_t1(folder / f"{stem}.nii")]
+
+
 def _cleaning(folder: Path) -> list[Path]:
     frames = np.random.default_rng(1).normal(size=(20, 3)).round(4)
     lines = ["trans_x\ttrans_x_derivative1\tcsf", *("\t".join(map(str, row)) for row in frames.tolist())]
