@@ -208,7 +208,9 @@ def task_scores(model_folder: Path, train: Any, test: Any, options: argparse.Nam
     labels = np.array([row["labels"] for row in test])
     known = np.array([row["labels"] for row in train])
     linear = require("sklearn.linear_model", extra="eval", purpose="the logistic regression")
-    scaler = require("sklearn.preprocessing", extra="eval", purpose="its scale").StandardScaler().fit(block_means(train))
+    scaler = (
+        require("sklearn.preprocessing", extra="eval", purpose="its scale").StandardScaler().fit(block_means(train))
+    )
     regression = linear.LogisticRegression(C=0.1, max_iter=2000).fit(scaler.transform(block_means(train)), known)
     of_blocks = regression.predict_log_proba(scaler.transform(block_means(test)))
     larger = np.zeros((len(labels), 2))

@@ -42,6 +42,10 @@ def _register_models() -> None:
             if auto_class != "AutoConfig":
                 registry = getattr(modeling_auto, auto_class)
                 registry.register(family.load_class("Config"), family.load_class(kind), exist_ok=True)
+        if family.joint_processor is not None:
+            from transformers import AutoProcessor  # which the models have loaded, and takes seconds otherwise
+
+            AutoProcessor.register(family.load_class("Config"), family.load_processor(joint=True), exist_ok=True)
 
 
 def _check_first(cls: type, method: str, check: Callable[[Any], None], files: tuple[str, ...]) -> None:

@@ -74,6 +74,7 @@ def test_an_mlp_head_of_another_width_and_an_input_of_another_width(tmp_path: Pa
         (1, {}, STAGE1[:2] + STAGE1[4:], "42 tokens, of which 1200 cannot be of T1"),
         (1, {}, ("--component", "finetuned", *HEADS), "this one has a decoder"),
         (2, {}, STAGE1, "this one has a head"),
+        (1, {}, ("--component", "all", *STAGE1), "takes both encoders, got no --fmri-checkpoint"),
         (1, {"other.weight": torch.zeros(2)}, STAGE1, "1 keys of the checkpoint are unknown"),
         (1, {"latent_tokens": torch.zeros(4, 32)}, STAGE1, "of another shape"),
         (1, {"norm.weight": "x"}, STAGE1, "norm.weight holds a str"),

@@ -362,6 +362,69 @@ def base_state_dict_shapes(case: GoldenCase, work: Path) -> None:
         _check_shapes(case, name, model, keys, theirs, facts["parameter_counts"][name])
 
 
+def _converted_whole(case: GoldenCase, work: Path, model: Any, config: dict[str, Any]) -> Path:
+    """The case's encoders and the weights of `model`, under the authors' names, after `--component all`."""
+    torch.manual_seed(0)
+    pretraining = bt.BrainHarmonyForMaskedModeling(model.config)
+    pretraining.brain_harmony.load_state_dict(model.state_dict())
+    ours = {key: value for key, value in pretraining.state_dict().items() if "_encoder." not in key}
+    weights = {_authors_name(key): value for key, value in ours.items()}
+    for key in ("cls_token", "pos_embed", "mask_token", "decoder_pos_embed", "dec_latent_token_positional_embedding"):
+        weights[key] = weights[key].reshape(1, -1, weights[key].shape[-1])
+    torch.save({"model": weights}, work / "harmonizer.pth")
+    fmri, t1 = config["harmonix_f"], config["harmonix_s"]
+    arguments = {
+        "--component": "all",
+        "--checkpoint": work / "harmonizer.pth",
+        "--fmri-checkpoint": case.folder / "checkpoint.pth",
+        "--t1-checkpoint": case.folder / "t1_checkpoint.pth",
+        "--gradient": case.folder / "gradient.csv",
+        "--harmonics": case.folder / "geo_harm.csv",
+        "--num-attention-heads": model.config.num_attention_heads,
+        "--decoder-num-attention-heads": model.config.decoder_num_attention_heads,
+        "--fmri-num-attention-heads": fmri["num_heads"],
+        "--fmri-predictor-num-attention-heads": fmri["predictor_num_heads"],
+        "--t1-num-attention-heads": t1["num_heads"],
+        "--n-t1-tokens": model.config.n_t1_tokens,
+        "--output": work / "whole",
+    }
+    assert convert_brain_harmony.main([str(word) for pair in arguments.items() for word in pair]) == 0
+    return work / "whole"
+
+
+def _authors_name(key: str) -> str:
+    """The authors' name of one of our tensors of the fusion."""
+    parts = {
+        "brain_harmony.embeddings.": {
+            "cls_token": "cls_token",
+            "position_embeddings": "pos_embed",
+            "hub_tokens": "latent_tokens",
+            "hub_positions": "enc_latent_token_positional_embedding",
+            "projection": "pre_map",
+        },
+        "brain_harmony.": {"layernorm": "norm", "layers": "blocks"},
+        "decoder.": {
+            "mask_token": "mask_token",
+            "position_embeddings": "decoder_pos_embed",
+            "hub_positions": "dec_latent_token_positional_embedding",
+            "embed": "decoder_embed",
+            "layernorm": "decoder_norm",
+            "projection": "decoder_pred",
+            "layers": "decoder_blocks",
+        },
+    }
+    place = next(place for place in parts if key.startswith(place))
+    head, dot, rest = key.removeprefix(place).partition(".")
+    for ours, theirs in (
+        ("layernorm_before", "norm1"),
+        ("layernorm_after", "norm2"),
+        ("attention.out_proj", "attn.proj"),
+        ("attention.qkv", "attn.qkv"),
+    ):
+        rest = rest.replace(ours, theirs)
+    return f"{parts[place][head]}{dot}{rest}"
+
+
 def stage0_embedding(case: GoldenCase, work: Path) -> None:
     config = case.json("config.json")
     fmri_config, t1_config = config["harmonix_f"], config["harmonix_s"]
@@ -384,9 +447,8 @@ def stage0_embedding(case: GoldenCase, work: Path) -> None:
     with np.load(case.folder / "sample.npz") as file:
         case.check("sample.npz: data", tokens[:1], torch.from_numpy(file["data"]))
         case.check("sample.npz: attn_mask", mask[:1], torch.from_numpy(file["attn_mask"]))
-    # One folder holds all three.
-    model.save_pretrained(work / "whole")
-    again = AutoModel.from_pretrained(work / "whole")
+    # One folder holds all three, by the converter too.
+    again = AutoModel.from_pretrained(_converted_whole(case, work, model, config)).eval()
     inputs = {"signals": case.tensors["signal"][:, 0], "attention_mask": mask, "t1_volumes": case.tensors["image"]}
     with torch.no_grad():
         expected = model(tokens, mask).pooler_output

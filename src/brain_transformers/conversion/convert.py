@@ -71,7 +71,7 @@ def convert(converter: Converter, **given: Any) -> Conversion:
     with torch.device("meta"):
         model = converted.model_class(converted.config)
     model.load_state_dict(converted.state_dict, strict=True, assign=True)
-    processor_class = converted.config.family.load_processor()
+    processor_class = converted.config.load_processor()
     extractor = processor_class.from_model_config(converted.config, **converted.processor_values)
     read = files["checkpoint"]
     assert read is not None

@@ -83,7 +83,7 @@ def build_model_card(
             licence and base model are passed on.
     """
     origin = _origin(entry, provenance, parent, obtain is not None)
-    extractor = extractor or config.family.load_processor().from_model_config(config)
+    extractor = extractor or config.load_processor().from_model_config(config)
     call, fit, scan = extractor.example(config)
     is_classifier = type(model).__name__.endswith(KIND_OF_AUTO_CLASS["AutoModelForSequenceClassification"])
     released, trained = entry.parameters, entry.trained_parameters
@@ -112,6 +112,7 @@ def build_model_card(
         version=__version__,
         obtain=obtain,
         unpublished=obtain is not None and entry.source is None,
+        auto_extractor=extractor.auto_class,
         auto_class="AutoModelForSequenceClassification" if is_classifier else "AutoModel",
         is_classifier=is_classifier,
         fitted=extractor.is_fitted,

@@ -51,7 +51,7 @@ def new_model(
     from transformers import AutoModelForPreTraining
 
     named, given = load_config(name), dict(tables or {})
-    processor_class = named.family.load_processor()
+    processor_class = named.load_processor()
     rows = _training_rows(dataset, {*processor_class.reads, *processor_class.tells})
     facts = processor_class.facts(rows, overrides, f"{what} scans")
     config = _fitted_config(name, named, facts, given, overrides)

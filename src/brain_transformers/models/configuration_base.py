@@ -191,6 +191,10 @@ class BrainConfig(PreTrainedConfig):
         layers, heads = self.num_hidden_layers, self.num_attention_heads
         return {"encoder": f"{layers} layers, width {self.hidden_size}, {heads} heads"}
 
+    def load_processor(self) -> Any:
+        """The class that makes the inputs of a model of this configuration; imports its module."""
+        return self.family.load_processor()
+
     @property
     def processor_defaults(self) -> Mapping[str, Any]:
         """Arguments of the processor that the weights of this family expect, beside what the configuration says."""

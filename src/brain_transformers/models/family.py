@@ -55,7 +55,9 @@ class Family:
         model_type: the name in `config.json`.
         objective: how it is pretrained; see `training.objectives`.
         processor: the class that makes its inputs of scans, and its module, relative to the package.
-        processor_defaults: arguments of that class that differ from its own defaults: the scale that the
+        joint_processor: likewise the class that takes scans of several modalities, for models that hold an encoder of
+            each; `None` if there are none.
+        processor_defaults: arguments of `processor` that differ from its own defaults: the scale that the
             weights know, and how scans come to it.
         models: named configurations.
         fine_tuning_head: fields of the configuration for the head that its authors fine-tune.
@@ -69,6 +71,7 @@ class Family:
     model_type: str
     objective: str
     processor: tuple[str, str] = ("processing.roi_series", "ROISeriesFeatureExtractor")
+    joint_processor: tuple[str, str] | None = None
     processor_defaults: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, NamedModel] = field(default_factory=dict)
     fine_tuning_head: Mapping[str, Any] = field(default_factory=dict)
@@ -85,9 +88,9 @@ class Family:
 
     @property
     def public_classes(self) -> dict[str, str]:
-        """[`classes`] and the processor, which code of a repository imports too: they are names of the package."""
-        module, name = self.processor
-        return {**self.classes, name: module}
+        """[`classes`] and the processors, which code of a repository imports too: they are names of the package."""
+        processors = [each for each in (self.processor, self.joint_processor) if each is not None]
+        return {**self.classes, **{name: module for module, name in processors}}
 
     @property
     def auto_classes(self) -> dict[str, str]:
@@ -99,9 +102,9 @@ class Family:
         name = f"{self.stem}{kind}"
         return getattr(importlib.import_module(f"brain_transformers.{self.classes[name]}"), name)
 
-    def load_processor(self) -> Any:
-        """The class that makes its inputs of scans; imports its module."""
-        module, name = self.processor
+    def load_processor(self, joint: bool = False) -> Any:
+        """The class that makes its inputs of scans, or of scans of several modalities; imports its module."""
+        module, name = self.joint_processor if joint and self.joint_processor else self.processor
         return getattr(importlib.import_module(f"brain_transformers.{module}"), name)
 
     def load_converter(self) -> Any:

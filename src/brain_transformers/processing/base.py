@@ -55,6 +55,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         tags: for the metadata of a model card.
         tells: further columns of a dataset, which say what is known of a scan; a new model needs them too.
         own_tables: tables of a model that the processor keeps as well, see `set_table`.
+        auto_class: class of transformers that finds it.
         window: which windows are cut unless a call says otherwise.
     """
 
@@ -65,6 +66,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
     tags: ClassVar[tuple[str, ...]] = ("neuroimaging",)
     tells: ClassVar[tuple[str, ...]] = ()
     own_tables: ClassVar[frozenset[str]] = frozenset()
+    auto_class: ClassVar[str] = "AutoFeatureExtractor"
     window: str = "first"
 
     def __init__(self, **kwargs: Any) -> None:

@@ -127,6 +127,10 @@ class BrainHarmonyConfig(BrainConfig):
                     f"of {part.hidden_size}."
                 )
 
+    def load_processor(self) -> Any:
+        """See [`BrainConfig.load_processor`]: of tokens, or of scans and volumes where the model holds encoders."""
+        return self.family.load_processor(joint=None not in (self.fmri_config, self.t1_config))
+
     def to_dict(self) -> dict[str, Any]:
         """See [`BrainConfig.to_dict`]; the parts are never loaded by code of a folder, so they name none."""
         output = super().to_dict()

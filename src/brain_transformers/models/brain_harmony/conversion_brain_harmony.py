@@ -2,9 +2,11 @@
 
     brain-transformers convert brain_harmony --component harmonizer --checkpoint harmonizer/model.pth --output DIR
 
-`--component harmonizer` is the fusion model of stage 1 with its decoder, `finetuned` a classifier of stage 2. Both are
-containers with the key `model`. Sizes are read from the weights, but for what no key tells: heads, which are those of
-the published widths unless they are given, and how many of the tokens are of T1 (1200).
+`--component harmonizer` is the fusion model of stage 1 with its decoder, `finetuned` a classifier of stage 2, `all`
+either of them together with the encoders whose tokens it reads (`--fmri-checkpoint` with its two tables,
+`--t1-checkpoint`): one folder that takes scans and volumes. The files are containers with the key `model`. Sizes are
+read from the weights, but for what no key tells: heads, which are those of the published widths unless they are given,
+and how many of the tokens are of T1 (1200).
 """
 
 from collections.abc import Mapping
@@ -26,6 +28,9 @@ from ..conversion_base import (
     tensor_of,
     weights_of,
 )
+from ..harmonix_f.conversion_harmonix_f import CONVERTER as FMRI_CONVERTER
+from ..harmonix_f.conversion_harmonix_f import convert as convert_fmri
+from ..harmonix_s.conversion_harmonix_s import convert as convert_t1
 from .configuration_brain_harmony import BrainHarmonyConfig
 from .modeling_brain_harmony import BrainHarmonyForMaskedModeling, BrainHarmonyForSequenceClassification
 
@@ -122,15 +127,27 @@ def infer_config(
 
 def convert(
     checkpoint: GivenFile,
+    fmri_checkpoint: GivenFile | None = None,
+    t1_checkpoint: GivenFile | None = None,
+    gradient: GivenFile | None = None,
+    harmonics: GivenFile | None = None,
     component: str = "harmonizer",
     num_attention_heads: int | None = None,
     decoder_num_attention_heads: int | None = None,
     n_t1_tokens: int = 1200,
+    **encoder_heads: int | None,
 ) -> ConvertedCheckpoint:
     """See [`Converter`]."""
+    encoders = {"fmri_checkpoint": fmri_checkpoint, "t1_checkpoint": t1_checkpoint}
+    absent = [f"--{name.replace('_', '-')}" for name, file in encoders.items() if file is None]
+    if (component == "all") == bool(absent):
+        raise ConversionError(
+            f"--component {component} takes {'both' if component == 'all' else 'no'} encoders, got "
+            f"{f'no {absent[0]}' if component == 'all' else 'one'}. With them the component is `all`."
+        )
     weights = weights_of(checkpoint.content, "model")
     has_decoder, has_head = "decoder_embed.weight" in weights, any(key.startswith("head.") for key in weights)
-    wanted = {"harmonizer": (True, False), "finetuned": (False, True)}[component]
+    wanted = {"harmonizer": (True, False), "finetuned": (False, True)}.get(component, (has_decoder, not has_decoder))
     if (has_decoder, has_head) != wanted:
         found = {(True, False): "a decoder", (False, True): "a head"}.get((has_decoder, has_head), "neither or both")
         raise ConversionError(
@@ -141,26 +158,49 @@ def convert(
     converted, report = KEY_MAP.convert(weights)
     converted = {name: in_our_shape(name, value) for name, value in converted.items()}
     model_class: Any = BrainHarmonyForMaskedModeling if has_decoder else BrainHarmonyForSequenceClassification
-    check_against_model(model_class, config, converted)
     notes = [
         "The statistics by which the authors scaled the fMRI of pretraining were never published.",
         f"Heads ({config.num_attention_heads} in the encoder) are in no file: they are those of the published sizes "
         "unless they were given.",
     ]
+    if fmri_checkpoint is not None and t1_checkpoint is not None:
+        heads = {name.removeprefix("fmri_"): n for name, n in encoder_heads.items() if name.startswith("fmri_")}
+        n_windows = config.n_fmri_tokens // (len(gradient.content) if gradient is not None else 1)
+        fmri = convert_fmri(fmri_checkpoint, gradient, harmonics, n_windows=n_windows, **heads)
+        t1 = convert_t1(t1_checkpoint, encoder_heads.get("t1_num_attention_heads"))
+        # Of Harmonix-F the moving average, whose tokens stage 0 holds.
+        released = {key: value for key, value in fmri.state_dict.items() if key.startswith("harmonix_f.")}
+        fmri.state_dict = {key.removeprefix("harmonix_f."): value for key, value in released.items()}
+        for name, part, file in (("fmri", fmri, fmri_checkpoint), ("t1", t1, t1_checkpoint)):
+            setattr(config, f"{name}_config", part.config)
+            converted |= {f"{_BODY}{name}_encoder.{key}": value for key, value in part.state_dict.items()}
+            report.dropped |= part.report.dropped
+            report.n_dropped += part.report.n_dropped
+            notes += [f"The {name} encoder comes from `{file.path.name}`, SHA-256 `{file.sha256}`.", *part.notes]
+        config.validate_architecture()
+    check_against_model(model_class, config, converted)
     return ConvertedCheckpoint(model_class, config, converted, report, notes=notes)
 
 
 CONVERTER = Converter(
     description=__doc__,
-    files=(InputFile("checkpoint", "checkpoint", "a BrainHarmony checkpoint", "model.pth of the component"),),
+    files=(
+        InputFile("checkpoint", "checkpoint", "a BrainHarmony checkpoint", "model.pth of the component"),
+        InputFile("fmri_checkpoint", "checkpoint", "a Harmonix-F checkpoint", "harmonix-f/model.pth, for `all`"),
+        InputFile("t1_checkpoint", "checkpoint", "a Harmonix-S checkpoint", "harmonix-s/model.pth, for `all`"),
+        *FMRI_CONVERTER.files[1:],
+    ),
     flags={
         "component": {
-            "choices": ("harmonizer", "finetuned"),
+            "choices": ("harmonizer", "finetuned", "all"),
             "default": "harmonizer",
-            "help": "stage 1 with its decoder (the default), or a classifier of stage 2",
+            "help": "stage 1 with its decoder (the default), a classifier of stage 2, or either with its encoders",
         },
         "num_attention_heads": {"type": int, "help": "attention heads of the encoder"},
         "decoder_num_attention_heads": {"type": int, "help": "attention heads of the decoder"},
+        "fmri_num_attention_heads": {"type": int, "help": "of Harmonix-F, for widths other than 768"},
+        "fmri_predictor_num_attention_heads": {"type": int, "help": "of its predictor, which is left out"},
+        "t1_num_attention_heads": {"type": int, "help": "of Harmonix-S, for widths other than 768"},
         "n_t1_tokens": {"type": int, "default": 1200, "help": "tokens of T1 at the end of the sequence"},
     },
     convert=convert,
