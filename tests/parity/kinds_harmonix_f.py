@@ -24,6 +24,8 @@ from brain_transformers.models.harmonix_f.modeling_harmonix_f import (
 )
 from brain_transformers.processing.frame_sampling import sampled_frames
 
+_SHARED = Path(__file__).resolve().parents[3] / "shared" / "golden" / "brain_harmony"
+
 # --- Harmonix-F ---
 
 
@@ -172,6 +174,12 @@ def patch_kernel_resize(case: GoldenCase, work: Path) -> None:
         case.check(f"t_r {t_r}", extractor.window_for(float(t_r), "a scan")[1], k)
 
 
+def _authors_table(case: GoldenCase, name: str) -> Path:
+    """A table beside the cases; for a copy of a case alone, that beside the project."""
+    beside = case.folder.parent / name
+    return beside if beside.is_file() else _SHARED / name
+
+
 def pos_embed_real_tables(case: GoldenCase, work: Path) -> None:
     config = case.json("config.json")
     n_rois, n_windows = config["grid_size"]
@@ -198,8 +206,8 @@ def pos_embed_real_tables(case: GoldenCase, work: Path) -> None:
     for key, value in weights.items():
         module, name = key.split(".")[-2:]
         getattr(names[module], name).data.copy_(value)
-    gradients = np.loadtxt(case.folder.parent / "gradient_mapping_400.csv", delimiter=",", dtype=np.float32)
-    harmonics = read_table(case.folder.parent / "schaefer400_roi_eigenmodes.csv").values.astype(np.float32)
+    gradients = np.loadtxt(_authors_table(case, "gradient_mapping_400.csv"), delimiter=",", dtype=np.float32)
+    harmonics = read_table(_authors_table(case, "schaefer400_roi_eigenmodes.csv")).values.astype(np.float32)
     with torch.no_grad():
         parcels = positions.parcels(torch.from_numpy(gradients), torch.from_numpy(harmonics))
         tables = {
