@@ -244,4 +244,42 @@ T1 = RowKind(
 )
 """A file of a T1 volume on the grid that [`T1FeatureExtractor`] reads, in its own units, and what scales it."""
 
-ROW_KINDS: list[RowKind] = [SERIES, VOLUMES, T1]
+# --- tokens ---
+
+
+def _tokens_fault(table: Any) -> str:
+    """Lists that are as many tokens as a row says; they are not read."""
+    pa = require("pyarrow", extra="data", purpose="datasets of scans")
+    pc = require("pyarrow.compute", extra="data", purpose="datasets of scans")
+    tokens, n_tokens = table.column("inputs_embeds"), table.column("n_tokens")
+    if not pa.types.is_list(tokens.type) or not pa.types.is_floating(tokens.type.value_type):
+        return f"tokens of type {tokens.type}"
+    if not pa.types.is_integer(n_tokens.type):
+        return f"n_tokens of type {n_tokens.type}"
+    if not len(table):
+        return ""
+    sizes = pc.list_value_length(tokens)
+    if n_tokens.null_count or sizes.null_count or pc.min(n_tokens).as_py() < 1 or pc.min(sizes).as_py() < 1:
+        return "rows without tokens"
+    widths = pc.divide(sizes, pc.cast(n_tokens, sizes.type))
+    if not pc.all(pc.equal(pc.multiply(widths, pc.cast(n_tokens, sizes.type)), sizes)).as_py():
+        return "rows whose values are not n_tokens tokens of one width"
+    return ""
+
+
+def _tokens_sample(row: Mapping[str, Any], most: int) -> np.ndarray:
+    values = np.asarray(row["inputs_embeds"], dtype=np.float32).reshape(-1)
+    return values[:: max(1, -(-values.size // max(most, 1)))]
+
+
+TOKENS = RowKind(
+    "tokens of stage 0",
+    {"inputs_embeds": ["float32"], "n_tokens": "int64", "attention_mask": ["int8"], "label": "int64"},
+    needed=("inputs_embeds", "n_tokens"),
+    fault=_tokens_fault,
+    sample=_tokens_sample,
+    sizes=lambda rows: f"{span(column_of(rows, 'n_tokens'))} tokens",
+)
+"""What the frozen encoders of BrainHarmony make of a person: tokens, flattened, and which of those of fMRI count."""
+
+ROW_KINDS: list[RowKind] = [SERIES, VOLUMES, T1, TOKENS]
