@@ -20,7 +20,6 @@ from plain_brain_jepa import plain_encoder, plain_item, plain_loss, plain_masks
 
 import brain_transformers as bt
 from brain_transformers.models.block_masks import balanced_masks, published_masks
-from brain_transformers.training import update_target
 
 
 @lru_cache(maxsize=1)
@@ -144,7 +143,7 @@ def moving_average() -> Result:
 
     def ours() -> torch.Tensor:
         restore()
-        update_target(model, 0.99)
+        model.update_moving_average(0.99)
         return targets[0].detach().clone()
 
     return compare("moving average of the target", ("tensor by tensor", plain), ("foreach", ours), repeats=9)

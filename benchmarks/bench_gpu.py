@@ -84,7 +84,7 @@ def prepared(name: str, auto: Any) -> Any:
             parameter.add_(0.01 * torch.randn_like(parameter))
     body = model.base_model
     if "coordinates" in dict(body.named_buffers()):
-        body.set_coordinates(30 * torch.randn(config.n_rois, 3), source="benchmark")
+        body.set_table("coordinates", 30 * torch.randn(config.n_rois, 3), source="benchmark")
     return model
 
 

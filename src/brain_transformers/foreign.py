@@ -71,8 +71,6 @@ def check_claim(claimed: int, at_hand: int, what: str = "it", packed: bool = Fal
     Args:
         claimed: bytes that a header promises.
         at_hand: bytes that the file has for them.
-        what: what claims them, for the error.
-        packed: whether they are compressed.
 
     Raises:
         ValueError: if there are not as many, or more than a scan can have.

@@ -49,9 +49,8 @@ def test_a_model_of_another_atlas_runs_with_them() -> None:
     rng = np.random.default_rng(2)
     scans = [np.cumsum(rng.standard_normal((20, 80)), axis=0) for _ in range(2)]
     model = bt.BrainJEPAModel(bt.load_config("brain-jepa-tiny", n_rois=20, roi_order=None)).eval()
-    model.set_gradients(
-        torch.from_numpy(compute_gradients(mean_connectivity(scans), n_components=6, sparsity=0.5)), "my scans"
-    )
+    gradients = compute_gradients(mean_connectivity(scans), n_components=6, sparsity=0.5)
+    model.set_table("gradients", gradients, "my scans")
     assert model(torch.randn(1, 20, 40)).pooler_output.shape == (1, 32)
 
 

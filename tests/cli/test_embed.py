@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
     )
     torch.manual_seed(0)
     model = BrainLMForMaskedModeling(config)
-    model.brainlm.set_coordinates(torch.randn(4, 3), source="test")
+    model.brainlm.set_table("coordinates", torch.randn(4, 3), source="test")
     model.save_pretrained(folder / "model")
     ROISeriesFeatureExtractor.from_model_config(config, normalization="zscore").save_pretrained(folder / "model")
     rng = np.random.default_rng(0)

@@ -43,7 +43,7 @@ def config() -> BrainLMConfig:
 def model(config: BrainLMConfig) -> BrainLMForMaskedModeling:
     torch.manual_seed(0)
     model = BrainLMForMaskedModeling(config)
-    model.brainlm.set_coordinates(torch.randn(6, 3), source="test")
+    model.brainlm.set_table("coordinates", torch.randn(6, 3), source="test")
     return model
 
 
@@ -234,7 +234,7 @@ def test_what_is_left_out_is_told(model, extractor, scans) -> None:
 def test_a_scan_that_overflows_is_named(config, scans) -> None:
     torch.manual_seed(0)
     broken = BrainLMForMaskedModeling(config)
-    broken.brainlm.set_coordinates(torch.randn(6, 3), source="test")
+    broken.brainlm.set_table("coordinates", torch.randn(6, 3), source="test")
     extractor = ROISeriesFeatureExtractor.from_model_config(config, normalization="none", expected_std=None)
     rows = dataset_from_arrays([scans[0], scans[1] * 1e25], roi_order=LABELS, t_r=2.0, subject=["a", "b"])
     with pytest.raises(ValueError, match=r"b: .* not finite.*overflowed"):

@@ -418,7 +418,7 @@ def save_model(folder: Path, family: str, head: str = "AutoModelForPreTraining")
     config = bt.load_config(family, **options[family])
     model = getattr(transformers, head).from_config(config)
     if family == "brainlm-tiny":
-        model.brainlm.set_coordinates(torch.randn(N_ROIS, 3), source="fuzz")
+        model.brainlm.set_table("coordinates", torch.randn(N_ROIS, 3), source="fuzz")
     model.save_pretrained(folder)
     bt.ROISeriesFeatureExtractor.from_model_config(config, normalization="zscore").save_pretrained(folder)
     return folder

@@ -124,7 +124,7 @@ def test_python_of_recipe_1(folder: Path) -> None:
     )
     model = bt.BrainLMForMaskedModeling(config)
     coordinates = rng.integers(-60, 60, size=(424, 3)).astype(np.float32)
-    model.brainlm.set_coordinates(torch.from_numpy(coordinates), source="a test")
+    model.brainlm.set_table("coordinates", torch.from_numpy(coordinates), source="a test")
     extractor = bt.ROISeriesFeatureExtractor.from_model_config(config, coordinates=coordinates)
     save_model_folder(model, "brainlm-13m", extractor=extractor)
     (folder / "scans").mkdir()

@@ -92,14 +92,14 @@ def test_fresh_models_have_our_gradients_in_their_own_row_order() -> None:
 def test_parcels_without_gradients_need_a_table() -> None:
     model = tiny("Model", roi_order=None)
     assert model.config.gradient_source is None
-    with pytest.raises(ValueError, match="set_gradients"):
+    with pytest.raises(ValueError, match="set_table"):
         model(scans())
     with pytest.raises(ValueError, match=r"\(50, 6\)"):
-        model.set_gradients(torch.zeros(50, 5), "mine")
+        model.set_table("gradients", torch.zeros(50, 5), "mine")
     table = torch.randn(50, 6, generator=torch.Generator().manual_seed(4))
-    model.set_gradients(table, "mine")
+    model.set_table("gradients", table, "mine")
     first = model(scans()).last_hidden_state
-    model.set_gradients(table.flip(0), "mine")
+    model.set_table("gradients", table.flip(0), "mine")
     assert not torch.allclose(model(scans()).last_hidden_state, first)
     assert model.config.gradient_source == "mine"
 
@@ -107,7 +107,7 @@ def test_parcels_without_gradients_need_a_table() -> None:
 def test_a_table_given_to_the_pretraining_model_is_saved_with_it(tmp_path) -> None:
     model = tiny(roi_order=None)
     table = torch.randn(50, 6, generator=torch.Generator().manual_seed(4))
-    model.set_gradients(table, "mine")
+    model.set_table("gradients", table, "mine")
     model.save_pretrained(tmp_path)
     body = bt.BrainJEPAModel.from_pretrained(tmp_path)
     assert torch.equal(body.gradients, table)
@@ -117,11 +117,11 @@ def test_a_table_given_to_the_pretraining_model_is_saved_with_it(tmp_path) -> No
 def test_a_new_model_does_not_claim_the_gradients_of_another(tmp_path) -> None:
     for roi_order in (None, "tian-s3"):
         model = tiny("Model", roi_order=roi_order)
-        model.set_gradients(torch.randn(50, 6), "mine")
+        model.set_table("gradients", torch.randn(50, 6), "mine")
         model.save_pretrained(tmp_path)
         fresh = bt.BrainJEPAModel(bt.BrainJEPAConfig.from_pretrained(tmp_path)).eval()
         if roi_order is None:
-            with pytest.raises(ValueError, match="set_gradients"):
+            with pytest.raises(ValueError, match="set_table"):
                 fresh(scans())
         else:
             assert "5 nearest" in fresh.config.gradient_source
@@ -133,8 +133,8 @@ def test_positions_by_index_take_no_gradients() -> None:
     model = tiny("Model", position_type="index", roi_order=None)
     assert model(scans()).last_hidden_state.shape == (2, 500, 32)
     assert model.gradients.numel() == 0
-    with pytest.raises(ValueError, match="index"):
-        model.set_gradients(torch.zeros(50, 6), "mine")
+    with pytest.raises(ValueError, match=r"as it is configured stores no table .gradients"):
+        model.set_table("gradients", torch.zeros(50, 6), "mine")
 
 
 def test_gradients_flow_through_the_scaling_of_the_positions() -> None:
@@ -190,7 +190,9 @@ def test_a_padded_scan_equals_the_short_scan(position_type: str) -> None:
 def test_positions_of_another_length_follow_the_formula() -> None:
     for kind in ("gradient", "index"):
         model, longer = tiny("Model", position_type=kind), tiny("Model", position_type=kind, n_timepoints=60)
-        torch.testing.assert_close(model.position_table(15), longer.position_table(), rtol=1e-5, atol=1e-6)
+        at_run_time = model.embeddings.positions(model.known_gradients(), 15)
+        built = longer.embeddings.positions(longer.known_gradients())
+        torch.testing.assert_close(at_run_time, built, rtol=1e-5, atol=1e-6)
 
 
 # --- contexts, targets, three networks ---

@@ -125,11 +125,11 @@ def test_equal_landmark_numbers_mean_full_attention() -> None:
 def test_coordinates_are_stored_and_saved(tmp_path) -> None:
     model = tiny()
     signals, coordinates = inputs()
-    with pytest.raises(ValueError, match="set_coordinates"):
+    with pytest.raises(ValueError, match="set_table"):
         model(signals)
     with pytest.raises(ValueError, match="finite"):
-        model.set_coordinates(torch.zeros(5, 3), source="test")
-    model.set_coordinates(coordinates[0], source="a table")
+        model.set_table("coordinates", torch.zeros(5, 3), source="test")
+    model.set_table("coordinates", coordinates[0], source="a table")
     model.save_pretrained(tmp_path)
     loaded = bt.BrainLMModel.from_pretrained(tmp_path).eval()
     assert loaded.config.coordinates_source == "a table"
@@ -169,12 +169,12 @@ def test_coordinates_of_one_model_are_not_those_of_another(tmp_path) -> None:
     config = bt.load_config("brainlm-tiny")
     signals, coordinates = inputs()
     first, second = bt.BrainLMModel(config).eval(), bt.BrainLMModel(config).eval()
-    first.set_coordinates(coordinates[0], source="mine")
-    with pytest.raises(ValueError, match="set_coordinates"):
+    first.set_table("coordinates", coordinates[0], source="mine")
+    with pytest.raises(ValueError, match="set_table"):
         second(signals)
     assert config.coordinates_source is None
     first.save_pretrained(tmp_path)
     fresh = bt.BrainLMModel(bt.BrainLMConfig.from_pretrained(tmp_path)).eval()
-    with pytest.raises(ValueError, match="set_coordinates"):
+    with pytest.raises(ValueError, match="set_table"):
         fresh(signals)
     assert fresh.config.coordinates_source is None

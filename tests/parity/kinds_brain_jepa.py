@@ -87,7 +87,7 @@ def encoder(case: GoldenCase, work: Path) -> None:
             "last_hidden_state_context_encoder": pretraining.context_encoder(signals).last_hidden_state,
             "mean_pooled": output.pooler_output,
             "patch_embeddings": model.embeddings.patch_projection(model.embeddings.patches(signals)),
-            "pos_embed": model.position_table(),
+            "pos_embed": model.embeddings.positions(model.known_gradients()),
             "predictor_pos_embed": pretraining.predictor.positions(pretraining.context_encoder.known_gradients()),
         }
         for name, value in values.items():

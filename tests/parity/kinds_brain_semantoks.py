@@ -969,7 +969,7 @@ def downstream(case: GoldenCase, work: Path) -> None:
 def _check_head(
     case: GoldenCase, folder: Path, tag: str, head: dict[str, Any], config: dict[str, Any], info: Any, x: torch.Tensor
 ) -> None:
-    from brain_transformers.training import semantoks_parameter_groups
+    from brain_transformers.training import fine_tuning_groups
 
     labels = case.take("labels")
     kind = head["head_type"]
@@ -992,7 +992,7 @@ def _check_head(
     rate = config.get("lr_decay_rate", info.get("layerwise_decay_rate", 1.0))
     expected_groups = info.get(f"{tag}.optimizer_groups")
     top = expected_groups[-1] if expected_groups else {}  # of the head, which is not scaled
-    groups = semantoks_parameter_groups(
+    groups = fine_tuning_groups(
         model,
         learning_rate=top.get("lr", 1e-3),
         weight_decay=top.get("weight_decay", 0.05),

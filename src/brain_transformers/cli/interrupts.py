@@ -39,9 +39,6 @@ def end_at_once(more: str = "") -> None:
     """Let a signal end the process with one line and nothing else, for as long as there is nothing to clean up.
 
     An exception instead could be swallowed, or wrapped, by whatever is being imported.
-
-    Args:
-        more: what the line says beside the signal.
     """
     owner = os.getpid()
 

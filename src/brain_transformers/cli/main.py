@@ -20,12 +20,7 @@ COMMANDS = ("demo", "models", "convert", "prepare", "pretrain", "finetune", "emb
 
 
 def run(words: Sequence[str], args: argparse.Namespace) -> int:
-    """Run a command line; returns the exit code, and leaves it to the caller what to do about errors.
-
-    Args:
-        words: the command line.
-        args: is filled with what it says.
-    """
+    """Run a command line; returns the exit code, and leaves it to the caller what to do about errors."""
     parser = Parser(
         prog="brain-transformers",
         description="fMRI foundation models for Hugging Face Transformers: prepare scans, pretrain, fine-tune, embed.",

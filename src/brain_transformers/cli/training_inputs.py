@@ -175,8 +175,6 @@ def training_flags(
     """The training arguments on the command line, without defaults.
 
     Args:
-        args: the command line.
-        kind: class of the training arguments.
         explain: what to say about a flag that the class does not have, if there is more to say.
 
     Raises:

@@ -35,11 +35,7 @@ class Conversion:
 
 
 def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
-    """16 hexadecimal digits of all weights and tables of a model by name, equal wherever they are equal bit by bit.
-
-    Args:
-        tensors: what `model.safetensors` holds.
-    """
+    """16 hexadecimal digits of all weights and tables of a model by name, equal wherever they are equal bit by bit."""
     return digest(tensors)
 
 
@@ -79,12 +75,7 @@ def convert(converter: Converter, **given: Any) -> Conversion:
 
 
 def check_output(output: Path, *sources: Path | None) -> None:
-    """Raise ConversionError where the result would come to lie among the authors' files, or over another model's.
-
-    Args:
-        output: folder to write.
-        sources: the authors' files and folders that are read.
-    """
+    """Raise ConversionError where the result would come to lie among the authors' files, or over another model's."""
     target = output.resolve()
     for source in sources:
         if source is not None and (source.resolve() == target or target in source.resolve().parents):

@@ -68,11 +68,6 @@ def known_labels(values: Sequence[Any]) -> tuple[list[int], list[Any]]:
 def column_values(dataset: Any, name: str, what: str = "dataset") -> list[Any]:
     """A column as plain Python values.
 
-    Args:
-        dataset: an Arrow dataset or a list of rows.
-        name: of the column.
-        what: what to call the dataset in an error.
-
     Raises:
         ValueError: if there is no such column, there are no rows, or rows can be read only one after the other.
     """
@@ -109,10 +104,6 @@ def choose_task(values: Sequence[Any], name: str = "label") -> str:
     Words and booleans are classes, numbers with fractions are regressed. Whole numbers are classes if only two of them
     occur or all are `CODES`, as a diagnosis is coded; others, such as ages, are regressed. How many rows there are has
     no part in it, so that a gap or another split changes nothing.
-
-    Args:
-        values: of [`known_labels`].
-        name: what to call them in a warning.
 
     Returns:
         `"classification"` or `"regression"`.

@@ -46,8 +46,6 @@ def read_table(name: str, given: Any, kind: str) -> Any:
     """A table as the user gave it: an array of numbers, or a list of words.
 
     Args:
-        name: what it is called.
-        given: a file, or an array or list.
         kind: one of `FORMATS`.
 
     Raises:

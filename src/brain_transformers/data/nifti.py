@@ -16,10 +16,6 @@ _LARGEST_RATIO, _ALWAYS_ALLOWED = 200, 1 << 28
 def load_image(path: str | Path, **options: Any) -> Any:
     """Open an image; its data are read later, and are as large as its header says, which is checked here.
 
-    Args:
-        path: the image.
-        options: for `nibabel.load`.
-
     Raises:
         ValueError: if the header claims more data than the file can hold.
         Exception: of many kinds, from nibabel, if the file is damaged.

@@ -54,12 +54,6 @@ def load_saved(
 ) -> "datasets.Dataset | datasets.DatasetDict":
     """Load a saved dataset of scans in numpy format.
 
-    Args:
-        folder: what `save_to_disk` wrote.
-        roi_order: order that its rows must have.
-        split: the split to return.
-        t_r: repetition time, seconds, that its rows must have.
-
     Raises:
         ROISeriesReadError: if a file is damaged; the message names it.
         ValueError: if it is no dataset of scans, or has another order, repetition time or other splits.
@@ -184,10 +178,6 @@ def save_dataset(dataset: "datasets.Dataset | datasets.DatasetDict", folder: str
 
     Such a folder can be moved, copied and shared as a whole; `save_to_disk` alone would write down where the files are
     now. Files are linked where the file system can, and copied otherwise.
-
-    Args:
-        dataset: rows as [`load_dataset`] and builders give them.
-        folder: a new or empty one.
     """
     if isinstance(dataset, dict):
         dataset = datasets.DatasetDict(

@@ -133,13 +133,7 @@ def build_model_card(
 
 
 def converted_model_card(title: str, conversion: "Conversion", source: str | None = None) -> str:
-    """Card of a model that was converted from its authors' files.
-
-    Args:
-        title: name of the model.
-        conversion: what became of the files.
-        source: where they come from, as their user says.
-    """
+    """Card of a model that was converted from its authors' files."""
     converted, config = conversion.converted, conversion.model.config
     published = name_by_size(config)
     provenance = Provenance(

@@ -109,10 +109,6 @@ def check_is_no_bare_name(source: Any) -> None:
 def parse_fields(name: str, pairs: Sequence[str]) -> dict[str, Any]:
     """Fields of a new model's configuration from text, such as `["hidden_size=128"]`; values are JSON or plain words.
 
-    Args:
-        name: of the configuration.
-        pairs: `NAME=VALUE` each.
-
     Raises:
         ValueError: for what is no such pair, no field, decided by something else, or not finite.
     """

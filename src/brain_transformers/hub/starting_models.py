@@ -128,10 +128,7 @@ def fit_to_rows(processor: Any, rows: Any, what: str, *, fit: bool) -> None:
     """See that the rows fit a processor, of a new or an existing model, and fit its scale on them if it needs that.
 
     Args:
-        processor: of the model.
-        rows: scans to check, and to fit on.
         what: how messages call the set.
-        fit: whether to fit the scale where there is none.
 
     Raises:
         ValueError: if rows do not fit the model.
@@ -185,11 +182,6 @@ def starting_extractor(
     """Feature extractor of an existing model, with the centres that are given and, if it has none, a fitted scale.
 
     Args:
-        model: folder or Hub name.
-        config: configuration of the model.
-        rows: scans to check, and to fit on.
-        tables: name -> file.
-        what: how messages call the set of rows.
         fit: whether to fit the scale where the model has none.
 
     Raises:
@@ -246,9 +238,6 @@ def check_tables(name: str, config: Any, tables: Mapping[str, Any], *, new: bool
     """Raise ValueError for tables that a model has no use for.
 
     Args:
-        name: of the model.
-        config: its configuration.
-        tables: name -> anything.
         new: whether the model is new; with trained weights go only the tables that they were trained with.
     """
     for table in tables:

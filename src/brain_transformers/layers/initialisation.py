@@ -25,12 +25,7 @@ def initialised_linear(
 
 
 def initialise(layer: Any, cut_at: float | None = None) -> None:
-    """Give a layer of [`initialised_linear`] the start that it remembers; any other stays as it is.
-
-    Args:
-        layer: a linear layer.
-        cut_at: bounds of the normal distribution; `None` for none.
-    """
+    """Give a layer of [`initialised_linear`] the start that it remembers; any other stays as it is."""
     if not hasattr(layer, "initial_std"):
         return
     if layer.initial_std is None:

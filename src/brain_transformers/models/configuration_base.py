@@ -210,10 +210,6 @@ class BrainConfig(PreTrainedConfig):
 
         By default nothing follows from the scans; the processor brings them to the sizes of this configuration.
 
-        Args:
-            facts: of the scans.
-            chosen: fields that the caller decides on.
-
         Returns:
             Fields that differ, or may, from this configuration; those of `chosen` among them.
 

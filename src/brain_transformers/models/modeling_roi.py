@@ -67,6 +67,19 @@ class ROIPreTrainedModel(BrainPreTrainedModel):
                 setattr(self.config, source, SOURCES[name])
                 init.copy_(table, torch.from_numpy(known))
 
+    def stored_table(self, name: str) -> torch.Tensor:
+        """A table of the parcels that was stored in this network.
+
+        Raises:
+            ValueError: if none was.
+        """
+        if getattr(self.config, self.config.table_sources[name]) is None:
+            raise ValueError(
+                f"This model has no {name} for its {self.config.n_rois} ROIs. Call set_table({name!r}, array, source) "
+                "once, or build it with a roi_order that this package knows."
+            )
+        return getattr(self, name)
+
     @classmethod
     def n_tokens(cls, config: Any, inputs: Mapping[str, torch.Tensor] | None = None) -> int:
         """See [`BrainPreTrainedModel.n_tokens`]: one token a parcel and patch of timepoints."""

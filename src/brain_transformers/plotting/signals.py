@@ -183,15 +183,7 @@ def plot_reconstruction_scores(
     label: str = "R² on hidden entries",
     title: str | None = None,
 ) -> Any:
-    """Bars of one score for several methods, best on top, with the groups (subjects) as dots.
-
-    Args:
-        scores: method -> metric -> value.
-        by_group: method -> group -> metric -> value.
-        metric: key to draw.
-        highlight: methods drawn in colour; the others are grey.
-        label, title: texts.
-    """
+    """Bars of one score for several methods, best on top, with the groups (subjects) as dots."""
     names = sorted(scores, key=lambda name: scores[name][metric])
     with styled():
         figure = new_figure(6.6, 0.42 * len(names) + 0.9)

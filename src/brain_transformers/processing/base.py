@@ -364,10 +364,6 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
 
         Reads `takes_from_config` where the config has them, and what its family says of the scale that its weights
         know (`models/<family>/family.py`).
-
-        Args:
-            config: a model config.
-            overrides: any argument of the constructor.
         """
         return cls(**{**cls.fitting(config), **overrides})
 

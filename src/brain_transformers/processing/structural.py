@@ -265,9 +265,6 @@ def inside_mni152_brain(image: Any) -> Any:
     The fix for a volume that has its skull still. A mask of the person's own brain (SynthStrip, FreeSurfer) is better:
     the template's cuts a little of some brains and leaves some of the meninges of others.
 
-    Args:
-        image: nibabel image or path.
-
     Returns:
         nibabel image of the same grid.
     """

@@ -27,6 +27,7 @@ _EXPORTS = {
     "SemantoksFineTuner": "finetuning.semantoks",
     "SemantoksFineTuningArguments": "finetuning.semantoks",
     "decay_parameter_names": "parameter_groups",
+    "fine_tuning_groups": "parameter_groups",
     "last_complete_checkpoint": "checkpoints",
     "layer_decay_groups": "parameter_groups",
     "masked_reconstruction_metrics": "masked.metrics",
@@ -35,9 +36,7 @@ _EXPORTS = {
     "run_settings": "run_settings",
     "scale_learning_rates": "parameter_groups",
     "scaled_learning_rate": "schedules",
-    "semantoks_parameter_groups": "parameter_groups",
     "target_statistics": "monitors",
-    "update_target": "moving_average",
     "warmup_cosine_lr": "schedules",
     "warmup_half_cosine_lr": "schedules",
 }

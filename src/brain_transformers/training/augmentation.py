@@ -18,7 +18,6 @@ AUGMENTATION_LEVELS: dict[int, tuple[Range, Range, float, Range]] = {
     2: ((0.1, 0.3), (0.2, 0.4), 0.2, (0.6, 1.4)),
     3: ((0.25, 0.5), (0.3, 0.6), 0.4, (0.4, 1.6)),
 }
-PRETRAINING_AUGMENTATION = (1, 1, 1, 1)
 FINETUNING_AUGMENTATION = (0, 1, 1, 1)
 
 
@@ -68,13 +67,7 @@ def check_levels(levels: int | Sequence[int]) -> tuple[int, int, int, int]:
 def draw_augmentation(
     levels: int | Sequence[int], n_rois: int, n_timepoints: int, rng: np.random.Generator
 ) -> Augmentation:
-    """Draw an augmentation; see [`AUGMENTATION_LEVELS`].
-
-    Args:
-        levels: of parcels, time, noise and scale.
-        n_rois, n_timepoints: size of the crop.
-        rng: generator of the row.
-    """
+    """Draw an augmentation; see [`AUGMENTATION_LEVELS`]."""
     spatial, temporal, noise, scale = check_levels(levels)
     roi_range, time_range = AUGMENTATION_LEVELS[spatial][0], AUGMENTATION_LEVELS[temporal][1]
     deviation, scale_range = AUGMENTATION_LEVELS[noise][2], AUGMENTATION_LEVELS[scale][3]

@@ -32,12 +32,7 @@ def open_record(checkpoint: str | Path) -> None:
 
 
 def write_record(checkpoint: str | Path, content: Mapping[str, Any]) -> None:
-    """Close a checkpoint that is complete.
-
-    Args:
-        checkpoint: a `checkpoint-N` folder.
-        content: JSON values to find again with [`read_record`].
-    """
+    """Close a checkpoint that is complete."""
     folder = Path(checkpoint)
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _NOT_NEEDED]
     paths = [path for path in paths if not path.name.startswith(".")]  # what a kill left of an earlier record
@@ -127,10 +122,6 @@ def last_complete_checkpoint(output_dir: str | Path, world_size: int = 1) -> str
 
     Newer ones that a kill cut short, or with a damaged file, are named in a warning and left where they are; the run
     overwrites them when it gets there again.
-
-    Args:
-        output_dir: folder of the run.
-        world_size: number of processes.
     """
     folder = Path(output_dir)
     numbered = []

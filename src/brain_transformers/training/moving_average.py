@@ -11,22 +11,6 @@ from .monitors import CollapseMonitor
 from .seeded_trainer import SeededTrainer
 
 
-def update_target(model: Any, momentum: float) -> None:
-    """Move the target network towards the context encoder: `target = m * target + (1 - m) * context`.
-
-    For training loops of one's own; call it after each optimizer step.
-
-    Args:
-        model: a model with a moving average, such as [`BrainJEPAForMaskedModeling`].
-        momentum: between 0 (copy) and 1 (keep).
-
-    Raises:
-        TypeError: if the model has none.
-    """
-    check_moving_average(model)
-    model.update_moving_average(momentum)
-
-
 class _MoveAverage(TrainerCallback):
     """Moves the average after each optimizer step."""
 

@@ -134,11 +134,6 @@ def fine_tuning_groups(model: Any, *, learning_rate: float, **options: Any) -> l
     return scale_learning_rates(layer_decay_groups(model, **options), learning_rate)
 
 
-def semantoks_parameter_groups(model: Any, *, layer_decay: float = 1.0, **options: Any) -> list[dict[str, Any]]:
-    """[`fine_tuning_groups`], with one learning rate unless `layer_decay` is given."""
-    return fine_tuning_groups(model, layer_decay=layer_decay, **options)
-
-
 def head_parameters(model: Any) -> list[nn.Parameter]:
     """Parameters of the head of a classifier; a body has none."""
     head: Any = getattr(model, "classifier", None)

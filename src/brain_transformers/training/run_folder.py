@@ -80,12 +80,8 @@ class RunFolder:
         """Keep what the run is made of, or see that the run that goes on is the same as before.
 
         Args:
-            model: with the weights that it starts from.
-            processor: its processor.
-            what: further settings, such as the label.
             new: whether the model was made for these rows, so that fitted values follow from them.
             tables: names of the tables that the user gave.
-            rows: `rows=` and `evaluation_rows=`.
 
         Returns:
             Whether there is something to do; if not, that is said.
@@ -163,12 +159,6 @@ class RunFolder:
         files: Mapping[str, str],
     ) -> bool:
         """Put model, scores and `files` (name to text) into the folder, all at once, and print the scores.
-
-        Args:
-            trainer: when it has trained.
-            save: writes the model into a folder.
-            metrics: the scores.
-            files: name -> text.
 
         Returns:
             Whether this process did that; with several, the main one does.

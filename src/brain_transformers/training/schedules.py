@@ -15,9 +15,7 @@ def cosine_between(step: float, *, first: float, last: float, total_steps: float
     """Half a cosine from `first` to `last`: the weight decay of Brain-JEPA and Brain-Semantoks, the latter's momentum.
 
     Args:
-        step: steps done before it.
         first, last: at the first step and after the run.
-        total_steps: length of the run.
     """
     return last + (first - last) * half_cosine(step, total_steps)
 

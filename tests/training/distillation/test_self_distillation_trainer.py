@@ -14,7 +14,7 @@ from tiny_self_distillation import logged, make_arguments, make_model, make_scan
 
 import brain_transformers as bt
 from brain_transformers.data.row_randomness import EPOCH, ROW_INDEX, BatchNumbers, SeededDraws
-from brain_transformers.training import MAETrainingArguments, semantoks_parameter_groups
+from brain_transformers.training import MAETrainingArguments, fine_tuning_groups
 from brain_transformers.training.augmentation import AUGMENTATION_LEVELS, augmenter, draw_augmentation
 from brain_transformers.training.seeded_rows import SeededRows
 
@@ -92,7 +92,7 @@ def test_published_counting_leaves_the_cosine_unfinished(tmp_path):
 
 def test_groups_decay_what_should_decay(tmp_path):
     model = make_model()
-    groups = semantoks_parameter_groups(model, learning_rate=1.0, weight_decay=0.1, layer_decay=0.5)
+    groups = fine_tuning_groups(model, learning_rate=1.0, weight_decay=0.1, layer_decay=0.5)
     names = {id(p): name for name, p in model.named_parameters()}
     rates = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert set(rates) == {name for name, p in model.named_parameters() if p.requires_grad}
@@ -103,10 +103,10 @@ def test_groups_decay_what_should_decay(tmp_path):
     assert rates["student.layers.1.layer_scale1"] == (1.0, 0.0)
     assert rates["student.layernorm.weight"] == (1.0, 0.0)
     assert rates["student_head.layers.0.weight"] == (1.0, 0.1)
-    everything = semantoks_parameter_groups(model, learning_rate=1.0, weight_decay=0.1, published=True)
+    everything = fine_tuning_groups(model, learning_rate=1.0, weight_decay=0.1, layer_decay=1.0, published=True)
     assert [group["weight_decay"] for group in everything] == [0.1]
     with pytest.raises(ValueError, match="layer_decay"):
-        semantoks_parameter_groups(model, learning_rate=1.0, weight_decay=0.1, layer_decay=0.0)
+        fine_tuning_groups(model, learning_rate=1.0, weight_decay=0.1, layer_decay=0.0)
 
 
 # --- the run ---

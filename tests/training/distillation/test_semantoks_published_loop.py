@@ -8,7 +8,7 @@ import torch
 from tiny_self_distillation import make_arguments, make_model
 
 import brain_transformers as bt
-from brain_transformers.training import semantoks_parameter_groups
+from brain_transformers.training import fine_tuning_groups
 
 BATCHES, SIZE, PEAK, WARMUP, DECAY_STEPS = 8, 3, 2e-3, 2, 4
 
@@ -31,9 +31,7 @@ def collate(rows):
 
 
 def published_loop(model, rows, accumulation, layer_decay, weight_decay_end):
-    groups = semantoks_parameter_groups(
-        model, learning_rate=PEAK, weight_decay=0.05, layer_decay=layer_decay, published=True
-    )
+    groups = fine_tuning_groups(model, learning_rate=PEAK, weight_decay=0.05, layer_decay=layer_decay, published=True)
     rates = [group["lr"] for group in groups]
     optimizer = torch.optim.AdamW(groups)
     model.train()

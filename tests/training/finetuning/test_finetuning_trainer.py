@@ -20,7 +20,7 @@ def parts():
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(bt.load_config("brainlm-tiny", num_labels=2))
     centres = rng.uniform(-60, 60, (12, 3)).astype(np.float32)
-    model.base_model.set_coordinates(torch.from_numpy(centres), source="a test")
+    model.base_model.set_table("coordinates", torch.from_numpy(centres), source="a test")
     extractor = bt.ROISeriesFeatureExtractor.from_model_config(
         model.config, roi_order=LABELS, normalization="zscore", expected_std=None, coordinates=centres
     )

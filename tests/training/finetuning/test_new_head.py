@@ -13,7 +13,7 @@ from brain_transformers.training.finetuning.new_head import load_with_new_head
 def test_coordinates_stored_after_the_head_was_made_are_saved(tmp_path: Path) -> None:
     bt.BrainLMForMaskedModeling(bt.load_config("brainlm-tiny")).save_pretrained(tmp_path / "body")
     model = load_with_new_head(tmp_path / "body", {"num_labels": 2}).eval()
-    model.base_model.set_coordinates(30 * torch.randn(12, 3), source="a table")
+    model.base_model.set_table("coordinates", 30 * torch.randn(12, 3), source="a table")
     model.save_pretrained(tmp_path / "tuned")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned").eval()
     signals = torch.randn(2, 12, 40)
@@ -24,7 +24,7 @@ def test_coordinates_stored_after_the_head_was_made_are_saved(tmp_path: Path) ->
 @pytest.mark.parametrize("roi_order", [None, "tian-s3"])
 def test_gradients_of_a_body_stay_those_that_were_stored(tmp_path: Path, roi_order: str | None) -> None:
     body = bt.BrainJEPAModel(bt.load_config("brain-jepa-tiny", roi_order=roi_order))
-    body.set_gradients(torch.randn(50, 6), "mine")
+    body.set_table("gradients", torch.randn(50, 6), "mine")
     body.save_pretrained(tmp_path / "body")
     model = load_with_new_head(tmp_path / "body", {"num_labels": 2}).eval()
     model.save_pretrained(tmp_path / "tuned")

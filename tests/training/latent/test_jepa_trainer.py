@@ -26,7 +26,6 @@ from brain_transformers.training import (
     layer_decay_groups,
     scale_learning_rates,
     target_statistics,
-    update_target,
 )
 
 SCRIPT = Path(__file__).parents[1] / "tiny_latent_prediction.py"
@@ -74,12 +73,6 @@ def test_momentum_climbs_over_the_run_or_over_all_forward_passes(tmp_path):
         momenta[published] = [trainer.momentum_of(step) for step in (0, 5, 10)]
     assert momenta[False] == pytest.approx([0.9, 0.95, 1.0])
     assert momenta[True] == pytest.approx([0.9, 0.9125, 0.925])
-
-
-def test_update_target_needs_a_target():
-    body = bt.BrainJEPAModel(bt.load_config("brain-jepa-tiny"))
-    with pytest.raises(TypeError, match="target network"):
-        update_target(body, 0.5)
 
 
 # --- optimizer ---

@@ -131,21 +131,6 @@ class BrainJEPAPreTrainedModel(ROIPreTrainedModel):
         else:
             initialise(module)
 
-    def set_gradients(self, gradients: torch.Tensor, source: str) -> None:
-        """Store a gradient table, in both encoders where there are two; it is saved with the weights.
-
-        Args:
-            gradients: `(n_rois, gradient_size)`, rows in the order of `config.roi_order`, such as from
-                `brain_transformers.atlases.gradients.compute_gradients`.
-            source: where it comes from, kept in the config.
-
-        Raises:
-            ValueError: if the shape is wrong, values are not finite, or the model has positions by index.
-        """
-        if self.config.position_type != "gradient":
-            raise ValueError('This model has position_type="index" and takes no gradients.')
-        self.set_table("gradients", gradients, source)
-
     def _check_length(self, n_timepoints: int) -> None:
         if n_timepoints < self.config.patch_size:
             raise ValueError(
@@ -176,24 +161,8 @@ class BrainJEPAModel(BrainJEPAPreTrainedModel):
         self.post_init()
 
     def known_gradients(self) -> torch.Tensor | None:
-        """The stored gradient table, `None` for positions by index.
-
-        Raises:
-            ValueError: if the model needs a table and none was stored.
-        """
-        if self.config.position_type != "gradient":
-            return None
-        if self.config.gradient_source is None:
-            raise ValueError(
-                f"This model has no gradients for its {self.config.n_rois} ROIs. Call set_gradients(table, source) "
-                "once, for instance with compute_gradients from your own scans, or build it with a roi_order that "
-                'this package knows, or with position_type="index".'
-            )
-        return self.gradients
-
-    def position_table(self, n_windows: int | None = None) -> torch.Tensor:
-        """Positions of all tokens, float32 `(1, n_tokens, hidden_size)`."""
-        return self.embeddings.positions(self.known_gradients(), n_windows)
+        """The gradient table; `None` for positions by index."""
+        return self.stored_table("gradients") if self.config.position_type == "gradient" else None
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)

@@ -136,11 +136,6 @@ class BrainMTConfig(BrainConfig):
         """Layers of both stages."""
         return self.num_mamba_layers + self.num_attention_layers
 
-    @property
-    def inner_size(self) -> int:
-        """Channels of the Mamba mixer."""
-        return self.expand * self.hidden_size
-
     def drop_path_rates(self) -> tuple[list[float], list[float]]:
         """Stochastic depth of the mixer of each Mamba layer, and of the two blocks of each attention layer.
 

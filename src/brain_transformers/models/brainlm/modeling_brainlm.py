@@ -389,18 +389,6 @@ class BrainLMModel(BrainLMPreTrainedModel):
         self.register_buffer("coordinates", torch.zeros(config.n_rois, 3))
         self.post_init()
 
-    def set_coordinates(self, coordinates: torch.Tensor, source: str) -> None:
-        """Store parcel centres in the model, so that calls need not pass them; they are saved with the weights.
-
-        Args:
-            coordinates: `(n_rois, 3)` in mm (MNI), rows in the order of `config.roi_order`.
-            source: where they come from, kept in the config.
-
-        Raises:
-            ValueError: if the shape is wrong or values are not finite.
-        """
-        self.set_table("coordinates", coordinates, source)
-
     def resolve_coordinates(self, signals: torch.Tensor, coordinates: torch.Tensor | None) -> torch.Tensor:
         """The given parcel centres, or the stored ones, as float32 `(batch, n_rois, 3)`."""
         batch, n_rois, _ = signals.shape
@@ -408,7 +396,7 @@ class BrainLMModel(BrainLMPreTrainedModel):
             if self.config.coordinates_source is None:
                 raise ValueError(
                     f"This model stores no parcel centres. Pass coordinates=(batch, {n_rois}, 3) in mm MNI (a feature "
-                    "extractor that knows them does so), or call set_coordinates once."
+                    "extractor that knows them does so), or call set_table('coordinates', ...) once."
                 )
             coordinates = self.coordinates
         check_tensor("coordinates", coordinates)

@@ -299,18 +299,8 @@ class HarmonixFModel(HarmonixFPreTrainedModel):
         self.post_init()
 
     def parcels(self) -> torch.Tensor:
-        """The parcels' half of the positions.
-
-        Raises:
-            ValueError: if a table was never stored.
-        """
-        for name, source in self.config.table_sources.items():
-            if getattr(self.config, source) is None:
-                raise ValueError(
-                    f"This model has no {name} for its {self.config.n_rois} ROIs. Call set_table({name!r}, array, "
-                    "source) once, or build it with a roi_order that this package knows."
-                )
-        return self.embeddings.positions.parcels(self.gradients, self.harmonics)
+        """The parcels' half of the positions."""
+        return self.embeddings.positions.parcels(self.stored_table("gradients"), self.stored_table("harmonics"))
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -378,8 +368,6 @@ def encode(
     for, while compiling, and with `padded_attention="observed"`.
 
     Args:
-        model: its `layers` and configuration are used.
-        hidden_states: `(batch, [1 +] n_tokens, hidden_size)`.
         keep_mask: bool `(batch, n_tokens)`; `None` if nothing is padded.
         query_ids: int64 `(batch, n)`, the tokens that come out.
         whole: run the whole sequence with a mask.

@@ -49,10 +49,6 @@ KEY_MAP = KeyMap(
 def infer_config(weights: dict[str, Any], num_attention_heads: int | None = None) -> HarmonixSConfig:
     """Configuration of a checkpoint, from the shapes of its weights.
 
-    Args:
-        weights: the authors' state dict.
-        num_attention_heads: known for the published width.
-
     Raises:
         ConversionError: if something is missing or contradicts the weights.
     """
