@@ -54,9 +54,13 @@ def test_scans_become_a_table_of_embeddings(made: tuple[ModelCase, Any, Any, Any
     np.testing.assert_allclose(values[2:3], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_the_example_of_its_card_runs(made: tuple[ModelCase, Any, Any, Any], tmp_path: Path) -> None:
+def test_the_example_of_its_card_runs(
+    made: tuple[ModelCase, Any, Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nibabel")
     case, model, processor, rows = made
     folder = tmp_path / "model"
+    monkeypatch.chdir(tmp_path)
     text = trained_model_card("a model", model, processor, None)
     save_model_folder(model, folder, extractor=processor, card=text)
     example = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)

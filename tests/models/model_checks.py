@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import brain_transformers as bt
 from brain_transformers.atlases.roi_orders import roi_order_text
 from brain_transformers.hub.starting_models import complete_tables, give_tables
 from brain_transformers.processing.structural import CROPPED_SHAPE, MNI_AFFINE
+from brain_transformers.processing.volumes import MNI_AFFINE as VOLUMES_AFFINE
 
 Row = dict[str, Any]
 
@@ -82,7 +82,7 @@ class ModelCase:
         padded_values: mask -> which values of the main input only padded tokens hold, for families that are no series.
         wrong_scans: scans -> words of the error -> scans that must be refused with them.
         scans: configuration and a folder for files -> four rows of a dataset of made-up scans.
-        example: row -> what the example of a model card leaves to its reader.
+        example: row -> what the example of a model card leaves to its reader; files go to the working directory.
     """
 
     name: str
@@ -268,14 +268,13 @@ def _volume_rows(config: Any, folder: Path) -> list[Row]:
 
 
 def _volume_example(row: Row) -> dict[str, Any]:
-    """A file that is opened as an image."""
+    """The image that the example reads, in the working directory."""
+    import nibabel
+
     values = np.load(row["volumes"]).astype(np.float32).transpose(2, 1, 3, 0)
-    affine = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
-    return {
-        "nibabel": SimpleNamespace(
-            load=lambda name: SimpleNamespace(dataobj=values, affine=affine, shape=values.shape)
-        )
-    }
+    image = nibabel.Nifti1Image(values, VOLUMES_AFFINE)
+    image.to_filename("sub-01_space-MNI152_desc-preproc_bold.nii.gz")
+    return {}
 
 
 def _t1_rows(config: Any, folder: Path) -> list[Row]:

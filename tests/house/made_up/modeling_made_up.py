@@ -10,8 +10,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.heads import masked_mean
 from ...layers.masking import check_attention_mask, choose_tokens, gather_tokens, padding_masks, restore_tokens
+from ...layers.pooling import masked_mean
 from ...layers.positions import sincos_table
 from ...layers.transformer import PreNormLayer, layer_stack
 from ..classification import BrainForSequenceClassification
