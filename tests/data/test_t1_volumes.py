@@ -201,6 +201,10 @@ def test_what_is_no_volume_in_mni152_is_refused(brain: Any, on_grid: np.ndarray,
     error = capsys.readouterr().err
     assert "none of 1 images is in the template's space" in error
     assert "--output-spaces MNI152NLin6Asym" in error
+    for space in ("MNI152NLin6Asym", "MNI152NLin2009cAsym"):
+        (raw / f"sub-01/anat/sub-01_space-{space}_T1w.nii.gz").touch()
+    assert main(arguments) == 2
+    assert 'pattern="**/*space-MNI152NLin6Asym*T1w.nii.gz"' in capsys.readouterr().err
     for flag, message in (("--t-r=2", "--t-r is for scans over time"), ("--n-rois=4", "is for --kind series")):
         assert main([*arguments, flag]) == 2
         assert message in capsys.readouterr().err

@@ -132,7 +132,7 @@ def find_scans(
     else:
         refuse_shared_ids(root, found.names)
     if images:
-        kept = _without_native(root, kept, found, pattern)
+        kept = _without_native(root, kept, found, pattern, images)
     kept = _without_parts(kept, found)
     _refuse_variants(root, kept, found)
     chosen = set(kept)
@@ -253,7 +253,7 @@ def _by_split(root: Path, names: Sequence[str]) -> dict[str, list[str]]:
 # --- images of one run ---
 
 
-def _without_native(root: Path, names: list[str], found: FoundScans, pattern: str | None) -> list[str]:
+def _without_native(root: Path, names: list[str], found: FoundScans, pattern: str | None, images: str) -> list[str]:
     """The images that can be in the template's space; a pattern that names a space is the user's word."""
     spaces = {name: entity_of(name, "space") for name in names}
     if pattern is not None and "space-" in pattern:
@@ -299,7 +299,7 @@ def _without_native(root: Path, names: list[str], found: FoundScans, pattern: st
     if len(several) > 1:
         raise ValueError(
             f"{root}: the same scans come in several spaces ({several}). Choose one, for example with "
-            f'pattern="**/*space-{several[-1]}*bold.nii.gz".'
+            f'pattern="**/*space-{several[-1]}*{images}.nii.gz".'
         )
     return kept
 
