@@ -285,7 +285,7 @@ def test_masks_of_another_shape_are_refused() -> None:
         tiny()(signals(), bool_masked_pos=torch.zeros(2, 19, dtype=torch.bool))
     whole = tiny("ForMaskedModeling")
     views = torch.stack([signals(), signals()], 1)
-    with pytest.raises(ValueError, match="two crops"):
+    with pytest.raises(ValueError, match="two windows"):
         whole(signals())
     with pytest.raises(ValueError, match="bool_masked_pos"):
         whole(views, torch.zeros(2, 20, dtype=torch.bool))

@@ -81,7 +81,7 @@ def add_parser(commands: Any) -> None:
         "--stratify", action="store_true", default=None, help="keep the shares of the labels in every part"
     )
     repeated.add_argument(
-        "--crops", dest="n_crops", type=int, metavar="N", help="evenly spaced crops of a test scan (default 8)"
+        "--crops", dest="n_crops", type=int, metavar="N", help="evenly spaced windows of a test scan (default 8)"
     )
     repeated.add_argument(
         "--subject-column",

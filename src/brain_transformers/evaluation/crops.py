@@ -1,4 +1,4 @@
-"""Evenly spaced crops of scans: frozen features for a probe, and logits to be averaged over the crops."""
+"""Crops, evenly spaced windows of scans: frozen features for a probe, and logits to be averaged over them."""
 
 import warnings
 from collections.abc import Mapping

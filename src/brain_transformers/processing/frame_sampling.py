@@ -29,6 +29,6 @@ def frame_step(n_sampled: int, sampling_rate: int) -> float:
     return (sampling_rate * n_sampled - 1) / max(n_sampled - 1, 1)
 
 
-def regular_starts(last: int, n_crops: int) -> np.ndarray:
-    """Evenly spaced starts of crops from 0 to `last`, rounded down; int64 `(n_crops,)`."""
-    return np.linspace(0, last, n_crops).astype(np.int64)
+def regular_starts(last: int, n_windows: int) -> np.ndarray:
+    """Evenly spaced starts of windows from 0 to `last`, rounded down; int64 `(n_windows,)`."""
+    return np.linspace(0, last, n_windows).astype(np.int64)

@@ -23,7 +23,7 @@ FINETUNING_AUGMENTATION = (0, 1, 1, 1)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to one crop, in this order: parcels to 0, a block of time to 0, scale, noise everywhere.
+    """What is done to one window, in this order: parcels to 0, a block of time to 0, scale, noise everywhere.
 
     Attributes:
         zero_rois: parcels that are set to 0.

@@ -625,7 +625,7 @@ class BrainSemantoksModel(BrainSemantoksPreTrainedModel):
 
 
 class BrainSemantoksForMaskedModeling(MovingAverageMixin, BrainSemantoksPreTrainedModel):
-    """Self-distillation: a student that sees two masked crops of a scan learns what its own moving average sees.
+    """Self-distillation: a student that sees two masked windows of a scan learns what its own moving average sees.
 
     `self.brain_semantoks` is the moving average (the teacher), which is the network that gets released and that
     `BrainSemantoksModel` and `BrainSemantoksForSequenceClassification` load; `self.student` is trained. The teacher
@@ -700,10 +700,10 @@ class BrainSemantoksForMaskedModeling(MovingAverageMixin, BrainSemantoksPreTrain
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> SelfDistillationOutput:
-        """Compare student and teacher on two crops of each scan.
+        """Compare student and teacher on two windows of each scan.
 
         Args:
-            signals: float `(batch, 2, n_rois, n_timepoints)`: two crops of each scan.
+            signals: float `(batch, 2, n_rois, n_timepoints)`: two windows of each scan.
             bool_masked_pos: bool `(batch, 2, n_tokens)` or `(batch, 2, n_networks, n_windows)`, true where the student
                 sees the mask embedding. The teacher sees everything. `None`: nothing is hidden.
             network_loss_weight: weight of the network term, which the Trainer lets fall to 0 early in training;
@@ -720,7 +720,7 @@ class BrainSemantoksForMaskedModeling(MovingAverageMixin, BrainSemantoksPreTrain
         check_tensor("signals", signals)
         if signals.dim() != 4 or signals.shape[1] != 2:
             raise ValueError(
-                "signals must be (batch, 2, n_rois, n_timepoints), two crops of each scan, got "
+                "signals must be (batch, 2, n_rois, n_timepoints), two windows of each scan, got "
                 f"{tuple(signals.shape)}. Use SelfDistillationTrainer, whose collator cuts them, or stack two "
                 "windows of each scan."
             )

@@ -78,7 +78,7 @@ class SelfDistillationTrainingArguments(PretrainingArguments):
     per_device_train_batch_size: int = field(default=512, metadata={"help": "Samples a device and forward pass."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Samples a device in evaluation."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave incomplete batches of training out."})
-    seed: int = field(default=21, metadata={"help": "Seed of weights, order, crops, masks and dropout."})
+    seed: int = field(default=21, metadata={"help": "Seed of weights, order, windows, masks and dropout."})
     ddp_find_unused_parameters: bool | None = field(
         default=True, metadata={"help": "True: the mask embedding takes no part in batches without masks."}
     )

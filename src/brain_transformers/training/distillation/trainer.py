@@ -26,7 +26,7 @@ _LOGGED = (
 
 
 class SelfDistillationTrainer(MovingAverageTrainer):
-    """Pretrains Brain-Semantoks: two crops of each scan, a masked student, and a teacher that is its moving average.
+    """Pretrains Brain-Semantoks: two windows of each scan, a masked student, and a teacher that is its moving average.
 
     The teacher is part of the model and saved with it, and everything that is drawn follows from seed, epoch and row,
     so a resumed run goes on bit for bit. On several processes the loss is that of the joint batch (its covariance is

@@ -1,4 +1,4 @@
-"""Fine-tuning as the Brain-Semantoks authors do it: a random augmented crop a scan, layer-wise decay, averaged logits.
+"""Fine-tuning as the Brain-Semantoks authors do it: random augmented windows, layer-wise decay, averaged logits.
 
 Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, and the released fine-tuning configuration.
 """

@@ -49,16 +49,16 @@ def masked_statistics(predictions: torch.Tensor, targets: torch.Tensor, mask: to
         )
     if predictions.device.type == "mps":  # no float64 there
         predictions, targets, mask = predictions.cpu(), targets.cpu(), mask.cpu()
-    keep = _expand_mask(mask, targets.shape).flatten(1)
+    counted = _expand_mask(mask, targets.shape).flatten(1)
     # Unmasked entries may hold anything, so they are replaced before arithmetic and not multiplied by 0.
-    target = targets.flatten(1).double().masked_fill(~keep, 0.0)
-    prediction = predictions.flatten(1).double().masked_fill(~keep, 0.0)
-    count = keep.sum(1, dtype=torch.float64)
+    target = targets.flatten(1).double().masked_fill(~counted, 0.0)
+    prediction = predictions.flatten(1).double().masked_fill(~counted, 0.0)
+    count = counted.sum(1, dtype=torch.float64)
     divisor = count.clamp(min=1)
     mean_target, mean_prediction = target.sum(1) / divisor, prediction.sum(1) / divisor
     error = prediction - target
-    target = (target - mean_target[:, None]).masked_fill(~keep, 0.0)
-    prediction = (prediction - mean_prediction[:, None]).masked_fill(~keep, 0.0)
+    target = (target - mean_target[:, None]).masked_fill(~counted, 0.0)
+    prediction = (prediction - mean_prediction[:, None]).masked_fill(~counted, 0.0)
     columns = (
         count,
         mean_target,
