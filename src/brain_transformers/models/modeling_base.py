@@ -114,6 +114,12 @@ class MaskedModelingOutput(ModelOutput):
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     decoder_logits: torch.Tensor | None = None
 
+    @classmethod
+    def of(cls, encoded: Any, **values: Any) -> "MaskedModelingOutput":
+        """The values of a head, beside what `encoded`, the output of the body, holds of the same name."""
+        kept = ("token_mask", "ids_restore", "last_hidden_state", "hidden_states", "attentions")
+        return cls(**{**{name: getattr(encoded, name) for name in kept}, **values})
+
 
 def _check_shapes(model: Any, files: list[str], load_config: Any) -> None:
     """Raise ValueError if `model`, built without memory, has other shapes than its files, or far more weights."""

@@ -503,16 +503,14 @@ class BrainHarmonyForMaskedModeling(BrainHarmonyPreTrainedModel):
                 observed = torch.cat([some, observed[:, n_fmri:]], dim=1)
             counted = observed[:, :, None].to(counted)
         signal_mask = counted.expand_as(targets)
-        return MaskedModelingOutput(
+        return MaskedModelingOutput.of(
+            outputs,
             loss=masked_mean((predictions.float() - targets) ** 2, signal_mask),
             logits=predictions,
             mask=signal_mask,
             predictions=predictions,
             targets=targets,
             signal_mask=signal_mask,
-            last_hidden_state=outputs.last_hidden_state,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             decoder_hidden_states=states,
         )
 

@@ -533,7 +533,8 @@ class BrainMTForMaskedModeling(BrainMTPreTrainedModel):
         changing = differs.any(dim=1, keepdim=True).expand_as(volumes)
         voxel_mask = blocks_of(changing.to(torch.float32)) * hidden[:, :, None]
         loss = masked_mean((predictions.float() - targets.float()) ** 2, voxel_mask)
-        return MaskedModelingOutput(
+        return MaskedModelingOutput.of(
+            outputs,
             loss=loss,
             logits=predictions,
             mask=voxel_mask,
@@ -541,9 +542,6 @@ class BrainMTForMaskedModeling(BrainMTPreTrainedModel):
             targets=targets,
             signal_mask=voxel_mask,
             token_mask=hidden.to(torch.float32),
-            last_hidden_state=outputs.last_hidden_state,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
         )
 
 

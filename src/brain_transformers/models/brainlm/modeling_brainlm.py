@@ -351,7 +351,8 @@ class BrainLMPreTrainedModel(ROIPreTrainedModel):
             error = predictions.float() - signals.float()
             error = error.square() if self.config.reconstruction_loss == "mse" else error.abs()
             loss = masked_mean(error, signal_mask)
-        return MaskedModelingOutput(
+        return MaskedModelingOutput.of(
+            encoded,
             loss=loss,
             logits=logits,
             mask=mask,
@@ -359,10 +360,6 @@ class BrainLMPreTrainedModel(ROIPreTrainedModel):
             targets=signals,
             signal_mask=signal_mask,
             token_mask=mask.flatten(1),
-            ids_restore=encoded.ids_restore,
-            last_hidden_state=encoded.last_hidden_state,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
             decoder_hidden_states=states,
         )
 

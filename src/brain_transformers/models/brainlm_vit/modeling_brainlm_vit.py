@@ -22,7 +22,6 @@ from ...layers.masking import (
     choose_tokens,
     gather_tokens,
     padding_masks,
-    restore_tokens,
 )
 from ...layers.plain import is_plain
 from ...layers.pooling import masked_mean
@@ -31,6 +30,7 @@ from ...layers.transformer import PreNormLayer, layer_stack
 from ..classification import BrainClassifierOutput, BrainForSequenceClassification, check_labels, classifier_output
 from ..modeling_base import BrainModelOutput, MaskedModelingOutput, encoder_output
 from ..modeling_roi import ROIPreTrainedModel, check_n_rois, check_series
+from ..patch_decoder import PatchDecoder
 from .configuration_brainlm_vit import BrainLMViTConfig
 from .masking_brainlm_vit import last_timepoints_mask, last_timepoints_noise
 
@@ -154,21 +154,12 @@ def _layers(config: BrainLMViTConfig, prefix: str = "") -> nn.ModuleList:
     )
 
 
-class BrainLMViTDecoder(nn.Module):
+class BrainLMViTDecoder(PatchDecoder):
     """ViT-MAE decoder: fills hidden places with the mask token and predicts the pixels of every patch."""
 
-    positions: torch.Tensor
-
     def __init__(self, config: BrainLMViTConfig):
-        super().__init__()
-        self.config = config
-        width = config.decoder_hidden_size
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.embed = nn.Linear(config.hidden_size, width)
-        self.register_buffer("positions", torch.empty(1, 1 + config.grid_size**2, width))
-        self.layers = _layers(config, "decoder_")
-        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.prediction = nn.Linear(width, config.patch_size**2 * config.num_channels)
+        n_values = config.patch_size**2 * config.num_channels
+        super().__init__(config, _layers(config, "decoder_"), config.grid_size**2, n_values)
 
     def data_patches(self, n_rois: int, n_timepoints: int, device: torch.device) -> torch.Tensor:
         """Ids of the patches that hold data, row-major, int64 `(n_data_patches,)`; the others are only padding."""
@@ -198,13 +189,8 @@ class BrainLMViTDecoder(nn.Module):
             Normed states of the wanted patches `(batch, n, width)`; on request those of all patches
             `(batch, n_tokens, width)`, and the hidden states.
         """
-        latent = self.embed(encoded.last_hidden_state)
-        tokens = latent[:, 1:]
-        if encoded.ids_restore is not None:
-            tokens = restore_tokens(tokens, encoded, self.mask_token)
-        hidden_states = torch.cat([latent[:, :1], tokens], dim=1) + self.positions.to(latent.dtype)
-        mask, _ = padding_masks(self.config, hidden_states, None if attention_mask is None else attention_mask.bool())
-        wanted = (patches + 1).expand(latent.shape[0], -1)
+        hidden_states, mask = self.start(encoded, attention_mask)
+        wanted = (patches + 1).expand(len(hidden_states), -1)
         states = [hidden_states]
         for layer in self.layers:
             only = wanted if layer is self.layers[-1] and not output_hidden_states else None
@@ -330,18 +316,14 @@ class BrainLMViTPreTrainedModel(ROIPreTrainedModel):
         if attention_mask is not None:
             mask = mask * self.crop_token_mask(attention_mask.to(mask.dtype), n_rois, n_timepoints)
         loss = masked_mean((predictions.float() - targets).square(), mask) if something_hidden else None
-        return MaskedModelingOutput(
+        return MaskedModelingOutput.of(
+            encoded,
             loss=loss,
             logits=predictions,
             mask=mask,
             predictions=predictions,
             targets=targets,
             signal_mask=mask,
-            token_mask=encoded.token_mask,
-            ids_restore=encoded.ids_restore,
-            last_hidden_state=encoded.last_hidden_state,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
             decoder_hidden_states=states,
             decoder_logits=None if all_patches is None else decoder.prediction(all_patches),
         )

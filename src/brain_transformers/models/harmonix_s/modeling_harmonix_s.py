@@ -21,7 +21,6 @@ from ...layers.masking import (
     choose_tokens,
     gather_tokens,
     padding_masks,
-    restore_tokens,
 )
 from ...layers.plain import is_plain
 from ...layers.pooling import masked_mean
@@ -29,6 +28,7 @@ from ...layers.positions import sincos_table
 from ...layers.transformer import PreNormLayer, layer_stack
 from ..classification import BrainForSequenceClassification
 from ..modeling_base import BrainModelOutput, BrainPreTrainedModel, MaskedModelingOutput, encoder_output
+from ..patch_decoder import PatchDecoder
 from .configuration_harmonix_s import HarmonixSConfig
 
 
@@ -171,32 +171,18 @@ class HarmonixSModel(HarmonixSPreTrainedModel):
         return encoder_output(self.layernorm(hidden_states), selection, config.pooling)
 
 
-class HarmonixSDecoder(nn.Module):
+class HarmonixSDecoder(PatchDecoder):
     """From the tokens that were seen to the voxels of every patch."""
 
-    positions: torch.Tensor
-
     def __init__(self, config: HarmonixSConfig):
-        super().__init__()
-        self.config = config
-        width = config.decoder_hidden_size
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.embed = nn.Linear(config.hidden_size, width)
-        self.register_buffer("positions", torch.empty(1, 1 + config.n_patches, width))
-        self.layers = layer_stack(config, "decoder_")
-        self.layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.prediction = nn.Linear(width, config.patch_size**3)
+        super().__init__(config, layer_stack(config, "decoder_"), config.n_patches, config.patch_size**3)
 
     def forward(
         self, encoded: BrainModelOutput, attention_mask: torch.Tensor | None, **kwargs: Any
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Voxels of all patches `(batch, n_patches, patch_size**3)`, and the states of all layers."""
-        latent = self.embed(encoded.last_hidden_state)
-        tokens = latent[:, 1:]
-        if encoded.ids_restore is not None:
-            tokens = restore_tokens(tokens, encoded, self.mask_token)
-        states = [torch.cat([latent[:, :1], tokens], dim=1) + self.positions.to(latent.dtype)]
-        mask, _ = padding_masks(self.config, states[0], None if attention_mask is None else attention_mask.bool())
+        hidden_states, mask = self.start(encoded, attention_mask)
+        states = [hidden_states]
         for layer in self.layers:
             states.append(layer(states[-1], mask, **kwargs))
         return self.prediction(self.layernorm(states[-1])[:, 1:]), tuple(states)
@@ -255,18 +241,14 @@ class HarmonixSForMaskedModeling(HarmonixSPreTrainedModel):
         predictions, targets, signal_mask = (
             volumes_of(values, config.grid, config.patch_size) for values in (logits, targets, mask[:, :, None])
         )
-        return MaskedModelingOutput(
+        return MaskedModelingOutput.of(
+            encoded,
             loss=loss,
             logits=logits,
             mask=mask,
             predictions=predictions,
             targets=targets,
             signal_mask=signal_mask,
-            token_mask=hidden,
-            ids_restore=encoded.ids_restore,
-            last_hidden_state=encoded.last_hidden_state,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
             decoder_hidden_states=states if kwargs.get("output_hidden_states") else None,
         )
 
