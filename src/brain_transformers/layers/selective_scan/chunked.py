@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .reference import scan_dtype
+from .reference import Gradients, ScanInputs
 
 SEGMENT = 32
 """Steps between two states that are kept for the backward pass."""
@@ -20,22 +20,13 @@ SEGMENT = 32
 _GRAIN = 32768
 
 
-def chunked_scan(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    reverse: bool,
-    states: torch.Tensor | None,
-) -> torch.Tensor:
-    """Arguments as [`selective_scan`].
+def chunked_scan(scan: ScanInputs, states: torch.Tensor | None) -> torch.Tensor:
+    """The output.
 
     The state that enters each segment is written into `states`, `(n_segments or more, batch, state_size, channels)`.
     Beyond the output it needs a few blocks of at most 128 KiB on a CPU.
     """
-    dtype = scan_dtype(u, delta, A, B, C)
+    (u, delta, A, B, C, D, reverse), dtype = scan, scan.dtype
     y = torch.empty(u.shape, dtype=dtype, device=u.device)
     exponents = exponents_of(A, dtype)
     for samples, channels, steps in _blocks(u, A.shape[1]):
@@ -54,22 +45,9 @@ def chunked_scan(
     return y
 
 
-def chunked_scan_backward(
-    grad: torch.Tensor,
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    reverse: bool,
-    states: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients with respect to u, delta, A, B, C and D (empty without D), each in its tensor's type.
-
-    The states of a segment are computed again from the one kept at its start.
-    """
-    dtype = scan_dtype(u, delta, A, B, C)
+def chunked_scan_backward(grad: torch.Tensor, scan: ScanInputs, states: torch.Tensor) -> Gradients:
+    """The gradients; states of a segment are computed again from the one kept at its start."""
+    (u, delta, A, B, C, D, reverse), dtype = scan, scan.dtype
     (batch, length, _), state_size = u.shape, A.shape[1]
     grad_u, grad_delta = (torch.empty(each.shape, dtype=each.dtype, device=u.device) for each in (u, delta))
     grad_B, grad_C = (torch.zeros(batch, length, state_size, dtype=dtype, device=u.device) for _ in range(2))

@@ -10,7 +10,7 @@ import torch
 
 from . import mamba_ssm_scan, triton_availability
 from .chunked import SEGMENT, chunked_scan, chunked_scan_backward
-from .reference import scan_dtype, selective_scan_reference
+from .reference import Gradients, ScanInputs, selective_scan_reference
 
 SCANS = ("reference", "chunked", "triton", "mamba_ssm")
 """Names that `implementation` of [`selective_scan`] takes."""
@@ -116,88 +116,50 @@ def _check_shapes(
             )
 
 
-def _scan(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    reverse: bool,
-    implementation: str,
-    keep_states: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+# Operators of torch have a flat list of arguments: those of ScanInputs, and what the schemas below name besides.
+
+
+def _scan(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The output, and the states from which the backward pass starts each segment (none unless they are kept)."""
-    chosen = chosen_scan(u.device, scan_dtype(u, delta, A, B, C), A.shape[1], implementation)
-    states = _states(u, delta, A, B, C, keep_states)
+    scan, implementation, keep_states = ScanInputs(*arguments[:7]), *arguments[7:]
+    chosen = chosen_scan(scan.u.device, scan.dtype, scan.A.shape[1], implementation)
+    states = _states(scan, keep_states)
     kept = states if keep_states else None
     if chosen == "mamba_ssm":  # its backward pass needs no states
-        return mamba_ssm_scan.mamba_ssm_scan(u, delta, A, B, C, D, reverse), states
+        return mamba_ssm_scan.mamba_ssm_scan(scan), states
     if chosen == "triton":
         from .triton_scan import triton_scan
 
-        return triton_scan(u, delta, A, B, C, D, reverse, kept), states
-    return chunked_scan(u, delta, A, B, C, D, reverse, kept), states
+        return triton_scan(scan, kept), states
+    return chunked_scan(scan, kept), states
 
 
-def _scan_fake(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    reverse: bool,
-    implementation: str,
-    keep_states: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    y = torch.empty(u.shape, dtype=scan_dtype(u, delta, A, B, C), device=u.device)
-    return y, _states(u, delta, A, B, C, keep_states)
+def _scan_fake(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    scan, _, keep_states = ScanInputs(*arguments[:7]), *arguments[7:]
+    return torch.empty(scan.u.shape, dtype=scan.dtype, device=scan.u.device), _states(scan, keep_states)
 
 
-def _states(
-    u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, keep: bool
-) -> torch.Tensor:
+def _states(scan: ScanInputs, keep: bool) -> torch.Tensor:
     # One or two rows more than segments: `torch.export` would make a program for short sequences only out of one row.
-    n_states = u.shape[1] // SEGMENT + 2 if keep else 0
-    shape = (n_states, u.shape[0], A.shape[1], A.shape[0])
-    return torch.zeros(shape, dtype=scan_dtype(u, delta, A, B, C), device=u.device)
+    n_states = scan.u.shape[1] // SEGMENT + 2 if keep else 0
+    shape = (n_states, scan.u.shape[0], scan.A.shape[1], scan.A.shape[0])
+    return torch.zeros(shape, dtype=scan.dtype, device=scan.u.device)
 
 
-def _scan_backward(
-    grad: torch.Tensor,
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    reverse: bool,
-    implementation: str,
-    states: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    chosen = chosen_scan(u.device, scan_dtype(u, delta, A, B, C), A.shape[1], implementation)
+def _scan_backward(grad: torch.Tensor, *arguments: Any) -> Gradients:
+    scan, implementation, states = ScanInputs(*arguments[:7]), *arguments[7:]
+    chosen = chosen_scan(scan.u.device, scan.dtype, scan.A.shape[1], implementation)
     if chosen == "mamba_ssm":
-        return mamba_ssm_scan.mamba_ssm_scan_backward(grad, u, delta, A, B, C, D, reverse)
+        return mamba_ssm_scan.mamba_ssm_scan_backward(grad, scan)
     if chosen == "triton":
         from .triton_scan import triton_scan_backward
 
-        return triton_scan_backward(grad, u, delta, A, B, C, D, reverse, states)
-    return chunked_scan_backward(grad, u, delta, A, B, C, D, reverse, states)
+        return triton_scan_backward(grad, scan, states)
+    return chunked_scan_backward(grad, scan, states)
 
 
-def _scan_backward_fake(
-    grad: torch.Tensor,
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    reverse: bool,
-    implementation: str,
-    states: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def _scan_backward_fake(grad: torch.Tensor, *arguments: Any) -> Gradients:
+    u, delta, A, B, C, D, _ = ScanInputs(*arguments[:7])
     tensors = (u, delta, A, B, C, A[:0, 0] if D is None else D)
     grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D = (
         torch.empty(each.shape, dtype=each.dtype, device=each.device) for each in tensors

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ...optional import require
+from .reference import Gradients, ScanInputs
 
 # What the kernel takes.
 _LARGEST_STATE = 256
@@ -40,19 +41,12 @@ def _kernel() -> tuple[Callable[..., Any] | None, str | None]:
     return interface.selective_scan_fn, None
 
 
-def mamba_ssm_scan(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    reverse: bool,
-) -> torch.Tensor:
-    """Arguments as [`selective_scan`]. Everything goes in as float32, so that nothing is rounded on the way.
+def mamba_ssm_scan(scan: ScanInputs) -> torch.Tensor:
+    """The output. Everything goes in as float32, so that nothing is rounded on the way.
 
     The kernel has no reverse mode: its inputs are reversed in time, here and nowhere else.
     """
+    u, delta, A, B, C, D, reverse = scan
     function = _kernel()[0]
     assert function is not None  # asked before
     in_time = (each.float().transpose(1, 2) for each in (u, delta, B, C))  # (batch, channels or states, length)
@@ -61,22 +55,12 @@ def mamba_ssm_scan(
     return (y.flip(-1) if reverse else y).transpose(1, 2).contiguous()
 
 
-def mamba_ssm_scan_backward(
-    grad: torch.Tensor,
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    reverse: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients with respect to u, delta, A, B, C and D (empty without D), from the kernel run anew."""
-    inputs = [each.detach().requires_grad_() for each in (u, delta, A, B, C, *([] if D is None else [D]))]
+def mamba_ssm_scan_backward(grad: torch.Tensor, scan: ScanInputs) -> Gradients:
+    """The gradients, from the kernel run anew."""
+    inputs = [each.detach().requires_grad_() for each in scan[:6] if each is not None]
     u, delta, A, B, C, *rest = inputs
     with torch.enable_grad():
-        grads = torch.autograd.grad(
-            mamba_ssm_scan(u, delta, A, B, C, rest[0] if rest else None, reverse), inputs, grad
-        )
+        y = mamba_ssm_scan(ScanInputs(u, delta, A, B, C, rest[0] if rest else None, scan.reverse))
+        grads = torch.autograd.grad(y, inputs, grad)
     grad_u, grad_delta, grad_A, grad_B, grad_C, *grad_D = (each.contiguous() for each in grads)
-    return grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D[0] if grad_D else A.new_empty(0)
+    return grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D[0] if grad_D else scan.A.new_empty(0)

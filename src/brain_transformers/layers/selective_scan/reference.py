@@ -1,6 +1,28 @@
 """What a selective scan is, one step after the other."""
 
+from typing import NamedTuple
+
 import torch
+
+Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""With respect to u, delta, A, B, C and D (empty without D), each in its tensor's type."""
+
+
+class ScanInputs(NamedTuple):
+    """What a scan is of; see [`selective_scan`]."""
+
+    u: torch.Tensor
+    delta: torch.Tensor
+    A: torch.Tensor
+    B: torch.Tensor
+    C: torch.Tensor
+    D: torch.Tensor | None
+    reverse: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that it is computed in."""
+        return scan_dtype(*self[:5])
 
 
 def scan_dtype(*tensors: torch.Tensor) -> torch.dtype:

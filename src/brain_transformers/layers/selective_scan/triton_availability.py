@@ -7,6 +7,7 @@ import os
 import torch
 
 from .chunked import SEGMENT, chunked_scan, chunked_scan_backward
+from .reference import ScanInputs
 
 # Largest difference from the plain scan, relative to the largest value, in the test on a device.
 _TOLERANCE = 1e-4
@@ -46,14 +47,9 @@ def fails_on(device: torch.device) -> str | None:
         from .triton_scan import triton_scan, triton_scan_backward
 
         for reverse in (False, True):
-            ours = (
-                triton_scan(*inputs, reverse, kept[0]),
-                *triton_scan_backward(grad, *inputs, reverse, kept[0]),
-            )
-            expected = (
-                chunked_scan(*inputs, reverse, kept[1]),
-                *chunked_scan_backward(grad, *inputs, reverse, kept[1]),
-            )
+            scan = ScanInputs(*inputs, reverse)
+            ours = (triton_scan(scan, kept[0]), *triton_scan_backward(grad, scan, kept[0]))
+            expected = (chunked_scan(scan, kept[1]), *chunked_scan_backward(grad, scan, kept[1]))
             for actual, right in zip(ours, expected, strict=True):
                 error = float((actual - right).abs().max() / right.abs().max())
                 if not error <= _TOLERANCE:

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from .chunked import SEGMENT, exponents_of
+from .reference import Gradients, ScanInputs
 
 _CHANNELS = 32  # a program's share of the channels: more would fill all registers of a GPU
 
@@ -213,17 +214,9 @@ def _gradients(
     tl.store(grad_u + at, out.to(grad_u.dtype.element_ty), mask=mask)
 
 
-def triton_scan(
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    reverse: bool,
-    states: torch.Tensor | None,
-) -> torch.Tensor:
-    """Arguments as [`chunked_scan`]; states are kept in the order of the recurrence."""
+def triton_scan(scan: ScanInputs, states: torch.Tensor | None) -> torch.Tensor:
+    """As [`chunked_scan`]; states are kept in the order of the recurrence."""
+    u, delta, A, B, C, D, reverse = scan
     (batch, length, channels), state_size = u.shape, A.shape[1]
     y = torch.empty(u.shape, dtype=torch.float32, device=u.device)
     exponents = exponents_of(A, torch.float32).contiguous()
@@ -244,18 +237,9 @@ def triton_scan(
     return y
 
 
-def triton_scan_backward(
-    grad: torch.Tensor,
-    u: torch.Tensor,
-    delta: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None,
-    reverse: bool,
-    states: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Arguments and result as [`chunked_scan_backward`]."""
+def triton_scan_backward(grad: torch.Tensor, scan: ScanInputs, states: torch.Tensor) -> Gradients:
+    """As [`chunked_scan_backward`]."""
+    u, delta, A, B, C, D, reverse = scan
     (batch, length, channels), state_size = u.shape, A.shape[1]
     grad_u, grad_delta = (torch.empty(each.shape, dtype=each.dtype, device=u.device) for each in (u, delta))
     n_segments, n_blocks = triton.cdiv(length, SEGMENT), triton.cdiv(channels, _CHANNELS)
