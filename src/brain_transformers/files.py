@@ -335,9 +335,27 @@ def bind(file: StrPath, settings: Mapping[str, Any], *, what: str, fix: str) -> 
             raise ValueError("it is no table of names and values")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected the settings of {what}, and cannot read them ({error}). {fix}") from error
-    if changed := difference(before, now):
-        raise OtherSettingsError(f"{path.parent} holds {what} made with other settings ({listed(changed)}). {fix}")
+    check_same(before, now, f"{path.parent} holds {what} made with other settings", fix)
     return True
+
+
+def check_same(
+    before: Mapping[str, Any], now: Mapping[str, Any], said: str, fix: str, may_change: Sequence[str] = ()
+) -> list[str]:
+    """See that settings are the same; returns what differs in those that may.
+
+    Args:
+        said, fix: what the error says before and behind the first differences.
+        may_change: names, of whatever depth.
+
+    Raises:
+        OtherSettingsError: if others differ.
+    """
+    changed = difference(before, now)
+    longer = [line for line in changed if set(line.partition(":")[0].split(".")) & set(may_change)]
+    if other := [line for line in changed if line not in longer]:
+        raise OtherSettingsError(f"{said} ({listed(other)}). {fix}")
+    return longer
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> list[str]:

@@ -49,7 +49,8 @@ def crop_features(
         ValueError: for an unknown option, an empty dataset, or a scan that the extractor refuses.
     """
     body, pick = body_and_pooling(model, extractor, pooling)
-    return _run_crops(body, dataset, extractor, n_crops, pick, batch_size, device, dtype, progress, "Embedding crops")
+    options = {"batch_size": batch_size, "device": device, "dtype": dtype, "progress": progress}
+    return _run_crops(body, dataset, extractor, n_crops, pick, description="Embedding crops", **options)
 
 
 def predict_crops(
@@ -81,32 +82,15 @@ def predict_crops(
     def logits(output: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return output.logits
 
-    return _run_crops(model, dataset, extractor, n_crops, logits, batch_size, device, dtype, progress, "Predicting")
+    options = {"batch_size": batch_size, "device": device, "dtype": dtype, "progress": progress}
+    return _run_crops(model, dataset, extractor, n_crops, logits, description="Predicting", **options)
 
 
 def _run_crops(
-    model: Any,
-    dataset: Any,
-    extractor: ScanProcessor,
-    n_crops: int,
-    pick: Pick,
-    batch_size: int,
-    device: str | torch.device | None,
-    dtype: str,
-    progress: bool,
-    description: str,
+    model: Any, dataset: Any, extractor: ScanProcessor, n_crops: int, pick: Pick, **options: Any
 ) -> torch.Tensor:
-    run = run_windows(
-        model,
-        dataset,
-        ScanCollator(extractor, n_windows=n_crops, return_windows=True),
-        pick,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        progress=progress,
-        description=description,
-    )
+    collator = ScanCollator(extractor, n_windows=n_crops, return_windows=True)
+    run = run_windows(model, dataset, collator, pick, **options)
     first = run.starts.reshape(-1, n_crops)
     n_same = int((first == first[:, :1]).all(1).sum())
     if n_crops > 1 and n_same:

@@ -246,7 +246,8 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
             rng: numpy generator, for `window="random"`.
             return_tensors: `"pt"` or `"np"`.
             return_windows: also return `scan_index` and `window_start`, both (n_windows,) int64.
-            n_windows: this many evenly spaced windows of each scan, instead of `window`.
+            n_windows: this many evenly spaced windows of each scan, from its start to its end, instead of `window`.
+                They overlap where the scan is short, and are all the same where it is not longer than one.
             known: what is known of the scans; one value, or one a scan.
 
         Returns:

@@ -211,14 +211,8 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             roi_order: order of the scans' rows. Required whenever the extractor has one: it is never guessed.
             coordinates: (n_rois, 3) mm MNI in the scans' row order, or one a scan. They are emitted instead of the
                 stored ones, and they decide the sorting only where the extractor knows none for its order.
-            window: overrides the extractor's choice.
-            start: first timepoint of the window instead of `window`; one, or one a scan. It counts after resampling;
-                with `resampling="frames"` it counts frames of the scan and need not be whole.
-            rng: numpy generator, for `window="random"`.
-            return_tensors: `"pt"` or `"np"`.
-            return_windows: also return `scan_index` and `window_start` (after resampling), both (n_windows,) int64.
-            n_windows: this many evenly spaced windows of each scan, from its start to its end, instead of `window`.
-                They overlap where the scan is short, and are all the same where it is not longer than one.
+            window, start, rng, return_tensors, return_windows, n_windows: see [`ScanProcessor.__call__`]. Starts count
+                after resampling; with `resampling="frames"` they count frames of the scan and need not be whole.
 
         Returns:
             `signals` (batch, n_rois, n_timepoints) float32; `coordinates` (batch, n_rois, 3) float32 mm when known;

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import OtherSettingsError, difference, digest, listed, to_json, whole_folder, write_file
+from ..files import check_same, digest, to_json, whole_folder, write_file
 
 _SETTINGS, _SCORES = "run_settings.json", "metrics.json"
 # What a run that ends writes anew; what else lies in the folder is kept.
@@ -119,16 +119,12 @@ class RunFolder:
 
     def _bind(self, now: dict[str, Any]) -> None:
         if self.before is not None and (self.checkpoint is not None or self.finished):
-            changed = difference({name: value for name, value in self.before.items() if name != "finished"}, now)
-            longer = [line for line in changed if line.split(":")[0].rpartition(".")[2] in _MAY_CHANGE]
-            if other := [line for line in changed if line not in longer]:
-                # Another command has other settings throughout, which say nothing more.
-                command = [line for line in other if line.startswith("command: ")]
-                raise OtherSettingsError(
-                    f"{self.path} holds another run ({listed(command or other)}). Choose another --output, or "
-                    "call with what it was started with."
-                )
-            for line in longer:
+            before = {name: value for name, value in self.before.items() if name != "finished"}
+            said = f"{self.path} holds another run"
+            fix = "Choose another --output, or call with what it was started with."
+            # Another command has other settings throughout, which say nothing more.
+            check_same({"command": before.get("command")}, {"command": now.get("command")}, said, fix)
+            for line in check_same(before, now, said, fix, _MAY_CHANGE):
                 print(f"warning: {line}, so the numbers will not be those of an uninterrupted run")
         if self.finished:
             return

@@ -254,18 +254,14 @@ class SeededTrainer(FiniteTrainer):
         before = dict(self._taken_up.get("settings", {}))
         if same_processor(self.processing_class, checkpoint):
             before.pop("processor", None)  # fitted to the same scans, but for the last digits of another machine
-        changed: list[str] = []
-        others: list[str] = []
-        for name, value in self._settings_of_run().items():
-            if name not in before:
-                continue
-            difference = files.difference({name: before[name]}, {name: value})
-            (others if name == "training arguments" else changed).extend(difference)
-        if changed:
-            raise files.OtherSettingsError(
-                f"{checkpoint} is of another run ({files.listed(changed)}). Go on with what it was started with, or "
-                "start a new run in another output_dir."
-            )
+        now = {name: value for name, value in self._settings_of_run().items() if name in before}
+        others = files.check_same(
+            {name: before[name] for name in now},
+            now,
+            f"{checkpoint} is of another run",
+            "Go on with what it was started with, or start a new run in another output_dir.",
+            may_change=("training arguments",),
+        )
         if others:
             checkpoint_logger.warning(
                 f"{checkpoint} was written with other settings ({'; '.join(others)}), so the numbers will not be "
