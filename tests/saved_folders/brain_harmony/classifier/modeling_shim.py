@@ -1,0 +1,1 @@
+from brain_transformers import BrainHarmonyConfig, BrainHarmonyFeatureExtractor, BrainHarmonyForMaskedModeling, BrainHarmonyForSequenceClassification, BrainHarmonyModel  # noqa: F401

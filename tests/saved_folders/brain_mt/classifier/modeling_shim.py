@@ -1,0 +1,1 @@
+from brain_transformers import BrainMTConfig, BrainMTForMaskedModeling, BrainMTForSequenceClassification, BrainMTModel, VolumeFeatureExtractor  # noqa: F401

@@ -1,0 +1,1 @@
+from brain_transformers import HarmonixFConfig, HarmonixFFeatureExtractor, HarmonixFForMaskedModeling, HarmonixFForSequenceClassification, HarmonixFModel  # noqa: F401
