@@ -359,7 +359,7 @@ class VolumeFeatureExtractor(ScanProcessor):
         """See [`ScanProcessor.example`]."""
         y, x, z = self.volume_size
         size = "" if (x, y, z) == MNI_SHAPE else f", volume_size={self.volume_size}"
-        image = f'brain_transformers.data.read_volumes("sub-01_space-MNI152_desc-preproc_bold.nii.gz"{size})'
+        image = f'brain_transformers.data.read_volumes("sub-01_space-MNI152_bold.nii.gz"{size})'
         return image, "", "a 4-D image with its affine"
 
 
