@@ -79,6 +79,12 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str |
             )
 
 
+def are_shares(labels: Any, logits: torch.Tensor, problem_type: str | None) -> bool:
+    """Whether labels are shares of classes, float as `logits` `(batch, num_labels)`, and not one class a sample."""
+    whole = not isinstance(labels, torch.Tensor) or not labels.is_floating_point()
+    return problem_type == "single_label_classification" and not whole and labels.shape == logits.shape
+
+
 class BrainForSequenceClassification(_Model):
     """A body with a head for classification or regression; stands in front of a family's `...PreTrainedModel`.
 
@@ -126,7 +132,13 @@ class BrainForSequenceClassification(_Model):
         return self.classifier(pooled), pooled
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss of transformers for the kind of problem that the configuration names or the labels imply."""
+        """The loss of transformers for the kind of problem that the configuration names or the labels imply.
+
+        With `problem_type` `"single_label_classification"`, float labels `(batch, num_labels)` are shares of the
+        classes, as mixing samples gives them: their loss is the cross entropy.
+        """
+        if are_shares(labels, logits, self.config.problem_type):
+            return nn.functional.cross_entropy(logits, labels.to(logits.dtype))
         check_labels(labels, logits, self.config.problem_type)
         if self.config.problem_type == "multi_label_classification":
             labels = labels.reshape(logits.shape).to(logits.dtype)  # one logit may come with labels (batch,)

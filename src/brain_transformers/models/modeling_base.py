@@ -1,6 +1,7 @@
 """What the models of all families share: strict loading, flags for transformers, output types."""
 
 import copy
+import inspect
 import math
 import warnings
 from collections.abc import Mapping
@@ -359,6 +360,32 @@ class BrainPreTrainedModel(PreTrainedModel):
             ValueError: if the grid of tokens is too small for masks by the rule of the configuration.
         """
         return draw_noise(draws, cls.n_tokens(config, inputs)) if cls.masked_by_noise else {}
+
+    def mix_inputs(self, inputs: Mapping[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+        """Mixup: each sample with the one at the mirrored place of the batch; labels are left as they are.
+
+        A token counts where either sample has it; what is padding in one of them is 0 there.
+
+        Args:
+            inputs: arguments of `forward`.
+            share: of a sample itself, in [0, 1].
+
+        Raises:
+            ValueError: if samples differ in what cannot be mixed, such as the length of their patches.
+        """
+        mixed, main = dict(inputs), self.main_input_name
+        own = inspect.signature(self.forward).parameters.keys() - {"labels"}  # a Trainer has more of a row
+        for name, value in inputs.items():
+            if name == main:
+                mixed[name] = share * value + (1 - share) * value.flip(0)
+            elif name == "attention_mask":
+                mixed[name] = torch.maximum(value, value.flip(0))
+            elif name in own and isinstance(value, torch.Tensor) and not torch.equal(value, value.flip(0)):
+                raise ValueError(
+                    f"Expected samples that are alike in {name} for mixup, got different ones. Leave mixup_alpha "
+                    "out, or sort such scans out."
+                )
+        return mixed
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:

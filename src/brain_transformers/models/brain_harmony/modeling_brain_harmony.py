@@ -23,7 +23,7 @@ from ...layers.plain import input_dtype
 from ...layers.pooling import masked_mean, pool_tokens
 from ...layers.positions import sincos_table
 from ...layers.transformer import PreNormLayer, layer_stack
-from ..classification import BrainForSequenceClassification
+from ..classification import BrainForSequenceClassification, are_shares
 from ..configuration_base import Table
 from ..harmonix_f.configuration_harmonix_f import HarmonixFConfig
 from ..harmonix_f.modeling_harmonix_f import HarmonixFModel, PatchSize
@@ -541,20 +541,21 @@ class BrainHarmonyForSequenceClassification(BrainForSequenceClassification, Brai
         """See [`BrainForSequenceClassification.predict`]."""
         return self.classifier(pooled)
 
-    def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """See [`BrainForSequenceClassification.classification_loss`]; labels may also be shares of the classes.
+    def mix_inputs(self, inputs: Mapping[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+        """See [`BrainPreTrainedModel.mix_inputs`]; tokens are mixed, of which padded ones are made 0 first."""
+        names = ("inputs_embeds", "attention_mask", "signals", "patch_size", "t1_volumes")
+        tokens, observed = self.stage0(**{name: inputs[name] for name in names if name in inputs})
+        rest = {name: value for name, value in inputs.items() if name not in names}
+        if observed is not None:
+            tokens, rest["attention_mask"] = tokens * observed[:, :, None], observed
+        return super().mix_inputs({**rest, "inputs_embeds": tokens}, share)
 
-        Such labels, float `(batch, num_labels)`, are what mixing samples gives: with `problem_type`
-        `"single_label_classification"` their loss is the cross entropy. `config.label_smoothing` acts while training.
-        """
-        config, shape = self.config, tuple(logits.shape)
-        shares = isinstance(labels, torch.Tensor) and labels.is_floating_point() and tuple(labels.shape) == shape
-        if shares and config.problem_type == "single_label_classification" and self.num_labels > 1:
-            return nn.functional.cross_entropy(logits, labels.to(logits.dtype))
-        loss = super().classification_loss(logits, labels)
+    def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See [`BrainForSequenceClassification.classification_loss`]; `config.label_smoothing` acts while training."""
+        loss, config = super().classification_loss(logits, labels), self.config
         if self.training and config.label_smoothing and config.problem_type == "single_label_classification":
-            smoothing = float(config.label_smoothing)
-            return nn.functional.cross_entropy(logits, labels.view(-1), label_smoothing=smoothing)
+            labels = labels.to(logits.dtype) if are_shares(labels, logits, config.problem_type) else labels.view(-1)
+            return nn.functional.cross_entropy(logits, labels, label_smoothing=float(config.label_smoothing))
         return loss
 
 

@@ -23,6 +23,8 @@ class FineTuningArguments(ScanTrainingArguments):
         layer_decay: factor between the learning rates of neighbouring layers, in (0, 1]; 1 for one rate.
         cycle_epochs: with the cosine: begin again, with the warm-up, after so many epochs; `None` for one cycle.
         min_learning_rate: with the cosine: where a cycle begins and ends.
+        mixup_alpha: both parameters of the beta distribution that the shares of mixup come from, one share an update;
+            0 for none. Each sample of a batch is mixed with the one at the mirrored place, and so are their labels.
         published_parameter_groups: groups as in the authors' code, see `published_groups` of the model.
         published_step_counting: count the lengths of the schedule in batches, and take one step of it an epoch.
 
@@ -40,6 +42,9 @@ class FineTuningArguments(ScanTrainingArguments):
         metadata={"help": "Epochs after which the cosine begins again with its warm-up; by default never."},
     )
     min_learning_rate: float = field(default=0.0, metadata={"help": "Where the cosine ends."})
+    mixup_alpha: float = field(
+        default=0.0, metadata={"help": "Mix samples of a batch, by shares from beta(alpha, alpha); 0 for none."}
+    )
     published_parameter_groups: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
     published_step_counting: bool = field(default=False, metadata={"help": argparse.SUPPRESS})
 
@@ -57,6 +62,8 @@ class FineTuningArguments(ScanTrainingArguments):
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"Expected layer_decay above 0 and at most 1, got {self.layer_decay}.")
+        if not 0 <= self.mixup_alpha <= 100:
+            raise ValueError(f"Expected mixup_alpha from 0 to 100, got {self.mixup_alpha}.")
         if self.cycle_epochs is not None and self.cycle_epochs <= 0:
             raise ValueError(f"Expected cycle_epochs above 0, got {self.cycle_epochs}.")
         super().__post_init__()

@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..parameter_groups import fine_tuning_groups
+from ..parameter_groups import fine_tuning_groups, without_adapters
 from ..schedules import warm_restarts_lr
 from ..seeded_trainer import SeededTrainer
 from .arguments import FineTuningArguments
@@ -30,6 +31,24 @@ class FineTuningTrainer(SeededTrainer):
         for rows in (self.train_dataset, *sets):
             if check is not None and rows is not None:
                 check(getattr(rows, "dataset", rows))
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One forward and backward pass, over a mixed batch if `mixup_alpha` is set."""
+        if self.args.mixup_alpha:
+            inputs = self._mixed(self._prepare_inputs(inputs))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _mixed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch whose samples and labels are mixed; the share follows from the seed and the update alone."""
+        args, bare = self.args, without_adapters(self.model)
+        rng = np.random.default_rng([args.seed, self.state.global_step, args.process_index])
+        share = float(rng.beta(args.mixup_alpha, args.mixup_alpha))
+        labels = inputs["labels"]
+        if not labels.is_floating_point() and bare.num_labels > 1:
+            bare.config.problem_type = bare.config.problem_type or "single_label_classification"
+            labels = torch.nn.functional.one_hot(labels.view(-1), bare.num_labels)
+        labels = labels.float()
+        return {**bare.mix_inputs(inputs, share), "labels": share * labels + (1 - share) * labels.flip(0)}
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
