@@ -67,7 +67,8 @@ def test_the_example_of_its_card_runs(
     assert example is not None
     known = case.example(rows[0])
     with torch.no_grad():
-        exec(example[1].replace("path/or/org/name", str(folder)), known)
+        code = re.sub(r'"sub-[^"]+"', '"image.nii.gz"', example[1].replace("path/or/org/name", str(folder)))
+        exec(code, known)
         expected = model(**processor(rows[0], return_tensors="pt")).pooler_output
     assert type(known["extractor"]) is type(processor)
     # The scale of a file that was prepared is rounded with it.
@@ -85,6 +86,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @every_case
 def test_two_processes_pretrain_as_one_does(case: ModelCase, two_processes: Path, tmp_path: Path) -> None:
     """With batches of the same rows, and gradients accumulated over two of them."""

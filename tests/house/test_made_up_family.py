@@ -108,6 +108,7 @@ def installed(tmp_path: Path) -> Path:
     return package.parent
 
 
+@pytest.mark.slow
 def test_a_new_folder_is_a_new_family(installed: Path, tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     run_python(EVERYTHING, tmp_path, environment={"PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1"})

@@ -108,15 +108,15 @@ HOSTILE = 'x", return_tensors=print("this must not run"))  #```\n---\nlicense: m
         ("brainlm-tiny", {"roi_order": None, "t_r": None}),
         ("brainlm-tiny", {"roi_order": [f"area {number}" for number in range(12)]}),
         ("brainlm-vit-tiny", {"n_rois": 50, "roi_order": "tian-s3@y"}),
-        ("brain-jepa-tiny", {}),
-        ("brain-semantoks-tiny", {}),
     ],
 )
-def test_the_example_of_a_card_runs(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+def test_the_example_of_a_card_names_the_order_and_the_repetition_time(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
     config = bt.load_config(name, **options)
     scans = saved(config, tmp_path / "model")
     found = run_example(tmp_path / "model", bold=scans[0], scans=scans, t_r=0.72)
-    assert found["features"].shape[1] == found["model"].config.hidden_size * (2 if "semantoks" in name else 1)
+    assert found["features"].shape[1] == found["model"].config.hidden_size
     assert bool(torch.isfinite(found["features"]).all())
 
 

@@ -82,7 +82,7 @@ class ModelCase:
         padded_values: mask -> which values of the main input only padded tokens hold, for families that are no series.
         wrong_scans: scans -> words of the error -> scans that must be refused with them.
         scans: configuration and a folder for files -> four rows of a dataset of made-up scans.
-        example: row -> what the example of a model card leaves to its reader; files go to the working directory.
+        example: row -> what the example of a model card leaves to its reader; a file that it opens is `image.nii.gz` in the working directory.
     """
 
     name: str
@@ -133,7 +133,7 @@ class ModelCase:
             {**row, "subject": f"{number:02d}", "age": 20.0 + 7 * number}
             for number, row in enumerate(self.scans(config, folder))
         ]
-        processor = config.family.load_processor().from_model_config(config)
+        processor = config.load_processor().from_model_config(config)
         tables = {
             name: rng.normal(size=table.shape).astype(np.float32)
             for name, table in config.tables.items()
@@ -268,12 +268,12 @@ def _volume_rows(config: Any, folder: Path) -> list[Row]:
 
 
 def _volume_example(row: Row) -> dict[str, Any]:
-    """The image that the example reads, in the working directory."""
+    """The image that is read."""
     import nibabel
 
     values = np.load(row["volumes"]).astype(np.float32).transpose(2, 1, 3, 0)
     image = nibabel.Nifti1Image(values, VOLUMES_AFFINE)
-    image.to_filename("sub-01_space-MNI152_desc-preproc_bold.nii.gz")
+    image.to_filename("image.nii.gz")
     return {}
 
 
