@@ -82,7 +82,8 @@ class ModelCase:
         padded_values: mask -> which values of the main input only padded tokens hold, for families that are no series.
         wrong_scans: scans -> words of the error -> scans that must be refused with them.
         scans: configuration and a folder for files -> four rows of a dataset of made-up scans.
-        example: row -> what the example of a model card leaves to its reader; a file that it opens is `image.nii.gz` in the working directory.
+        example: row -> what the example of a model card leaves to its reader; a file that it opens is `image.nii.gz`
+            in the working directory.
     """
 
     name: str
