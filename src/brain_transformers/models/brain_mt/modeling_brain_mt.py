@@ -546,7 +546,12 @@ class BrainMTForMaskedModeling(BrainMTPreTrainedModel):
 
 
 class BrainMTForSequenceClassification(BrainForSequenceClassification, BrainMTPreTrainedModel):
-    """BrainMT with a linear head for classification or regression on the CLS token."""
+    """BrainMT with a linear head for classification or regression on the CLS token.
+
+    The authors' classifier has one logit and binary cross-entropy: `num_labels=1` with
+    `problem_type="multi_label_classification"`, to be set, since transformers' rule would take squared errors. The
+    command `finetune` gives two classes two logits and cross-entropy, whose difference is that one logit.
+    """
 
     body_class = BrainMTModel
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
