@@ -400,33 +400,24 @@ def write_labels(folder: Path) -> Path:
 # --- folders of models ---
 
 
-def save_model(folder: Path, family: str, head: str = "AutoModelForPreTraining") -> Path:
-    """A small model of `family` with its extractor, saved."""
+def save_model(folder: Path) -> Path:
+    """A small BrainLM with its extractor, saved."""
     import torch
-    import transformers
 
     import brain_transformers as bt
 
     torch.manual_seed(0)
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    options: dict[str, dict[str, Any]] = {
-        "brainlm-tiny": {"n_rois": N_ROIS, "roi_order": LABELS},
-        "brainlm-vit-tiny": {"n_rois": 24, "image_size": 64},
-        "brain-jepa-tiny": {},
-        "brain-semantoks-base": small,
-    }
-    config = bt.load_config(family, **options[family])
-    model = getattr(transformers, head).from_config(config)
-    if family == "brainlm-tiny":
-        model.brainlm.set_table("coordinates", torch.randn(N_ROIS, 3), source="fuzz")
+    config = bt.load_config("brainlm-tiny", n_rois=N_ROIS, roi_order=LABELS)
+    model = bt.BrainLMForMaskedModeling(config)
+    model.brainlm.set_table("coordinates", torch.randn(N_ROIS, 3), source="fuzz")
     model.save_pretrained(folder)
     bt.ROISeriesFeatureExtractor.from_model_config(config, normalization="zscore").save_pretrained(folder)
     return folder
 
 
-def _model_target(family: str) -> None:
+def _model_target(saved: Path) -> None:
     def make(folder: Path) -> list[Path]:
-        save_model(folder / "model", family)
+        shutil.copytree(saved, folder / "model")
         # Code of the folder must not run either: the shim writes the marker.
         for path in (folder / "model").glob("*.py"):
             path.write_text(f"open({os.fspath(folder.parent.parent / 'code_ran')!r}, 'w')\n" + path.read_text())
@@ -443,11 +434,11 @@ def _model_target(family: str) -> None:
         AutoModel.from_pretrained(folder / "model")
         return vars(extractor)
 
-    target(f"from_pretrained.{family}", make, weight=0.7)(call)
+    target(f"from_pretrained.{saved.parent.name}", make, weight=0.7)(call)
 
 
-for _family in ("brainlm-tiny", "brainlm-vit-tiny", "brain-jepa-tiny", "brain-semantoks-base"):
-    _model_target(_family)
+for _saved in sorted((GOLDEN.parent / "saved_folders").glob("*/pretraining")):  # one of every family
+    _model_target(_saved)
 
 
 # --- converters ---
@@ -523,7 +514,7 @@ def command(*argv: Any) -> str:
 def _embedding(folder: Path) -> list[Path]:
     from brain_transformers.data import dataset_from_arrays
 
-    save_model(folder / "model", "brainlm-tiny")
+    save_model(folder / "model")
     dataset = dataset_from_arrays([signals(12, 200, seed) for seed in range(3)], roi_order=LABELS, t_r=0.72)
     dataset.save_to_disk(str(folder / "dataset"))
     return sorted(path for path in (folder / "dataset").iterdir() if path.is_file())
@@ -695,7 +686,7 @@ def _resume_finished(folder: Path) -> Any:
 
 def _model_to_tune(folder: Path) -> list[Path]:
     _training(folder)
-    save_model(folder / "model", "brainlm-tiny")
+    save_model(folder / "model")
     return sorted(path for path in (folder / "model").iterdir() if path.suffix in (".json", ".safetensors"))
 
 
