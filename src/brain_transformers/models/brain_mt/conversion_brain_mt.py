@@ -12,6 +12,7 @@ import math
 from typing import Any
 
 from ..conversion_base import (
+    WB,
     ConversionError,
     ConvertedCheckpoint,
     Converter,
@@ -26,8 +27,6 @@ from ..conversion_base import (
 from .configuration_brain_mt import BrainMTConfig
 from .modeling_brain_mt import BrainMTForSequenceClassification
 
-_WB = r"(?P<wb>weight|bias)"
-
 KEY_MAP = KeyMap(
     rules=[
         (r"cls_token", "brain_mt.embeddings.cls_token"),
@@ -36,24 +35,24 @@ KEY_MAP = KeyMap(
         (r"patch_embed\.conv_down\.0\.weight", "brain_mt.embeddings.stem.conv1.weight"),
         (r"patch_embed\.conv_down\.2\.weight", "brain_mt.embeddings.stem.conv2.weight"),
         (
-            rf"conv_block(?P<n>[01])\.(?P<part>(?:conv|norm)[12])\.{_WB}",
+            rf"conv_block(?P<n>[01])\.(?P<part>(?:conv|norm)[12])\.{WB}",
             r"brain_mt.embeddings.stem.block\g<n>.\g<part>.\g<wb>",
         ),
         (r"downsample(?P<n>[01])\.reduction\.0\.weight", r"brain_mt.embeddings.stem.downsample\g<n>.weight"),
         (r"layers\.(?P<layer>\d+)\.mixer\.(?P<rest>.+)", r"brain_mt.mamba_layers.\g<layer>.mixer.\g<rest>"),
-        (rf"layers\.(?P<layer>\d+)\.norm\.{_WB}", r"brain_mt.mamba_layers.\g<layer>.norm.\g<wb>"),
-        (rf"norm_f\.{_WB}", r"brain_mt.mamba_norm.\g<wb>"),
-        (rf"norm\.{_WB}", r"brain_mt.norm.\g<wb>"),
+        (rf"layers\.(?P<layer>\d+)\.norm\.{WB}", r"brain_mt.mamba_layers.\g<layer>.norm.\g<wb>"),
+        (rf"norm_f\.{WB}", r"brain_mt.mamba_norm.\g<wb>"),
+        (rf"norm\.{WB}", r"brain_mt.norm.\g<wb>"),
         (
-            rf"blocks\.(?P<layer>\d+)\.qkv\.{_WB}",
+            rf"blocks\.(?P<layer>\d+)\.qkv\.{WB}",
             r"brain_mt.attention_layers.\g<layer>.attention.qkv.\g<wb>",
         ),
         (
-            rf"blocks\.(?P<layer>\d+)\.proj\.{_WB}",
+            rf"blocks\.(?P<layer>\d+)\.proj\.{WB}",
             r"brain_mt.attention_layers.\g<layer>.attention.out_proj.\g<wb>",
         ),
-        (rf"mlp\.(?P<fc>fc[12])\.{_WB}", r"brain_mt.mlp.\g<fc>.\g<wb>"),
-        (rf"head\.{_WB}", r"classifier.\g<wb>"),
+        (rf"mlp\.(?P<fc>fc[12])\.{WB}", r"brain_mt.mlp.\g<fc>.\g<wb>"),
+        (rf"head\.{WB}", r"classifier.\g<wb>"),
     ],
 )
 
