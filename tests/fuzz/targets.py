@@ -483,6 +483,25 @@ _converter(
     ("checkpoint.pth", "network_mapping.npz", "constructor.json"),
     ["--checkpoint", "FOLDER/checkpoint.pth", "--config", "FOLDER/constructor.json"],
 )  # fmt: skip
+_converter(
+    "convert_brain_mt", GOLDEN / "brain_mt" / "encoder_bidir_v2_classification", ("checkpoint.pth",),
+    ["--checkpoint", "FOLDER/checkpoint.pth"],
+)  # fmt: skip
+_converter(
+    "convert_harmonix_f", GOLDEN / "brain_harmony" / "jepa_pretrain_full",
+    ("checkpoint.pth", "gradient.csv", "geo_harm.csv"),
+    ["--checkpoint", "FOLDER/checkpoint.pth", "--gradient", "FOLDER/gradient.csv", "--harmonics",
+     "FOLDER/geo_harm.csv", "--num-attention-heads", "4", "--predictor-num-attention-heads", "4", "--n-windows", "5"],
+)  # fmt: skip
+_converter(
+    "convert_harmonix_s", GOLDEN / "brain_harmony" / "t1_encoder", ("checkpoint.pth",),
+    ["--checkpoint", "FOLDER/checkpoint.pth", "--num-attention-heads", "3"],
+)  # fmt: skip
+_converter(
+    "convert_brain_harmony", GOLDEN / "brain_harmony" / "stage1_harmonizer_normpix", ("checkpoint.pth",),
+    ["--component", "harmonizer", "--checkpoint", "FOLDER/checkpoint.pth", "--num-attention-heads", "4",
+     "--n-t1-tokens", "12", "--decoder-num-attention-heads", "4"],
+)  # fmt: skip
 
 
 # --- commands ---
