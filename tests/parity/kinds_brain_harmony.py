@@ -147,7 +147,8 @@ def stage2_finetune(case: GoldenCase, work: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(folder, label_smoothing=smoothing).eval()
     _check_sizes(case, model, config)
     assert model.config.pooling == ("mean" if config["global_pool"] else "cls")
-    case.check("num_classes", model.num_labels, config["num_classes"])
+    case.check("use_mlp", model.config.classifier_head == "mlp", config.get("use_mlp", False))
+    case.check("num_classes", model.num_labels, 1 if config.get("use_mlp") else config["num_classes"])
     tokens, mask = case.take("embeddings"), case.take("attn_mask")
     inputs = {"inputs_embeds": tokens, "attention_mask": mask}
     with torch.no_grad():
