@@ -5,8 +5,6 @@ import pytest
 import torch
 
 import brain_transformers as bt
-from brain_transformers.atlases.networks import networks_of_parcels
-from brain_transformers.atlases.roi_orders import roi_labels
 from brain_transformers.models.brain_semantoks.masking_brain_semantoks import (
     NumpyDraws,
     PublishedDraws,
@@ -56,19 +54,6 @@ def test_networks_follow_from_the_names_of_the_parcels() -> None:
     seventeen = bt.load_config("brain-semantoks-base", n_cortical_networks=17)
     sizes = [24, 23, 39, 31, 27, 25, 34, 17, 11, 13, 24, 25, 12, 34, 32, 13, 16, 50, 7]
     assert [len(rois) for rois in seventeen.rois_of_networks()] == sizes
-
-
-def test_networks_move_with_the_order_of_the_parcels() -> None:
-    own, names = networks_of_parcels("schaefer400-7net+tian-s3+buckner7")
-    other, same_names = networks_of_parcels("tian-s3+schaefer400-17net")
-    assert names[:8] == same_names
-    assert sorted(own[:450]) == sorted(other)
-    labels = [*roi_labels("schaefer400-17net")]
-    assert networks_of_parcels(labels)[0] == other[50:]
-    assert networks_of_parcels("a424") is None
-    assert networks_of_parcels(None) is None
-    with pytest.raises(ValueError, match="7 or 17"):
-        networks_of_parcels("schaefer400-7net", 9)
 
 
 @pytest.mark.parametrize(
