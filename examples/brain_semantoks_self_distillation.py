@@ -9,7 +9,8 @@ average sees, on the first half of each scan. Then a linear probe tells whose sc
 learns on windows of the first half and is tested on windows of the second. Its accuracy on `cls_mean` features is set
 beside that on features of the same network before training, and on the functional connectivity of the window, which is
 the number to beat. Written are the model with its extractor, `metrics.json`, and `training.png` with the terms of the
-loss and the spread of the projections, which falls to 0 when the representation collapses."""
+loss and the spread of the projections, which falls to 0 when the representation collapses.
+"""
 
 import argparse
 import copy
