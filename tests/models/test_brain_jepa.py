@@ -439,3 +439,14 @@ def test_the_sampler_leaves_the_global_generator_alone_when_seeded() -> None:
 def test_token_ids_out_of_range_are_refused(name: str, token: int) -> None:
     with pytest.raises(ValueError, match="from 0 to 499"):
         tiny("Model")(scans(), **{name: torch.full((len(scans()), 3), token)})
+
+
+def test_tables_have_names_of_their_own_too() -> None:
+    model = tiny()
+    table = torch.randn(50, 6)
+    model.set_gradients(table, "a test")
+    assert torch.equal(model.brain_jepa.gradients, table)
+    assert torch.equal(model.context_encoder.gradients, table)
+    body = bt.BrainLMModel(bt.load_config("brainlm-tiny"))
+    body.set_coordinates(torch.ones(body.config.n_rois, 3), "a test")
+    assert body.config.coordinates_source == "a test"

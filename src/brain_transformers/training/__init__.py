@@ -37,6 +37,7 @@ _EXPORTS = {
     "scale_learning_rates": "parameter_groups",
     "scaled_learning_rate": "schedules",
     "target_statistics": "monitors",
+    "update_target": "moving_average",
     "warmup_cosine_lr": "schedules",
     "warmup_half_cosine_lr": "schedules",
 }

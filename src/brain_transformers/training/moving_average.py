@@ -11,6 +11,16 @@ from .monitors import CollapseMonitor
 from .seeded_trainer import SeededTrainer
 
 
+def update_target(model: Any, momentum: float) -> None:
+    """`model.update_moving_average(momentum)`, after each step of a training loop of one's own.
+
+    Raises:
+        TypeError: if the model has no moving average.
+    """
+    check_moving_average(model)
+    model.update_moving_average(momentum)
+
+
 class _MoveAverage(TrainerCallback):
     """Moves the average after each optimizer step."""
 

@@ -138,6 +138,10 @@ class BrainJEPAPreTrainedModel(ROIPreTrainedModel):
                 "Leave this scan out, or pad it with the feature extractor."
             )
 
+    def set_gradients(self, gradients: torch.Tensor, source: str) -> None:
+        """Store a gradient table `(n_rois, gradient_size)`: [`set_table`] by another name."""
+        self.set_table("gradients", gradients, source)
+
 
 class BrainJEPAModel(BrainJEPAPreTrainedModel):
     """Brain-JEPA encoder: every 16 frames of every parcel are a token that attends to all others; no CLS token.

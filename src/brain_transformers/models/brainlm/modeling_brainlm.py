@@ -386,6 +386,10 @@ class BrainLMModel(BrainLMPreTrainedModel):
         self.register_buffer("coordinates", torch.zeros(config.n_rois, 3))
         self.post_init()
 
+    def set_coordinates(self, coordinates: torch.Tensor, source: str) -> None:
+        """Store parcel centres `(n_rois, 3)` in mm (MNI): [`set_table`] by another name."""
+        self.set_table("coordinates", coordinates, source)
+
     def resolve_coordinates(self, signals: torch.Tensor, coordinates: torch.Tensor | None) -> torch.Tensor:
         """The given parcel centres, or the stored ones, as float32 `(batch, n_rois, 3)`."""
         batch, n_rois, _ = signals.shape
