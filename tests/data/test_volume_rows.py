@@ -333,6 +333,20 @@ def test_a_dataset_that_was_changed_is_refused(study: Path, tmp_path: Path) -> N
             extractor(bt.load_dataset(output)[0])
 
 
+def test_images_are_embedded_as_they_are_read(study: Path, tmp_path: Path) -> None:
+    assert prepare(study, "--output", tmp_path / "dataset", *SMALL) == 0
+    rows = bt.load_dataset(tmp_path / "dataset")
+    pretraining, processor = bt.new_model("brain-mt-tiny", rows)
+    images = ({"volumes": read_volumes(study / name(k), volume_size=SIZE), "subject": str(k)} for k in range(4))
+    table = bt.embed_dataset(pretraining, images, processor, progress=False)
+    stored = bt.embed_dataset(pretraining, rows, processor, progress=False)
+    assert table.columns.tolist()[:2] == ["subject", "n_windows"]
+    features = [column for column in table if column.startswith("e0")]
+    np.testing.assert_allclose(table[features], stored[features], atol=2e-2)
+    assert stored["age"].tolist() == [20, 30, 40, 50]
+    assert {"volumes", "shape"} & set(stored) == set()
+
+
 # --- the commands ---
 
 QUIET = ["--use_cpu", "--report_to", "none", "--disable_tqdm", "True", "--save_strategy", "no", "--max_steps", 2]

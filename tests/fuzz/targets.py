@@ -329,6 +329,42 @@ def _read_t1(folder: Path) -> Any:
     return [read_t1(folder / f"{stem}.nii.gz", "beside"), read_t1(folder / f"{stem}.nii")]
 
 
+def _volumes(folder: Path) -> list[Path]:
+    _images(folder)
+    for path in folder.glob("*atlas*"):
+        path.unlink()
+    return sorted(folder.iterdir())
+
+
+@target("volumes", _volumes, weight=1.5)
+def _read_volumes(folder: Path) -> Any:
+    from brain_transformers.data import read_volumes
+
+    return [
+        np.asarray(read_volumes(folder / f"sub-01_space-MNI152NLin6Asym_bold{end}", volume_size=(8, 8, 8)).dataobj)
+        for end in (".nii.gz", ".nii")
+    ]
+
+
+def _volume_rows(folder: Path) -> list[Path]:
+    _volumes(folder)
+    (folder / "images").mkdir()
+    shutil.move(folder / "sub-01_space-MNI152NLin6Asym_bold.nii", folder / "images")
+    command(
+        "prepare", folder / "images", "--output", folder / "dataset", "--kind", "volumes", "--volume-size", 8, 8, 8
+    )  # fmt: skip
+    return sorted(path for path in (folder / "dataset").rglob("*") if path.is_file())
+
+
+@target("volumes.saved", _volume_rows, weight=0.5)
+def _load_volume_rows(folder: Path) -> Any:
+    from brain_transformers import VolumeFeatureExtractor, load_dataset
+
+    rows = load_dataset(folder / "dataset")
+    extractor = VolumeFeatureExtractor(volume_size=(8, 8, 8), n_frames=4)
+    return [extractor(row)["volumes"] for row in rows]
+
+
 def _cleaning(folder: Path) -> list[Path]:
     frames = np.random.default_rng(1).normal(size=(20, 3)).round(4)
     lines = ["trans_x\ttrans_x_derivative1\tcsf", *("\t".join(map(str, row)) for row in frames.tolist())]

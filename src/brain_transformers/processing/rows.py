@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..atlases.roi_orders import resolve_roi_order
+from ..foreign import reading
 from ..models.configuration_base import ScanFacts
 from .time import common_t_r, known_t_r
 
@@ -77,12 +78,8 @@ def open_stored(row: Mapping[str, Any], column: str, dtypes: Sequence[str], what
         if not path.is_absolute():
             fix = "Load the dataset with brain_transformers.load_dataset, which knows where its files are."
         raise ValueError(f"The {what} are not at {path}. {fix}")
-    try:
-        stored = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(
-            f"The {what} in {path} cannot be read: {' '.join(str(error).split())[:200]}. Prepare it again."
-        ) from error
+    with reading(path, f"the {what}", "Prepare it again."):
+        stored = np.lib.format.open_memmap(path, mode="c")  # changes, which nobody makes, would not reach the file
     expected = tuple(np.asarray(row["shape"]).tolist())
     if stored.shape != expected or str(stored.dtype) != row["dtype"] or str(stored.dtype) not in dtypes:
         raise ValueError(
