@@ -48,7 +48,7 @@ def _item(dtype: str) -> Result:
             f"an item of 200 frames, {dtype}",
             ("the whole tensor (x, y, z, t), then a copy of the window", theirs),
             ("frames of the window from the memory map", ours),
-            repeats=7,
+            repeats=5,
             target=3,
             tolerance=1e-6 if dtype == "float16" else 1e-2,
         )

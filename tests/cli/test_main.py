@@ -19,6 +19,7 @@ import torch
 import brain_transformers as bt
 import brain_transformers.cli
 from brain_transformers.cli import main as command_line
+from brain_transformers.cli.interrupts import signals_raise
 from brain_transformers.files import write_file
 from brain_transformers.hub.sharing import save_model_folder
 
@@ -379,3 +380,15 @@ def test_without_a_terminal_a_bar_is_a_line_now_and_then() -> None:
     """
     lines = [line for line in run_python(code).stderr.splitlines() if line]
     assert [line.split("|")[0] for line in lines] == ["Counting:   0%", "Counting: 100%"]
+
+
+def test_a_worker_that_is_ended_asks_python_nothing():
+    """A handler in Python would wait for a worker that waits for a lock."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no processes are forked here")
+    with signals_raise():
+        child = os.fork()
+        if not child:
+            os._exit(0 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert callable(signal.getsignal(signal.SIGTERM))

@@ -82,8 +82,17 @@ def signals_raise() -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, _TIME_TO_CLEAN_UP)
         raise Interrupted(waiting[0])
 
+    def leave_to_the_system() -> None:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is interrupt:
+                signal.signal(number, signal.SIG_DFL)
+
     in_main_thread = threading.current_thread() is threading.main_thread()
     _handle(interrupt)
+    if hasattr(os, "register_at_fork"):
+        # A handler in Python waits for Python code to run: a worker that begins to wait for a lock just when its pool
+        # ends it would wait for ever, and the pool for it.
+        os.register_at_fork(after_in_child=leave_to_the_system)
     has_timer = in_main_thread and hasattr(signal, "setitimer")  # not on Windows
     if has_timer:
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, interrupt)
