@@ -21,6 +21,7 @@ _EXPORTS = {
     "load_dataset": "data.builders",
     "read_coordinates": "data.readers",
     "read_roi_series": "data.readers",
+    "read_volumes": "data.volumes",
     "FineTuningTrainer": "training.finetuning.trainer",
     "FineTuningArguments": "training.finetuning.arguments",
     "JEPATrainer": "training.latent.trainer",
