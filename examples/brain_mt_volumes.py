@@ -9,10 +9,16 @@ voxels of 3.5 mm: 24 blocks of 56 mm a frame. Of its frames, 112 are for trainin
 test. No weights of BrainMT were ever published; everything here starts from random ones.
 
 1. Masked modeling: blocks are hidden for runs of 8 frames (16 s). Beside the model's error stand those of guesses that
-   need no training: the temporal mean of each voxel, a line between the frames before and after the hidden run, and
-   the mean of all visible voxels of the frame. `reconstruction.png` shows slices of all of them.
+   need no training: no change at all, the temporal mean of each voxel, a line between the frames before and after the
+   hidden run, and the mean of all visible voxels of the frame. `reconstruction.png` shows slices of all of them.
 2. Whether the regressor of the task is above 0 in the middle of a window of 6 frames, by fine-tuning with the recipe
    that BrainMT's authors intend, beside a logistic regression on the mean signals of the blocks, and the larger class.
+
+What to expect, with the defaults (five minutes on two busy cores): next to nothing of the first. The model ends at a
+mean squared error of 0.926, which is that of no change at all, and the mean of the visible voxels has 0.820: 112
+frames and 300 steps do not teach a network from random weights what a block tells of another. The second it learns:
+balanced accuracy 0.74 and AUROC 0.88 on 35 windows that overlap, where the logistic regression has 0.80 and 0.84. That
+is one run on few frames: with a learning rate three times as high and another layer, AUROC was 0.60.
 """
 
 import argparse
@@ -102,9 +108,11 @@ def guesses(volumes: torch.Tensor, hidden: torch.Tensor) -> dict[str, torch.Tens
     for sample in range(len(volumes)):
         flat, at = line[sample].flatten(1), hidden[sample].flatten(1)
         for pattern in at.t().unique(dim=0):  # voxels of a block are hidden together
+            columns = (at == pattern[:, None]).all(0)
+            if pattern.all():  # never seen: the mean that every voxel is scaled to
+                flat[:, columns] = 0
             if not pattern.any() or pattern.all():
                 continue
-            columns = (at == pattern[:, None]).all(0)
             known = flat[~pattern][:, columns].numpy()
             places = times[~pattern].numpy()
             for frame in pattern.nonzero().flatten().tolist():
@@ -114,6 +122,7 @@ def guesses(volumes: torch.Tensor, hidden: torch.Tensor) -> dict[str, torch.Tens
                 flat[frame, columns] = torch.from_numpy((1 - share) * known[low] + share * known[high])
         line[sample] = flat.view_as(line[sample])
     return {
+        "no change (0)": torch.zeros_like(volumes),
         "temporal mean": mean.expand_as(volumes),
         "frames before and after": line,
         "mean of visible voxels": of_frame.expand_as(volumes),
@@ -234,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("brain-mt-run"))
     parser.add_argument("--steps", type=int, default=300, help="optimizer steps of masked modeling")
-    parser.add_argument("--epochs", type=float, default=14, help="epochs of fine-tuning")
+    parser.add_argument("--epochs", type=float, default=8, help="epochs of fine-tuning")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
