@@ -266,3 +266,9 @@ def test_drawn_masks_follow_from_their_seed_and_fit_the_model(name) -> None:
     shape = (3, 2, 20, 60) if name == "brain-semantoks-tiny" else (3, 20, 60)
     assert torch.isfinite(model(torch.randn(shape), **masks).loss)
     assert bt.new_model("brain-jepa-tiny", scans(20, labels(20)), auto_class=AutoModel)[0].draw_masks(None, None) == {}
+
+
+def test_a_dataset_of_another_kind_is_named() -> None:
+    rows = bt.dataset_from_arrays([np.random.default_rng(0).normal(size=(50, 60))] * 2, roi_order="tian-s3", t_r=2.0)
+    with pytest.raises(ValueError, match="got one of series of ROIs"):
+        bt.new_model("brain-mt-tiny", rows)

@@ -1,6 +1,7 @@
 """What only BrainHarmony has: hub tokens, padding that is left out, a bottleneck, and two ways to a head."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 import brain_transformers as bt
 from brain_transformers.hub.registry import MODELS
+from brain_transformers.models.brain_harmony.modeling_brain_harmony import _warn_of_one_modality
 from brain_transformers.training.finetuning.new_head import load_with_new_head
 
 
@@ -251,6 +253,17 @@ def test_nested_configurations_take_no_code_from_a_file(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="t1_config"):
         AutoModel.from_pretrained(tmp_path)
+
+
+def test_one_modality_alone_is_told_once() -> None:
+    _warn_of_one_modality.cache_clear()
+    model = composed()
+    with pytest.warns(UserWarning, match="T1 is missing"):
+        model(signals=scans()["signals"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(signals=scans()["signals"])
+        model(**scans())
 
 
 def test_what_is_missing_is_masked_out() -> None:

@@ -182,3 +182,11 @@ def test_a_new_model_takes_size_and_scale_from_the_rows(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="Row 2 of the training set does not fit: Expected 6 frames"):
         new_model("brain-mt-tiny", short)
+
+
+def test_a_scan_that_never_changes_is_refused() -> None:
+    values = np.repeat(np.random.default_rng(0).normal(5, 1, (4, 5, 6, 1)), 8, axis=3)
+    with pytest.raises(ValueError, match="the same frame 8 times"):
+        normalise_volumes(values)
+    values[1, 2, 3, 7] += 1
+    assert normalise_volumes(values).std() > 0

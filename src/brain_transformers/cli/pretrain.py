@@ -33,7 +33,9 @@ def add_parser(commands: Any) -> None:
             "of a model"
         ),
     )
-    parser.add_argument("--plots", action="store_true", help="BrainLM: draw a reconstruction at every evaluation")
+    parser.add_argument(
+        "--plots", action="store_true", help="series of ROIs: draw a reconstruction at every evaluation"
+    )
 
 
 def check(args: argparse.Namespace) -> None:
@@ -87,6 +89,10 @@ def run(args: argparse.Namespace) -> int:
             normalization=args.normalization,
         )
         check_masks(model, training.train_batch_size)
+        if args.plots and model.main_input_name != "signals":
+            raise ValueError(
+                f"--plots draws series of ROIs, and {args.model} reads {model.main_input_name}: leave it out."
+            )
         callbacks: list[Any] = []
         if args.plots:
             from ..plotting.reconstruction_callback import ReconstructionPlotCallback

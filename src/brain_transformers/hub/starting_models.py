@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.row_kinds import kind_of
 from ..data.row_randomness import SeededDraws
 from ..families import FAMILIES
 from ..models.configuration_base import BrainConfig, ScanFacts, TableError
@@ -78,7 +79,14 @@ def _training_rows(dataset: Any, columns: set[str]) -> Any:
         if "train" not in dataset:
             raise ValueError(f"Expected a set 'train', got {sorted(dataset)}. Pass the rows to train on.")
         dataset = dataset["train"]
-    if lacking := columns - set(getattr(dataset, "column_names", None) or ()):
+    names = getattr(dataset, "column_names", None) or ()
+    if lacking := columns - set(names):
+        kind = kind_of(names)
+        if kind is not None and len(lacking) == len(columns):
+            raise ValueError(
+                f"Expected a dataset with {', '.join(sorted(columns))} for this model, got one of {kind.name}. "
+                "Prepare what the model reads (brain-transformers prepare --kind), or take a model for these."
+            )
         raise ValueError(
             f"Expected rows of scans, as load_dataset or dataset_from_arrays gives them, got {type(dataset).__name__} "
             f"without the columns {', '.join(sorted(lacking))}. Make them with one of these."

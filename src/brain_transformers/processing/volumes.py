@@ -61,8 +61,12 @@ def normalise_volumes(
         raise ValueError(f"Expected a brain in {name}, got zeros only.")
     if not bool(torch.isfinite(foreground).all()):
         raise ValueError(
-            f"Expected finite numbers in {name}, got NaN or infinity. Set the background of that image to 0, or "
-            "preprocess it again."
+            f"Expected finite numbers in {name}, got NaN or infinity. Outside the brain set them to 0; else "
+            "preprocess that image again."
+        )
+    if scan.shape[-1] > 1 and all(torch.equal(scan[..., t], scan[..., 0]) for t in range(1, scan.shape[-1])):
+        raise ValueError(
+            f"Expected voxels that change over time in {name}, got the same frame {scan.shape[-1]} times."
         )
     if normalization == "zscore-voxel":
         mean, deviation = scan.mean(dim=-1, keepdim=True), scan.std(dim=-1, keepdim=True)

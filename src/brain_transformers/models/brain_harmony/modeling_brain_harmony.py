@@ -5,6 +5,8 @@ NeurIPS 2025 (arXiv 2509.24693), and the released code's behaviour.
 """
 
 import copy
+import functools
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -123,6 +125,17 @@ class BrainHarmonyHead(nn.Module):
         """Logits `(batch, num_labels)`, and the normed vectors that they were read from."""
         features = self.norm(pooled)
         return self.layers(features), features
+
+
+@functools.cache
+def _warn_of_one_modality(missing: str) -> None:
+    """Once for each."""
+    warnings.warn(
+        f"{missing} is missing, so its tokens are left out: BrainHarmony was never trained on one modality alone, and "
+        "how good its features are then nobody has measured.",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
@@ -295,6 +308,8 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
         first = t1_volumes if signals is None else signals
         if first is None:
             raise ValueError("Pass inputs_embeds, or signals, t1_volumes or both; got none of them.")
+        if signals is None or t1_volumes is None:
+            _warn_of_one_modality("fMRI" if signals is None else "T1")
         n_fmri, batch = self.config.n_fmri_tokens, len(first)
         observed = self._observed(attention_mask, batch)
         if observed is None:
