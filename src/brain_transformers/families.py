@@ -8,6 +8,7 @@ configuration of this package is made: every way to a model of ours (`from_pretr
 makes one.
 """
 
+import difflib
 import functools
 import importlib
 import os
@@ -19,7 +20,7 @@ from typing import Any
 
 from . import models
 from .foreign import read_json
-from .models.family import KIND_OF_AUTO_CLASS, Family
+from .models.family import KIND_OF_AUTO_CLASS, Family, NamedModel
 
 _MODELING_AUTO = "transformers.models.auto.modeling_auto"
 
@@ -30,8 +31,54 @@ FAMILIES: tuple[Family, ...] = tuple(
 )
 """Every folder of `models`, in the order of their names."""
 
+_FAMILY_OF = {name: family for family in FAMILIES for name in family.models}
+
+MODELS: dict[str, NamedModel] = {name: family.models[name] for name, family in _FAMILY_OF.items()}
+"""Every named configuration."""
+
 PUBLIC_CLASSES = {name: module for family in FAMILIES for name, module in family.public_classes.items()}
 """Name of each public class -> module that defines it, relative to the package."""
+
+
+def family_of(name: str) -> Family:
+    """The family of a named configuration."""
+    return _FAMILY_OF[name]
+
+
+def conversion_command(name: str) -> str:
+    """The command that makes a model folder of the authors' files, for a published model."""
+    entry = MODELS[name]
+    source = (entry.source or "").partition(",")[0]
+    return (
+        f"brain-transformers convert {family_of(name).converter} {entry.conversion} --output {name}/ --source {source}"
+    )
+
+
+def check_is_no_bare_name(source: Any) -> None:
+    """Refuse the name of a configuration, or nearly so, where a folder or Hub name of weights is needed.
+
+    Weights of these names lie on no server: without this, one would be asked, at length where there is no network.
+
+    Raises:
+        FileNotFoundError: saying where the weights are and how to convert them, or which name was meant.
+    """
+    if not isinstance(source, str) or "/" in source or Path(source).exists():
+        return
+    if source not in MODELS:
+        if similar := difflib.get_close_matches(source, MODELS, n=1, cutoff=0.8):
+            raise FileNotFoundError(
+                f"There is no folder {source} here, and no model of that name: {similar[0]!r} is one."
+            )
+        return
+    entry = MODELS[source]
+    start = f"There is no folder {source} here; {source!r} is a configuration, and comes without weights. "
+    if entry.source is None:
+        published = "None were published. "
+    else:
+        published = f"Get those of the authors ({entry.source}) and convert them once: {conversion_command(source)}. "
+    raise FileNotFoundError(
+        f"{start}{published}Random weights: AutoModel.from_config(brain_transformers.load_config({source!r}))."
+    )
 
 
 def _register_models() -> None:
@@ -96,7 +143,6 @@ def register_auto_classes() -> None:
     """Register every family with AutoConfig, AutoFeatureExtractor and the AutoModel classes. Safe to call again."""
     from transformers import AutoConfig, AutoFeatureExtractor
 
-    from .hub.registry import check_is_no_bare_name
     from .models.configuration_base import BrainConfig
     from .processing.base import ScanProcessor
 

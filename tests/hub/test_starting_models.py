@@ -14,9 +14,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 import brain_transformers as bt
+from brain_transformers import families
 from brain_transformers.atlases.parcel_tables import parcel_table
 from brain_transformers.data.row_randomness import SeededDraws
-from brain_transformers.hub import registry
 from brain_transformers.models.configuration_base import BrainConfig, ScanFacts, Table
 from brain_transformers.models.family import Family, NamedModel
 from brain_transformers.models.modeling_base import BrainPreTrainedModel
@@ -232,8 +232,8 @@ class ProfileForMaskedModeling(BrainPreTrainedModel):
 
 def test_a_family_of_another_modality_needs_nothing_of_this_package_changed(monkeypatch, capsys) -> None:
     family = ProfileConfig.family
-    monkeypatch.setitem(registry.MODELS, "profile-tiny", family.models["profile-tiny"])
-    monkeypatch.setitem(registry._FAMILY_OF, "profile-tiny", family)
+    monkeypatch.setitem(families.MODELS, "profile-tiny", family.models["profile-tiny"])
+    monkeypatch.setitem(families._FAMILY_OF, "profile-tiny", family)
     AutoModelForPreTraining.register(ProfileConfig, ProfileForMaskedModeling, exist_ok=True)
     rows = datasets.Dataset.from_list([{"profile": [1.0, 2.0, 3.0 + n], "unit": "mm"} for n in range(4)])
     model, processor = bt.new_model("profile-tiny", rows)

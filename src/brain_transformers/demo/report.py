@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,7 @@ from ..plotting import (
     plot_reconstruction,
     plot_reconstruction_scores,
 )
-
-if TYPE_CHECKING:
-    from .run import DemoResults
+from .results import DemoResults
 
 MODEL, UNTRAINED = "BrainLM (trained here)", "BrainLM before training"
 HCP_CREDIT = (
@@ -104,7 +102,7 @@ class _Page(HtmlReport):
         write_file(self.folder / f"{name}.png", self.add_figure(figure, caption, alt, wide=wide))
 
 
-def write_report(results: "DemoResults", output: Path) -> Path:
+def write_report(results: DemoResults, output: Path) -> Path:
     """Draw all figures, write them as PNG files and as one HTML page, and return the page's path."""
     numbers, settings = results.numbers, results.settings
     data = numbers["data"]
@@ -146,7 +144,7 @@ def _add_summary(page: _Page, numbers: dict[str, Any]) -> None:
     page.add_summary(lead, found)
 
 
-def _add_method(page: _Page, results: "DemoResults") -> None:
+def _add_method(page: _Page, results: DemoResults) -> None:
     data, settings = results.numbers["data"], results.settings
     n_timepoints, t_r = max(data["n_timepoints"]), data["t_r"]
     page.add_section("What was done", "method")
@@ -165,7 +163,7 @@ def _add_method(page: _Page, results: "DemoResults") -> None:
     )
 
 
-def _add_reconstruction(page: _Page, results: "DemoResults") -> None:
+def _add_reconstruction(page: _Page, results: DemoResults) -> None:
     data, scores = results.numbers["data"], results.numbers["reconstruction"]
     pooled, by_subject, held_out = scores["pooled"], scores["by_subject"], data["held_out_subjects"]
     labels, unit = resolve_roi_order(data["roi_order"]).labels, "BOLD (interquartile ranges)"
@@ -248,7 +246,7 @@ def _add_reconstruction(page: _Page, results: "DemoResults") -> None:
     )
 
 
-def _add_training(page: _Page, results: "DemoResults") -> None:
+def _add_training(page: _Page, results: DemoResults) -> None:
     training, pooled = results.numbers["training"], results.numbers["reconstruction"]["pooled"]
     names = {"training mean": "mean of each ROI", "visible ROIs": "visible ROIs", "linear model": "linear model"}
     page.add_section("Training", "training")
@@ -267,7 +265,7 @@ def _add_training(page: _Page, results: "DemoResults") -> None:
     )
 
 
-def _add_identification(page: _Page, results: "DemoResults") -> None:
+def _add_identification(page: _Page, results: DemoResults) -> None:
     data, identification = results.numbers["data"], results.numbers["identification"]
     n_scans = data["n_scans"]
     page.add_section("Who is it? Identification from scan halves", "identification")

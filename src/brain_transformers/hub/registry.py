@@ -4,24 +4,12 @@ import difflib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..families import FAMILIES
+from ..families import MODELS, conversion_command, family_of
 from ..models.configuration_base import BrainConfig
-from ..models.family import Family, NamedModel
-
-_FAMILY_OF = {name: family for family in FAMILIES for name in family.models}
-
-MODELS: dict[str, NamedModel] = {name: family.models[name] for name, family in _FAMILY_OF.items()}
-"""Every named configuration."""
-
-
-def family_of(name: str) -> Family:
-    """The family of a named configuration."""
-    return _FAMILY_OF[name]
 
 
 def list_models(published: bool = False) -> list[str]:
@@ -68,42 +56,6 @@ def name_by_size(config: Any) -> str | None:
         if type(published) is type(config) and all(getattr(published, f) == getattr(config, f) for f in fields):
             return name
     return None
-
-
-def conversion_command(name: str) -> str:
-    """The command that makes a model folder of the authors' files, for a published model."""
-    entry = MODELS[name]
-    source = (entry.source or "").partition(",")[0]
-    return (
-        f"brain-transformers convert {family_of(name).converter} {entry.conversion} --output {name}/ --source {source}"
-    )
-
-
-def check_is_no_bare_name(source: Any) -> None:
-    """Refuse the name of a configuration, or nearly so, where a folder or Hub name of weights is needed.
-
-    Weights of these names lie on no server: without this, one would be asked, at length where there is no network.
-
-    Raises:
-        FileNotFoundError: saying where the weights are and how to convert them, or which name was meant.
-    """
-    if not isinstance(source, str) or "/" in source or Path(source).exists():
-        return
-    if source not in MODELS:
-        if similar := difflib.get_close_matches(source, MODELS, n=1, cutoff=0.8):
-            raise FileNotFoundError(
-                f"There is no folder {source} here, and no model of that name: {similar[0]!r} is one."
-            )
-        return
-    entry = MODELS[source]
-    start = f"There is no folder {source} here; {source!r} is a configuration, and comes without weights. "
-    if entry.source is None:
-        published = "None were published. "
-    else:
-        published = f"Get those of the authors ({entry.source}) and convert them once: {conversion_command(source)}. "
-    raise FileNotFoundError(
-        f"{start}{published}Random weights: AutoModel.from_config(brain_transformers.load_config({source!r}))."
-    )
 
 
 def parse_fields(name: str, pairs: Sequence[str]) -> dict[str, Any]:
@@ -153,3 +105,6 @@ def _numbers(value: Any) -> Iterator[float]:
             yield from _numbers(item)
     elif isinstance(value, float):
         yield value
+
+
+__all__ = ["MODELS", "conversion_command", "family_of", "list_models", "load_config", "name_by_size", "parse_fields"]

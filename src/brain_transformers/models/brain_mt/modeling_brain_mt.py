@@ -224,6 +224,17 @@ class BrainMTMambaLayer(GradientCheckpointingLayer):
         return hidden_states + drop_path(mixed, self.drop_path_rate if self.training else 0.0)
 
 
+class BrainMTFeedForward(FeedForward):
+    """The feed-forward block of all attention layers, with dropout after both of its maps."""
+
+    def __init__(self, config: BrainMTConfig):
+        super().__init__(config.hidden_size, config.intermediate_size, config.hidden_act)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(hidden_states)))))
+
+
 class BrainMTAttentionLayer(GradientCheckpointingLayer):
     """Attention with weights of its own; its norm and its feed-forward block are those of all layers."""
 
@@ -237,7 +248,6 @@ class BrainMTAttentionLayer(GradientCheckpointingLayer):
             config.attention_probs_dropout_prob,
         )
         self.drop_path_rate = drop_path_rate
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -253,8 +263,8 @@ class BrainMTAttentionLayer(GradientCheckpointingLayer):
         attended, _ = self.attention(norm(hidden_states), attention_mask, query_ids=query_ids, **kwargs)
         if query_ids is not None:
             hidden_states = gather_tokens(hidden_states, query_ids)
-        hidden_states = hidden_states + drop_path(self.dropout(attended), rate)
-        return hidden_states + drop_path(self.dropout(mlp(norm(hidden_states))), rate)
+        hidden_states = hidden_states + drop_path(attended, rate)
+        return hidden_states + drop_path(mlp(norm(hidden_states)), rate)
 
 
 class BrainMTPreTrainedModel(BrainPreTrainedModel):
@@ -380,7 +390,7 @@ class BrainMTModel(BrainMTPreTrainedModel):
         self.mamba_norm = _mamba_norm(config)
         self.attention_layers = nn.ModuleList(BrainMTAttentionLayer(config, rate) for rate in attention_rates)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = FeedForward(config.hidden_size, config.intermediate_size, config.hidden_act)
+        self.mlp = BrainMTFeedForward(config)
         self.post_init()
 
     @property
