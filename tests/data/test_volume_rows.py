@@ -104,6 +104,25 @@ def test_integers_with_a_scale_are_read_by_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(read, values, atol=0.05)
 
 
+def test_what_lies_in_the_space_of_the_scanner_is_not_resampled(tmp_path: Path) -> None:
+    values = bold(3, size=(40, 36, 44))
+    image = nib.Nifti1Image(values, np.diag([-3.0, 3, 3, 1]))
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine, 1)
+    nib.save(image, tmp_path / "sub-01_bold.nii.gz")
+    with pytest.raises(ROISeriesReadError, match="scanner's own space"):
+        read_volumes(tmp_path / "sub-01_bold.nii.gz", resample=True)
+    image.set_sform(image.affine, 4)
+    nib.save(image, tmp_path / "sub-02_bold.nii.gz")
+    assert read_volumes(tmp_path / "sub-02_bold.nii.gz", resample=True).shape[:3] == MNI_SHAPE
+
+
+def test_sizes_in_the_order_of_an_image_are_told(tmp_path: Path) -> None:
+    path = save(tmp_path / name(1), bold())
+    with pytest.raises(ROISeriesReadError, match=r"which is \[y, x, z\]"):
+        read_volumes(path, volume_size=[SIZE[1], SIZE[0], SIZE[2]])
+
+
 def test_other_grids_are_refused_or_resampled(tmp_path: Path) -> None:
     path = save(tmp_path / "coarse_bold.nii.gz", bold(2), np.diag([7.0, 7, 7, 1]))
     with pytest.raises(ROISeriesReadError, match=r"91 x 109 x 91 voxels .*got 24 x 28 x 24.*--resample"):

@@ -68,6 +68,21 @@ def check_space(image: Any, name: Any) -> None:
         raise ROISeriesReadError(f"{name}: the affine is not a valid one: {image.affine.tolist()}.")
 
 
+def refuse_scanner_space(image: Any, path: Path) -> None:
+    """Refuse to resample an image whose header says that it lies as the scanner saw it: no grid makes that MNI152.
+
+    Raises:
+        ROISeriesReadError: the message names it.
+    """
+    codes = {int(image.header[code]) for code in ("sform_code", "qform_code") if code in image.header} - {0}
+    if codes == {1} and "space-mni" not in path.name.lower():
+        raise ROISeriesReadError(
+            f"{path}: expected an image in MNI152, got one whose header says the scanner's own space (sform and qform "
+            "codes 1). Register it to MNI152 first. If it is registered, set its sform code to 4, or name it "
+            "..._space-MNI152NLin6Asym_..."
+        )
+
+
 def header_t_r(image: Any) -> float | None:
     """Seconds between frames as the header has them; 0 or `None` where it says nothing."""
     zooms = image.header.get_zooms()

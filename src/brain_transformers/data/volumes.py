@@ -27,7 +27,7 @@ from ..processing.volumes import (
 )
 from .cifti import is_cifti, refusal
 from .errors import ROISeriesReadError
-from .nifti import check_space, header_t_r, load_image, read_to_end
+from .nifti import check_space, header_t_r, load_image, read_to_end, refuse_scanner_space
 from .row_kinds import VOLUMES
 from .scan_folders import ScanFolderBuilder, fingerprint, scan_file
 from .sidecars import refuse_other_t_r, scan_t_r
@@ -89,7 +89,7 @@ def _read(
         seconds, shape, kind = header_t_r(image), image.shape, image.get_data_dtype().kind
     if len(shape) != 4 or shape[3] < 2 or kind not in "fiu":
         raise ROISeriesReadError(
-            f"{path}: expected a 4-D BOLD image of real numbers (x, y, z, n_frames), got shape {shape}, "
+            f"{path}: expected a 4-D BOLD image of real numbers (x, y, z, at least 2 frames), got shape {shape}, "
             f"{image.get_data_dtype()}."
         )
     if shape[3] < min_frames:
@@ -103,6 +103,7 @@ def _read(
             values = np.ascontiguousarray(turned.read())
             read_to_end(image)
         return seconds, _checked(values, path), affine
+    refuse_scanner_space(image, path)
     affine, (y, x, z) = mni_affine(volume_size), volume_size
     nib, imaging = (require(name, extra="data", purpose="resampling images") for name in ("nibabel", "nilearn.image"))
     with reading(path, "a 4-D NIfTI image that can be resampled", error=ROISeriesReadError):

@@ -152,7 +152,8 @@ def check_grid(shape: Sequence[int], affine: np.ndarray, volume_size: Sequence[i
     if tuple(shape) != (x, y, z):
         raise ValueError(
             f"Expected {name} with {x} x {y} x {z} voxels (x, y, z), got {' x '.join(map(str, shape))}. Resample it: "
-            f"{_RESAMPLE}. Or make a model with volume_size={[shape[1], shape[0], shape[2]]} (--volume-size)."
+            f"{_RESAMPLE}. Or make a model with volume_size={[shape[1], shape[0], shape[2]]}, which is "
+            "[y, x, z] (--volume-size)."
         )
     corners = np.array([[0, 0, 0, 1], [x - 1, y - 1, z - 1, 1]]).T
     distance = np.abs((affine - MNI_AFFINE) @ corners)[:3].max()
