@@ -88,3 +88,14 @@ def test_saved_and_loaded(tmp_path, on_grid: np.ndarray) -> None:
     loaded = T1FeatureExtractor.from_pretrained(tmp_path)
     assert loaded.image_size == [20, 24, 20]
     assert loaded(on_grid)["t1_volumes"].shape == (1, 1, 20, 24, 20)
+
+
+def test_axes_that_lie_are_seen(template: nib.Nifti1Image) -> None:
+    values, extractor = np.asarray(template.dataobj), T1FeatureExtractor()
+    with pytest.raises(ValueError, match="from below to above"):
+        extractor(nib.Nifti1Image(values[:, :, ::-1], template.affine))
+    # The first two axes swapped, and moved so that the centre is where it should be.
+    affine = template.affine.copy()
+    affine[:2, 3] = -116, -116
+    with pytest.raises(ValueError, match="mm wide and"):
+        extractor(nib.Nifti1Image(values.transpose(1, 0, 2), affine))
