@@ -71,7 +71,7 @@ def block() -> Result:
         ("eager", lambda: plain_layer(states, None)),
         ("fused", lambda: ours(states, None)),
         repeats=3,
-        target=4.5,
+        target=2.2,
     )
 
 
@@ -83,7 +83,7 @@ def padded_block() -> Result:
         ("eager", lambda: plain_layer(states, keep)),
         ("packed", lambda: ours(states, keep)),
         repeats=3,
-        target=8,
+        target=4.5,
     )
 
 
