@@ -194,7 +194,8 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
 
     def set_table(self, name: str, array: np.ndarray) -> None:
         """Keep one of `own_tables`; raises ValueError if it does not fit."""
-        raise NotImplementedError(f"{type(self).__name__} keeps no table {name!r}.")
+        kept = ", ".join(sorted(self.own_tables)) or "none"
+        raise ValueError(f"{type(self).__name__} keeps no table {name!r}, it keeps {kept}. Store it in the model.")
 
     def make_table(self, name: str, shape: tuple[Any, ...], rows: Any, what: str) -> tuple[np.ndarray, str] | None:
         """A table of a model that follows from what is known or from rows, and its source; `None` if it does not."""

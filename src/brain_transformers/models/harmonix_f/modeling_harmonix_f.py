@@ -18,7 +18,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.masking import check_attention_mask, gather_tokens, padding_masks
+from ...layers.masking import check_attention_mask, gather_tokens, invert_permutation, padding_masks
 from ...layers.plain import input_dtype
 from ...layers.pooling import pool_tokens
 from ...layers.positions import min_max_scaled, sincos_table
@@ -394,8 +394,7 @@ def encode(
                 observed = layer(observed, **kwargs)
             padded = layer.without_attention(padded)
         joined = torch.cat([observed, padded.to(observed.dtype)], dim=1)
-        back = torch.empty_like(ids).scatter(1, ids, torch.arange(ids.shape[1], device=ids.device).expand_as(ids))
-        output = output.to(joined.dtype).index_copy(0, rows, gather_tokens(joined, back))
+        output = output.to(joined.dtype).index_copy(0, rows, gather_tokens(joined, invert_permutation(ids)))
     return output if query_ids is None else gather_tokens(output, query_ids)
 
 
