@@ -53,8 +53,8 @@ def test_padded_tokens_are_left_out_and_change_nothing() -> None:
         short = body(tokens(), mask)
         of_layers = list(seen)
         whole = body(tokens(), mask, output_hidden_states=True)
-    # CLS, 12 + 12 (24 + 12, 30 + 12) tokens and 7 hub tokens; then CLS and hub tokens alone.
-    assert of_layers == [(1, 32), (1, 8), (1, 44), (1, 8), (1, 50), (1, 8)]
+    # CLS, 12 + 12 (24 + 12, 30 + 12) tokens and 7 hub tokens, all in one sequence; then CLS and hub tokens.
+    assert of_layers == [(1, 32 + 44 + 50), (1, 3 * 8)]
     assert seen[len(of_layers) :] == [(3, 50), (3, 50)]
     assert [state.shape[1] for state in whole.hidden_states] == [50, 50, 50]
     torch.testing.assert_close(short.last_hidden_state, whole.last_hidden_state, rtol=1e-4, atol=1e-5)

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .masking import TokenIds, gather_tokens
+from .packing import SequenceLengths, attend_within_samples
 from .plain import is_plain
 
 
@@ -94,18 +95,25 @@ class SelfAttention(nn.Module):
         key: torch.Tensor,
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
+        lengths: SequenceLengths | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the implementation that the config names (eager, sdpa, flex, flash, or a registered one).
 
-        Arguments are those of [`eager_attention`]. Returns the context `(batch, n_tokens, hidden_size)` and the
-        weights; fused implementations return `None` for these.
+        Arguments are those of [`eager_attention`], and the `lengths` of a packed sequence. Returns the context
+        `(batch, n_tokens, hidden_size)` and the weights; fused implementations return `None` for these.
         """
-        function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation or "eager", eager_attention)
-        dropout = self.attention_dropout if self.training else 0.0
-        context, weights = function(
-            self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout, is_causal=False, **kwargs
-        )
+        name = self.config._attn_implementation or "eager"
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
+        options = {
+            "scaling": self.scaling,
+            "dropout": self.attention_dropout if self.training else 0.0,
+            "is_causal": False,
+            **kwargs,
+        }
+        if lengths is not None:
+            return attend_within_samples(function, name, self, query, key, value, lengths, **options).flatten(2), None
+        context, weights = function(self, query, key, value, attention_mask, **options)
         return context.flatten(2), weights
 
     def forward(
@@ -114,6 +122,7 @@ class SelfAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         keep_mask: torch.Tensor | None = None,
         query_ids: TokenIds | None = None,
+        lengths: SequenceLengths | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend; the second value holds the weights of the eager path.
@@ -125,13 +134,14 @@ class SelfAttention(nn.Module):
                 `out_proj`.
             query_ids: the tokens (see [`gather_tokens`]) that come out, computed alone where nothing is masked: the
                 form of a mask for a part of the queries differs between implementations.
+            lengths: of a packed sequence `(1, n_tokens, hidden_size)`, whose samples attend each to itself.
 
         Returns:
             `(batch, n_tokens, hidden_size)`, or the tokens `query_ids` of it.
         """
         alone = query_ids if attention_mask is None else None
         query, key, value = self.project(hidden_states, alone)
-        context, weights = self.attend(query, key, value, attention_mask, **kwargs)
+        context, weights = self.attend(query, key, value, attention_mask, lengths, **kwargs)
         if query_ids is not None and alone is None:
             context = gather_tokens(context, query_ids)
         if keep_mask is not None:

@@ -11,16 +11,22 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import SelfAttention
 from .masking import TokenIds, gather_tokens
+from .packing import SequenceLengths
 
 
-def drop_path(values: torch.Tensor, rate: float) -> torch.Tensor:
+def drop_path(values: torch.Tensor, rate: float, lengths: SequenceLengths | None = None) -> torch.Tensor:
     """Stochastic depth: all of `values` `(batch, n_tokens, width)` of a sample become 0 with this probability.
 
-    What stays is scaled up by as much.
+    What stays is scaled up by as much. In a packed sequence `(1, n_tokens, width)` samples are those of `lengths`.
     """
     if rate == 0:
         return values
-    return values * (values.new_empty(values.shape[0], 1, 1).bernoulli_(1 - rate) / (1 - rate))
+    sizes = None if lengths is None else torch.tensor(lengths.queries, device=values.device)
+    stays = values.new_empty(len(values) if sizes is None else len(sizes)).bernoulli_(1 - rate) / (1 - rate)
+    stays = (
+        stays[:, None, None] if sizes is None else stays.repeat_interleave(sizes, output_size=values.shape[1])[:, None]
+    )
+    return values * stays
 
 
 class FeedForward(nn.Module):
@@ -83,12 +89,14 @@ class PreNormLayer(GradientCheckpointingLayer):
             if scale is not None:
                 init.constant_(scale, float(self.layer_scale_init_value or 0.0))
 
-    def _branch(self, output: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    def _branch(
+        self, output: torch.Tensor, scale: torch.Tensor | None, lengths: SequenceLengths | None = None
+    ) -> torch.Tensor:
         """What a block adds to the tokens."""
         output = self.dropout(output)
         if scale is not None:
             output = output * scale
-        return drop_path(output, self.drop_path_rate if self.training else 0.0)
+        return drop_path(output, self.drop_path_rate if self.training else 0.0, lengths)
 
     def forward(
         self,
@@ -96,6 +104,7 @@ class PreNormLayer(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None = None,
         keep_mask: torch.Tensor | None = None,
         query_ids: TokenIds | None = None,
+        lengths: SequenceLengths | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """`(batch, n_tokens, hidden_size)` in and out, or only the tokens `query_ids` out, computed from all.
@@ -104,18 +113,23 @@ class PreNormLayer(GradientCheckpointingLayer):
         [`SelfAttention.forward`] for the masks; without `keep_mask` padded tokens attend as others do.
         """
         attention_output, _ = self.attention(
-            self.layernorm_before(hidden_states), attention_mask, keep_mask, query_ids, **kwargs
+            self.layernorm_before(hidden_states), attention_mask, keep_mask, query_ids, lengths, **kwargs
         )
         if query_ids is not None:
             hidden_states = gather_tokens(hidden_states, query_ids)
-        hidden_states = hidden_states + self._branch(attention_output, self.layer_scale1)
-        return hidden_states + self._branch(self.mlp(self.layernorm_after(hidden_states)), self.layer_scale2)
+        return self._rest(hidden_states, attention_output, lengths)
 
-    def without_attention(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def without_attention(self, hidden_states: torch.Tensor, lengths: SequenceLengths | None = None) -> torch.Tensor:
         """What the layer makes of tokens that attend to nothing, as with a `keep_mask` that is false for them."""
         nothing = hidden_states.new_zeros(*hidden_states.shape[:2], self.attention.out_proj.in_features)
-        hidden_states = hidden_states + self._branch(self.attention.out_proj(nothing), self.layer_scale1)
-        return hidden_states + self._branch(self.mlp(self.layernorm_after(hidden_states)), self.layer_scale2)
+        return self._rest(hidden_states, self.attention.out_proj(nothing), lengths)
+
+    def _rest(
+        self, hidden_states: torch.Tensor, attention_output: torch.Tensor, lengths: SequenceLengths | None
+    ) -> torch.Tensor:
+        hidden_states = hidden_states + self._branch(attention_output, self.layer_scale1, lengths)
+        output = self.mlp(self.layernorm_after(hidden_states))
+        return hidden_states + self._branch(output, self.layer_scale2, lengths)
 
 
 def layer_stack(config: Any, prefix: str = "", drop_path_rate: float = 0.0, **options: Any) -> nn.ModuleList:

@@ -21,6 +21,7 @@ from transformers.utils.output_capturing import capture_outputs
 from ...layers.attention import SelfAttention
 from ...layers.initialisation import initialise, initialised_linear
 from ...layers.masking import check_attention_mask, check_observed, check_tensor, padding_masks
+from ...layers.packing import Packing, SequenceLengths
 from ...layers.plain import input_dtype
 from ...layers.pooling import masked_mean, pool_tokens
 from ...layers.positions import sincos_table
@@ -452,17 +453,18 @@ class BrainHarmonyModel(BrainHarmonyPreTrainedModel):
     def _encode_without_padding(
         self, hidden_states: torch.Tensor, observed: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        """As [`_encode`], with samples of one number of observed tokens together and nothing else in the sequence."""
-        keep = nn.functional.pad(observed, (1, self.config.num_hub_tokens), value=True)
-        groups: dict[int, list[int]] = {}
-        for row, count in enumerate(keep.sum(1).tolist()):
-            groups.setdefault(count, []).append(row)
-        parts = []
-        for rows in groups.values():
-            tokens = hidden_states[rows][keep[rows]].view(len(rows), -1, hidden_states.shape[2])
-            parts.append(self._encode(tokens, None, False, **kwargs))
-        order = torch.tensor([row for rows in groups.values() for row in rows], device=hidden_states.device)
-        return torch.cat(parts)[order.argsort()]
+        """As [`_encode`], with the observed tokens of all samples in one packed sequence and nothing else."""
+        n_hub = self.config.num_hub_tokens
+        packing = Packing(nn.functional.pad(observed, (1, n_hub), value=True))
+        packed, lengths = packing.pack(hidden_states), packing.lengths
+        for layer in self.layers[:-1]:
+            packed = layer(packed, lengths=lengths, **kwargs)
+        read = torch.zeros_like(packing.keep)
+        read[:, 0] = read[:, -n_hub:] = True
+        ids = packing.pack(read[:, :, None])[0, :, 0].nonzero().T
+        last = SequenceLengths(lengths.keys, lengths.device, queries=(1 + n_hub,) * len(observed))
+        packed = self.layers[-1](packed, query_ids=ids, lengths=last, **kwargs)
+        return self.layernorm(packed.view(len(observed), 1 + n_hub, -1))
 
 
 class BrainHarmonyForMaskedModeling(BrainHarmonyPreTrainedModel):

@@ -18,7 +18,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.attention import SelfAttention
-from ...layers.masking import check_attention_mask, gather_tokens, invert_permutation, padding_masks
+from ...layers.masking import check_attention_mask, gather_tokens, padding_masks
+from ...layers.packing import Packing
 from ...layers.plain import input_dtype
 from ...layers.pooling import pool_tokens
 from ...layers.positions import min_max_scaled, sincos_table
@@ -362,10 +363,10 @@ def encode(
 ) -> torch.Tensor:
     """Run the layers over a sequence of which some tokens are padding.
 
-    Observed tokens attend among themselves, so each group of samples with as many of them runs without the others and
-    without a mask; padded tokens get nothing from attention, which leaves a small recurrence for each on its own. The
-    numbers are those of the whole sequence with a mask, which is run where states or weights of all tokens are asked
-    for, while compiling, and with `padded_attention="observed"`.
+    Observed tokens attend among themselves, so those of all samples run in one packed sequence without a mask; padded
+    tokens get nothing from attention, which leaves a small recurrence for each on its own. The numbers are those of
+    the whole sequence with a mask, which is run where states or weights of all tokens are asked for, while compiling,
+    and with `padded_attention="observed"`.
 
     Args:
         keep_mask: bool `(batch, n_tokens)`; `None` if nothing is padded.
@@ -381,21 +382,13 @@ def encode(
             hidden_states = layer(hidden_states, mask, keep if zero else None, last, **kwargs)
         return hidden_states
     keep = nn.functional.pad(keep_mask, (hidden_states.shape[1] - keep_mask.shape[1], 0), value=True)
-    counts = keep.sum(1)
-    order = keep.to(torch.uint8).argsort(dim=1, descending=True, stable=True)  # observed first, in natural order
-    output = torch.empty_like(hidden_states)
-    for count in sorted(set(counts.tolist())):
-        rows = (counts == count).nonzero().flatten()
-        ids = order[rows]
-        tokens = hidden_states[rows]
-        observed, padded = gather_tokens(tokens, ids[:, :count]), gather_tokens(tokens, ids[:, count:])
-        for layer in layers:
-            if count:
-                observed = layer(observed, **kwargs)
-            padded = layer.without_attention(padded)
-        joined = torch.cat([observed, padded.to(observed.dtype)], dim=1)
-        output = output.to(joined.dtype).index_copy(0, rows, gather_tokens(joined, invert_permutation(ids)))
-    return output if query_ids is None else gather_tokens(output, query_ids)
+    packing, padding = Packing(keep), Packing(~keep)
+    observed, padded = packing.pack(hidden_states), padding.pack(hidden_states)
+    for layer in layers:
+        observed = layer(observed, lengths=packing.lengths, **kwargs)
+        padded = layer.without_attention(padded, padding.lengths)
+    hidden_states = packing.unpack(observed, padded, padding)
+    return hidden_states if query_ids is None else gather_tokens(hidden_states, query_ids)
 
 
 class HarmonixFForMaskedModeling(LatentPredictionHead, HarmonixFPreTrainedModel):
