@@ -22,6 +22,7 @@ _EXPORTS = {
     "read_coordinates": "data.readers",
     "read_roi_series": "data.readers",
     "read_volumes": "data.volumes",
+    "synthetic_scans": "data.synthetic",
     "FineTuningTrainer": "training.finetuning.trainer",
     "FineTuningArguments": "training.finetuning.arguments",
     "JEPATrainer": "training.latent.trainer",

@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
 def _probe(args: argparse.Namespace, table: Any) -> int:
     from ..data.labels import Labels
     from ..data.participants import is_gap, say_files_as_people
+    from ..data.synthetic import SYNTHETIC
     from ..evaluation.embedding import embedding_columns
     from ..evaluation.probing import probe
 
@@ -81,6 +82,9 @@ def _probe(args: argparse.Namespace, table: Any) -> int:
         )
     if groups == "subject" and (note := say_files_as_people(known)):
         print(f"warning: {note}")
+    made_up = SYNTHETIC in others and bool(known[SYNTHETIC].fillna(False).any())
+    if made_up:
+        print("warning: these scans are synthetic (brain_transformers.synthetic_scans); nothing in them was measured")
     result = probe(
         _numbers(known, features),
         labels.values,
@@ -106,6 +110,7 @@ def _probe(args: argparse.Namespace, table: Any) -> int:
             "n_groups": result.n_groups,
             "n_splits": result.n_splits,
             "seed": args.seed,
+            **({SYNTHETIC: True} if made_up else {}),
             "scores": result.scores,
             "fold_scores": result.fold_scores,
             "baseline": result.baseline,

@@ -58,6 +58,7 @@ def train_in_folder(
     """
     from transformers import set_seed
 
+    from ..data.synthetic import is_synthetic
     from ..hub.model_card import trained_model_card
     from ..hub.sharing import save_model_folder
     from ..training.run_folder import RunFolder
@@ -69,7 +70,8 @@ def train_in_folder(
         readme = output / "README.md"
         theirs = readme.is_file() and _OUR_CARD not in readme.read_text(encoding="utf-8", errors="replace")
         processor = beginning.processor
-        card = None if theirs else trained_model_card(output.resolve().name, model, processor, args.model)
+        name, made_up = output.resolve().name, is_synthetic(rows)
+        card = None if theirs else trained_model_card(name, model, processor, args.model, synthetic=made_up)
         save_model_folder(model, folder, extractor=processor, card=card)
 
     # A launcher tells each process its rank and waits for none of them here.

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _UNKNOWN = "unknown"
+_SYNTHETIC = (
+    "It was trained on synthetic scans (brain_transformers.synthetic_scans), in which nothing was measured: it knows "
+    "nothing of brains, and no number that it gives says anything about them."
+)
 _NOTHING_REPORTED = "Nothing was reported yet; that is not the same as nothing."
 
 
@@ -150,7 +154,9 @@ def converted_model_card(title: str, conversion: "Conversion", source: str | Non
     return build_model_card(title, entry, config, provenance, conversion.model, conversion.extractor)
 
 
-def trained_model_card(title: str, model: Any, extractor: Any, parent: str | Path | None) -> str:
+def trained_model_card(
+    title: str, model: Any, extractor: Any, parent: str | Path | None, *, synthetic: bool = False
+) -> str:
     """Card of a model that was trained with this package, with the notices of the weights that it started from.
 
     Args:
@@ -159,11 +165,12 @@ def trained_model_card(title: str, model: Any, extractor: Any, parent: str | Pat
         extractor: its feature extractor.
         parent: folder or Hub name of the model that it started from; `None` or a named configuration for random
             weights.
+        synthetic: whether it was trained on scans that were made up, see [`synthetic_scans`].
     """
     if str(parent) in MODELS and not Path(str(parent)).is_dir():
         parent = None
     limits = () if parent is None else ("What is known of the model that it started from: see its card.",)
-    entry = NamedModel(limits=limits)
+    entry = NamedModel(limits=((_SYNTHETIC,) if synthetic else ()) + limits)
     return build_model_card(title, entry, model.config, model=model, extractor=extractor, parent=parent)
 
 
