@@ -15,7 +15,7 @@ from nilearn.maskers import NiftiLabelsMasker  # noqa: E402
 from scipy.spatial import cKDTree  # noqa: E402
 
 from brain_transformers.atlases.roi_orders import roi_coordinates, roi_labels  # noqa: E402
-from brain_transformers.data import parcellation  # noqa: E402
+from brain_transformers.data import nifti  # noqa: E402
 from brain_transformers.data.builders import load_dataset  # noqa: E402
 from brain_transformers.data.parcellation import check_atlas_order, load_atlas, parcellate  # noqa: E402
 from brain_transformers.data.readers import ROISeriesReadError  # noqa: E402
@@ -194,7 +194,7 @@ def test_an_atlas_that_is_none_is_refused_in_memory_too(brain, change):
 def test_large_images_are_read_in_blocks_with_the_same_result(brain, tmp_path, monkeypatch):
     labels, bold, series, image = brain
     nib.save(image, tmp_path / "bold.nii.gz")
-    monkeypatch.setattr(parcellation, "_BLOCK_VALUES", 5 * 16**3)
+    monkeypatch.setattr(nifti, "_BLOCK_VALUES", 5 * 16**3)
     atlas = nib.Nifti1Image(labels, AFFINE)
     bold[3, 3, 4] = 5.0  # has the image read twice
     nib.save(image, tmp_path / "bold.nii.gz")

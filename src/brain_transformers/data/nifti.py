@@ -1,16 +1,20 @@
 """NIfTI and CIFTI images, whose headers are believed only as far as their files reach."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..foreign import reading
 from ..optional import require
 from .errors import ROISeriesReadError
 
 # Scans pack to about half, and with much background to a tenth; small images of one value may pack further.
 _LARGEST_RATIO, _ALWAYS_ALLOWED = 200, 1 << 28
+# Values that are held at once while an image is read: a few frames, which stay in the processor's cache.
+_BLOCK_VALUES = 1 << 22
 
 
 def load_image(path: str | Path, **options: Any) -> Any:
@@ -49,6 +53,29 @@ def read_to_end(image: Any) -> None:
         beyond += len(rest)
         if beyond > _ALWAYS_ALLOWED:
             raise ValueError(f"more than {_ALWAYS_ALLOWED:,} bytes follow the data that its header describes")
+
+
+def frame_blocks(image: Any, name: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames of a 4-D image from front to back, a few at a time, in memory that does not grow with their number.
+
+    Args:
+        image: loaded with `keep_file_open=True`, so that a packed file is read once, and to its end.
+        name: what errors call it.
+
+    Yields:
+        The number of the first frame, and `(x, y, z, n)`, x fastest, as nibabel gives them: numbers that the file
+        scales are float64, others stay what they are.
+
+    Raises:
+        ROISeriesReadError: if the file is damaged, which may show in the middle of it only.
+    """
+    step = max(1, _BLOCK_VALUES // max(1, math.prod(image.shape[:3])))
+    for first in range(0, image.shape[3], step):
+        with reading(name, "a NIfTI image; it may be truncated", error=ROISeriesReadError):
+            block = np.asarray(image.dataobj[..., first : first + step])
+        yield first, block
+    with reading(name, "a NIfTI image", error=ROISeriesReadError):
+        read_to_end(image)
 
 
 def check_space(image: Any, name: Any) -> None:

@@ -15,7 +15,7 @@ from ..optional import require
 from ..processing.missing import missing_frames
 from .cifti import is_cifti, refusal
 from .errors import ROISeriesReadError
-from .nifti import check_space, header_t_r, load_image, read_to_end
+from .nifti import check_space, frame_blocks, header_t_r, load_image, read_to_end
 from .participants import is_gap
 from .readers import ROISeries
 from .sidecars import scan_t_r
@@ -27,8 +27,6 @@ _LOST_SHARE = 0.5
 # Centres of the same parcels in two label volumes differ by less: by 2.2 mm at most on a grid of 4 mm instead of 1 mm
 # (Schaefer's 400), by some 5 mm between templates.
 _CENTRE_MM = 10.0
-# Values that are held at once while an image is read: 64 MB.
-_BLOCK_VALUES = 2**24
 
 
 def load_atlas(atlas: str | Path) -> Any:
@@ -280,16 +278,9 @@ def parcellate(
 
 def _labelled_frames(image: Any, where: np.ndarray, name: str) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of frames at the labelled voxels: number of the first frame, and float32 (n_voxels, n_frames)."""
-    n_frames = image.shape[3]
-    step = max(1, _BLOCK_VALUES // int(np.prod(image.shape[:3])))
-    for first in range(0, n_frames, step):
-        # Damage may show in the middle of a file only.
-        with reading(name, "a NIfTI image; it may be truncated", error=ROISeriesReadError):
-            block = np.asarray(image.dataobj[..., first : first + step], dtype=np.float32)
+    for first, block in frame_blocks(image, name):
         # Files hold x fastest, and reading them in their own order takes a fraction of the time.
-        yield first, block.reshape(-1, block.shape[3], order="F")[where]
-    with reading(name, "a NIfTI image", error=ROISeriesReadError):
-        read_to_end(image)
+        yield first, block.reshape(-1, block.shape[3], order="F")[where].astype(np.float32)
 
 
 def _means_over_parcels(
