@@ -24,8 +24,12 @@ import torch
 from harness import RESULTS, machine
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel, AutoModelForPreTraining
 
 import brain_transformers as bt
+from brain_transformers.data.row_randomness import EPOCH, ROW_INDEX, BatchNumbers
+from brain_transformers.layers.packing import Packing
+from brain_transformers.layers.selective_scan import SCANS, chosen_scan, selective_scan
 
 # Model, batch of embedding, batch of pretraining.
 MODELS = {
@@ -34,6 +38,10 @@ MODELS = {
     "brainlm-650m": (64, 32),
     "brain-jepa-base": (32, 16),
     "brain-semantoks-base": (256, 64),
+    "harmonix-f-base": (16, 8),
+    "harmonix-s-base": (64, 32),
+    "brain-harmony-base": (16, 8),
+    "brain-mt-base": (4, 2),
 }
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -89,7 +97,14 @@ def prepared(name: str, auto: Any) -> Any:
 
 
 def scans(config: Any, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, config.n_rois, config.n_timepoints, generator=torch.Generator().manual_seed(1))
+    """What the body takes first, at the published sizes."""
+    rows: dict[str, Any] = {
+        "harmonix_s": lambda: (1, *config.image_size),
+        "brain_harmony": lambda: (config.n_tokens, config.input_size),
+        "brain_mt": lambda: (config.n_frames, 1, *config.volume_size),
+    }
+    row = rows.get(config.model_type, lambda: (config.n_rois, config.n_timepoints))()
+    return torch.randn(*shape, *row, generator=torch.Generator().manual_seed(1))
 
 
 def difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
@@ -130,10 +145,10 @@ def failed(what: str, error: Exception) -> dict[str, Any]:
 
 def embedding(name: str, batch: int, rate: float) -> list[dict[str, Any]]:
     """Features without masking: numbers against the CPU, then kernels and precisions."""
-    from transformers import AutoModel
-
     model = prepared(name, AutoModel).eval()
     few = scans(model.config, 2)
+    if model.main_input_name == "volumes":
+        few = few[:1, :20]  # as much as a CPU does in seconds
     with torch.no_grad():
         expected = model(few).pooler_output
     model = model.cuda()
@@ -146,7 +161,7 @@ def embedding(name: str, batch: int, rate: float) -> list[dict[str, Any]]:
                 error = difference(expected, model(few).pooler_output)
             found.append({"what": f"features against the CPU's float32, {kind}", "relative_difference": error})
             print(f"  {found[-1]['what']}: {error:.1e}", flush=True)
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
             model(many[:1])
         operations = counter.get_total_flops() * batch
 
@@ -213,25 +228,17 @@ def embedding(name: str, batch: int, rate: float) -> list[dict[str, Any]]:
 
 def pretraining_inputs(model: Any, batch: int) -> dict[str, Any]:
     config = model.config
-    family = type(model).__name__
-    if family == "BrainSemantoksForMaskedModeling":
+    if config.model_type == "brain_semantoks":
         mask = torch.zeros(batch, 2, config.n_networks, config.n_windows, dtype=torch.bool)
         mask[:, 0, 2:8], mask[:, 1, :, 1:4] = True, True
         return {"signals": scans(config, batch, 2), "bool_masked_pos": mask, "network_loss_weight": 0.5}
-    if family == "BrainJEPAForMaskedModeling":
-        order = torch.randperm(4500, generator=torch.Generator().manual_seed(2))
-        return {
-            "signals": scans(config, batch),
-            "context_indices": order[:724].sort().values.expand(batch, -1),
-            "target_indices": order[724 : 724 + 1649].expand(batch, -1),
-        }
-    return {"signals": scans(config, batch)}
+    inputs = {model.main_input_name: scans(config, batch)}
+    draws = BatchNumbers(0).draws([{ROW_INDEX: row, EPOCH: 0} for row in range(batch)])
+    return {**inputs, **type(model).draw_masks(config, draws, inputs)}
 
 
 def pretraining(name: str, batch: int, rate: float) -> list[dict[str, Any]]:
     """Loss, gradients, clipping and a fused AdamW update in bfloat16, with and without activation checkpointing."""
-    from transformers import AutoModelForPreTraining
-
     model = prepared(name, AutoModelForPreTraining).cuda().train()
     inputs = {
         key: value.cuda() if isinstance(value, torch.Tensor) else value
@@ -251,7 +258,7 @@ def pretraining(name: str, batch: int, rate: float) -> list[dict[str, Any]]:
         optimizer.step()
         optimizer.zero_grad()
 
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
         few = {
             key: value[:2] if isinstance(value, torch.Tensor) and value.shape[:1] == (batch,) else value
             for key, value in inputs.items()
@@ -287,13 +294,100 @@ def pretraining(name: str, batch: int, rate: float) -> list[dict[str, Any]]:
     return found
 
 
+def packed_lengths() -> list[dict[str, Any]]:
+    """An encoder layer of Harmonix-F over scans of 4,400, 2,800 and 1,600 of 7,200 tokens, forward and backward."""
+    model = prepared("harmonix-f-base", AutoModel).cuda().bfloat16()
+    layer, lengths = model.layers[0], (4400, 2800, 1600)
+    tokens = torch.randn(3, 7200, 768, device="cuda", dtype=torch.bfloat16)
+    packing = Packing((torch.arange(7200)[None] < torch.tensor(lengths)[:, None]).cuda())
+    mask = packing.keep[:, None, None, :].expand(-1, 1, 7200, -1)
+    alone = [tokens[row : row + 1, :length] for row, length in enumerate(lengths)]
+    packed = packing.pack(tokens)
+    forms: dict[str, Callable[[], Any]] = {
+        "padded, with a mask": lambda: layer(tokens, mask, packing.keep),
+        "one after the other": lambda: [layer(each) for each in alone],
+        "packed, torch's variable-length attention": lambda: layer(packed, lengths=packing.lengths),
+    }
+    found = []
+    with torch.no_grad():
+        expected = torch.cat(forms["one after the other"](), dim=1)
+        error = difference(expected, layer(packed, lengths=packing.lengths))
+        for what, form in forms.items():
+            found.append(
+                {"what": f"{what}, forward", "ms": round(1e3 * seconds(form), 3), "peak_mb": round(peak_mb(form))}
+            )
+    found[-1]["relative_difference"] = error
+    for what, form in forms.items():
+
+        def step(form: Callable[[], Any] = form) -> None:
+            output = form()
+            sum(each.float().sum() for each in (output if isinstance(output, list) else [output])).backward()
+            model.zero_grad()
+
+        found.append(
+            {"what": f"{what}, and backward", "ms": round(1e3 * seconds(step), 3), "peak_mb": round(peak_mb(step))}
+        )
+    for entry in found:
+        print("  " + "  ".join(f"{key} {value}" for key, value in entry.items()), flush=True)
+    return found
+
+
+def selective_scans() -> list[dict[str, Any]]:
+    """One direction of one layer of BrainMT at full length: 50,401 steps, 1,024 channels, 16 states."""
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        u, step, grad = (torch.randn(1, 50_401, 1024, device="cuda") for _ in range(3))
+        B, C = (torch.randn(1, 50_401, 16, device="cuda").to(dtype) for _ in range(2))
+        A, D = -torch.arange(1.0, 17, device="cuda").repeat(1024, 1), torch.ones(1024, device="cuda")
+        inputs = [u.to(dtype), torch.nn.functional.softplus(step - 3).to(dtype), A, B, C, D]
+        found += [scan_with(name, [each.requires_grad_() for each in inputs], grad) for name in SCANS[1:]]
+    return found
+
+
+def scan_with(name: str, inputs: list[torch.Tensor], grad: torch.Tensor) -> dict[str, Any]:
+    """Time, memory and the difference of 32 channels from float64, of one implementation."""
+    what = f"scan {name}, inputs {str(inputs[0].dtype).removeprefix('torch.')}"
+    try:
+        chosen_scan(grad.device, implementation=name)
+    except RuntimeError as error:
+        return failed(what, error)
+
+    def forward() -> torch.Tensor:
+        with torch.no_grad():
+            return selective_scan(*inputs, implementation=name)
+
+    def both() -> Any:
+        return torch.autograd.grad(selective_scan(*inputs, implementation=name), inputs, grad)
+
+    with torch.no_grad():
+        u, step, A, B, C, D = (each.double() for each in inputs)
+        exact = selective_scan(u[:, :, :32], step[:, :, :32], A[:32], B, C, D[:32])
+    entry = {
+        "what": what,
+        "forward_ms": round(1e3 * seconds(forward), 3),
+        "forward_backward_ms": round(1e3 * seconds(both), 3),
+        "forward_peak_mb": round(peak_mb(forward)),
+        "forward_backward_peak_mb": round(peak_mb(both)),
+        "relative_difference": difference(exact, forward()[:, :, :32]),
+    }
+    print("  " + "  ".join(f"{key} {value}" for key, value in entry.items()), flush=True)
+    return entry
+
+
+PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "packed-lengths": packed_lengths,
+    "selective-scan": selective_scans,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"one or more of: {', '.join(MODELS)}")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"one or more of: {', '.join([*MODELS, *PARTS])}")
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu.json")
     options = parser.parse_args()
-    if unknown := sorted(set(options.models) - set(MODELS)):
-        parser.error(f"unknown models {', '.join(unknown)}; known: {', '.join(MODELS)}")
+    if unknown := sorted(set(options.models) - {*MODELS, *PARTS}):
+        parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join([*MODELS, *PARTS])}")
     if not torch.cuda.is_available():
         print("no CUDA card here: nothing was measured")
         return 0
@@ -305,10 +399,13 @@ def main() -> int:
         if before["machine"] == content["machine"]:
             content = before
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    for name in options.models or MODELS:
+    for name in options.models or [*MODELS, *PARTS]:
         print(name, flush=True)
-        batch, training_batch = MODELS[name]
-        rows = [*embedding(name, batch, rate), *pretraining(name, training_batch, rate)]
+        if name in PARTS:
+            rows = PARTS[name]()
+        else:
+            batch, training_batch = MODELS[name]
+            rows = [*embedding(name, batch, rate), *pretraining(name, training_batch, rate)]
         content["models"][name] = {"reached_tflops": round(rate / 1e12), "rows": rows}
         torch.cuda.empty_cache()
         options.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
