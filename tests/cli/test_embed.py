@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -15,6 +16,8 @@ import torch
 from brain_transformers import BrainLMConfig, BrainLMForMaskedModeling, ROISeriesFeatureExtractor
 from brain_transformers.cli.main import main
 from brain_transformers.data.builders import dataset_from_arrays
+from brain_transformers.evaluation.embedding_parts import read_table
+from brain_transformers.parts import Shard
 
 LABELS = [f"roi{number}" for number in range(4)]
 
@@ -92,7 +95,7 @@ def test_interrupted_run_goes_on_where_it_stopped(folder: Path, tmp_path: Path, 
     calls = []
 
     def stop_at_second(model, dataset, *args, **kwargs):
-        calls.append(list(dataset["subject"]))
+        calls.append([row["subject"] for row in dataset])
         if len(calls) == 2:
             raise KeyboardInterrupt
         return whole(model, dataset, *args, **kwargs)
@@ -201,6 +204,113 @@ def test_a_second_process_waits_outside(folder: Path, tmp_path: Path, capsys) ->
     assert embed(folder, tmp_path / "table.csv") == 0
 
 
+def shard_command(folder: Path, output: Path, *more: str) -> list[str]:
+    model = ["--model", str(folder / "model"), "--device", "cpu", "--part-size", "1"]
+    return ["embed", str(folder / "dataset"), *model, "--output", str(output), *more]
+
+
+def test_shards_joined_are_the_table_of_one_run_whatever_was_killed(folder: Path, tmp_path: Path, capsys) -> None:
+    straight, output = tmp_path / "straight.parquet", tmp_path / "table.parquet"
+    shards = tmp_path / "table.parquet.shards"
+    assert main(shard_command(folder, straight)) == 0
+    assert main(shard_command(folder, output, "--merge")) == 2
+    assert "there are no shards to join" in capsys.readouterr().err
+    for number in (3, 1):
+        assert main(shard_command(folder, output, "--shard", f"{number}/3")) == 0
+    assert main(shard_command(folder, output, "--merge")) == 2
+    assert "1 of 3 shards are not there yet (2/3)" in capsys.readouterr().err
+    # As a cluster does it: without a word, at any moment.
+    code = "import sys; from brain_transformers.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    killed = 0
+    for wait in (0.05, 0.1, 0.0):
+        command = shard_command(folder, output, "--shard", "2/3")
+        with subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and not any(shards.glob(".shard-00002-of-00003.parts/part-*")):
+                time.sleep(0.002)
+            time.sleep(wait)
+            process.kill()
+        killed += process.returncode != 0
+    assert killed
+    assert main(shard_command(folder, output, "--shard", "2/3")) == 0
+    kept = {path.name: path.read_bytes() for path in shards.iterdir()}
+    assert sorted(kept) == sorted(
+        ["settings.json", *(f"shard-0000{i}-of-00003.{end}" for i in (1, 2, 3) for end in ("json", "parquet"))]
+    )
+    capsys.readouterr()
+    assert main(shard_command(folder, output, "--shard", "2/3")) == 0
+    assert "shard 2/3 is in" in capsys.readouterr().out
+    assert main(shard_command(folder, output, "--shard", "2/3", "--pooling", "mean")) == 2
+    assert "pooling: model then, mean now" in capsys.readouterr().err
+    assert main(shard_command(folder, output, "--shard", "2/4")) == 2
+    assert "shards: 3 then, 4 now" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in shards.iterdir()} == kept
+    assert main(shard_command(folder, output, "--merge")) == 0
+    assert output.read_bytes() == straight.read_bytes()
+    assert not shards.exists()
+    capsys.readouterr()
+    for again in (["--merge"], ["--shard", "2/3"]):
+        assert main(shard_command(folder, output, *again)) == 0
+        assert "all 8 scans are in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", ["0/3", "4/3", "1", "a/b", "slurm"])
+def test_shards_that_are_none_are_refused(folder: Path, tmp_path: Path, capsys, monkeypatch, wrong: str) -> None:
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+    assert main(shard_command(folder, tmp_path / "t.parquet", "--shard", wrong)) == 2
+    assert f"--shard {wrong}" in capsys.readouterr().err
+
+
+def test_a_job_array_of_slurm_is_a_set_of_shards(monkeypatch) -> None:
+    for place, expected in ((7, 1), (9, 2), (11, 3)):  # sbatch --array=7-11:2
+        for name, value in {"ID": place, "MIN": 7, "COUNT": 3, "STEP": 2}.items():
+            monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+        assert Shard.parse("slurm") == Shard(expected, 3)
+    shares = [list(Shard(number, 3).share(8)) for number in (1, 2, 3)]
+    assert sorted(place for share in shares for place in share) == list(range(8))
+    assert {len(share) for share in shares} == {2, 3}
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "table.csv", "table.npz"])
+def test_a_table_gets_the_scans_that_it_lacks_and_never_those_of_other_settings(
+    folder: Path, tmp_path: Path, capsys, monkeypatch, name: str
+) -> None:
+    rows, output = datasets.load_from_disk(str(folder / "dataset")).with_format("numpy"), tmp_path / name
+    rows.select([0, 1, 2, 5]).save_to_disk(str(tmp_path / "few"))
+    command = ["--model", str(folder / "model"), "--output", str(output), "--device", "cpu"]
+    assert main(["embed", str(tmp_path / "few"), *command]) == 0
+    before = read_table(output)
+    assert main(["embed", str(folder / "dataset"), *command, "--pooling", "mean"]) == 2
+    said = capsys.readouterr().err
+    assert "made with other settings (pooling: model then, mean now)" in said
+    from brain_transformers.evaluation import embedding
+
+    seen, whole = [], embedding.embed_dataset
+    monkeypatch.setattr(
+        embedding,
+        "embed_dataset",
+        lambda model, rows, *more, **options: (
+            seen.extend(row["subject"] for row in rows) or whole(model, rows, *more, **options)
+        ),
+    )
+    assert main(["embed", str(folder / "dataset"), *command]) == 0
+    assert seen == ["d", "e", "g", "h"]
+    table = read_table(output)
+    assert list(table["subject"]) == ["a", "b", "c", "f", "d", "e", "g", "h"]
+    assert set(table["model"]) == {str(folder / "model")}
+    assert table["revision"].nunique() == table["preprocessing"].nunique() == 1
+    pd.testing.assert_frame_equal(table[:4].reset_index(drop=True), before, check_dtype=False)
+    alone = tmp_path / f"alone-{name}"
+    assert main(["embed", str(folder / "dataset"), *command[:3], str(alone), "--device", "cpu"]) == 0
+    expected = read_table(alone).set_index("subject").loc[list(table["subject"])]
+    columns = embedding.embedding_columns(table)
+    np.testing.assert_allclose(table[columns].to_numpy(), expected[columns].to_numpy(), rtol=1e-5)  # other batches
+    written = output.read_bytes()
+    assert main(["embed", str(folder / "dataset"), *command]) == 0
+    assert "all 8 scans are in" in capsys.readouterr().out
+    assert output.read_bytes() == written
+    assert main(["probe", str(output), "--label", "sex", "--folds", "2"]) == 0
+
+
 def save_rows(folder: Path, signals: list, **columns) -> Path:
     dataset_from_arrays(signals, roi_order=LABELS, t_r=2.0, **columns).save_to_disk(str(folder))
     return folder
@@ -214,12 +324,12 @@ def test_scans_that_cannot_be_used(folder: Path, tmp_path: Path, capsys) -> None
     data = save_rows(tmp_path / "data", scans, subject=list("abcde"))
     common = ["embed", str(data), "--model", str(folder / "model"), "--part-size", "2"]
     output = tmp_path / "table.parquet"
-    assert main([*common, "--output", str(output)]) == 2
+    assert main([*common, "--output", str(output), "--on-error", "raise"]) == 2
     said = capsys.readouterr().err
     assert "scan c" in said
     assert "pass --on-error skip" in said
     assert not output.exists()
-    assert main([*common, "--output", str(output), "--on-error", "skip"]) == 0
+    assert main([*common, "--output", str(output), "--strict"]) == 1  # written nevertheless
     said = capsys.readouterr().out
     assert "3 scans x 8 features" in said
     assert "2 of 5 scans were left out" in said

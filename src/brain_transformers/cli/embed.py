@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_file
-from .flags import check_dataset, check_model
+from .flags import add_shard_flags, check_dataset, check_model, shard_of
 
 _REPORT_HEADER = b"split\trow\tscan\terror"
 
@@ -19,13 +19,14 @@ def add_parser(commands: Any) -> None:
         description=(
             "Embed every scan of DATASET (a folder written by `brain-transformers prepare`) with a model and its "
             "feature extractor, without masking. Finished parts are kept beside the output, so that the same command "
-            "goes on where an interrupted run stopped. In a .csv, text that a spreadsheet would take for a formula "
+            "goes on where an interrupted run stopped, and a table that is there already gets the scans that it lacks "
+            "if it was made with the same settings. In a .csv, text that a spreadsheet would take for a formula "
             "(=, +, -, @ in front) gets a leading apostrophe; .parquet holds it as it is."
         ),
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder with an Arrow dataset")
     parser.add_argument("--model", required=True, help="folder or Hub name of a model with its feature extractor")
-    parser.add_argument("--output", type=Path, required=True, help="table to write, .parquet or .csv")
+    parser.add_argument("--output", type=Path, required=True, help="table to write, .parquet, .csv or .npz")
     parser.add_argument("--split", help="split to embed, where the dataset has several; by default all")
     parser.add_argument(
         "--pooling",
@@ -57,35 +58,42 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--on-error",
-        default="raise",
+        default="skip",
         choices=("raise", "skip"),
-        help="skip: leave out scans that cannot be used or whose embedding is not finite, and list them beside the "
-        "output in NAME.skipped.tsv (exit status 0 as long as one scan is left)",
+        help="skip (default): leave out scans that cannot be used or whose embedding is not finite, and list them "
+        "beside the output in NAME.skipped.tsv; raise: end at the first, and keep what is done",
     )
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if a scan was left out")
     parser.add_argument("--batch-size", type=int, default=8, help="windows in a forward pass (default 8)")
     parser.add_argument("--part-size", type=int, default=64, help="scans in a part that is kept on disk (default 64)")
     parser.add_argument("--device", help="such as cpu or cuda; by default a GPU if there is one")
-    parser.add_argument("--bf16", action="store_true", help="mixed precision: faster on GPUs, about 3 digits")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16: mixed precision, faster on GPUs, about 3 digits",
+    )
+    parser.add_argument("--bf16", dest="dtype", action="store_const", const="bfloat16", help=argparse.SUPPRESS)
     parser.add_argument(
         "--overwrite",
         action="store_true",
         help="replace the output once the new table is whole, and parts of an interrupted run with other settings",
     )
+    add_shard_flags(parser, "scans")
 
 
 def check(args: argparse.Namespace) -> None:
     """Raise what can be said before anything is imported."""
     output: Path = args.output
-    if output.suffix.lower() not in (".parquet", ".csv"):
-        raise ValueError(f"--output must end in .parquet or .csv, got {output.name!r}.")
+    if output.suffix.lower() not in (".parquet", ".csv", ".npz"):
+        raise ValueError(f"--output must end in .parquet, .csv or .npz, got {output.name!r}.")
     if output.is_dir():
         raise IsADirectoryError(f"--output {output} is a folder; give the name of a file.")
     if args.part_size < 1 or args.batch_size < 1:
         raise ValueError("--part-size and --batch-size must be at least 1.")
     if args.save_processor is not None and args.fit_on is None:
         raise ValueError("--save-processor keeps what --fit-on fits. Pass both, or leave it out.")
-    if output.exists() and not args.overwrite:
-        raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite.")
+    shard_of(args)
     report = output.with_suffix(".skipped.tsv")
     if report.exists() and (report.is_dir() or not report.read_bytes().startswith(_REPORT_HEADER)):
         raise FileExistsError(
@@ -108,11 +116,14 @@ def run(args: argparse.Namespace) -> int:
     def saved() -> None:
         args.go_on = ""  # the same command goes on from here
 
-    embed_in_parts(
+    left_out = embed_in_parts(
         model,
         extractor,
         splits,
         args.output,
+        model_name=args.model,
+        shard=shard_of(args),
+        merge=args.merge,
         part_size=args.part_size,
         overwrite=args.overwrite,
         on_error=args.on_error,
@@ -122,9 +133,9 @@ def run(args: argparse.Namespace) -> int:
         window=args.window,
         batch_size=args.batch_size,
         device=_device(args.device),
-        dtype="bfloat16" if args.bf16 else "float32",
+        dtype=args.dtype,
     )
-    return 0
+    return 1 if args.strict and left_out else 0
 
 
 def _load(folder: Path, split: str | None, flag: str = "--split") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..families import FAMILIES
+from ..parts import Shard
 
 NAMED_MODELS = tuple(name for family in FAMILIES for name in family.models)
 
@@ -47,6 +48,29 @@ class Once(argparse.Action):
         if (before := getattr(namespace, self.dest, None)) is not None:
             parser.error(f"{option_string} is given twice ({before}, {values}): one run takes one")
         setattr(namespace, self.dest, values)
+
+
+def add_shard_flags(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--shard` and `--merge`, for jobs of an array; `what` is what they share."""
+    group = parser.add_argument_group("for many machines")
+    group.add_argument(
+        "--shard",
+        metavar="I/N",
+        help=f"do only the I-th of N shares of the {what}, into a file in OUTPUT.shards; slurm: the place of this job "
+        "in its array. The same line again is always right: what is done is not done again",
+    )
+    group.add_argument("--merge", action="store_true", help="join the shards, when all of them are there")
+
+
+def shard_of(args: argparse.Namespace) -> Shard | None:
+    """What `--shard` says.
+
+    Raises:
+        ValueError: if it is no shard, or `--merge` is given too.
+    """
+    if args.merge and args.shard is not None:
+        raise ValueError("--merge joins the shards when all of them are there. Give it alone, without --shard.")
+    return None if args.shard is None else Shard.parse(args.shard)
 
 
 def check_dataset(folder: Path) -> None:

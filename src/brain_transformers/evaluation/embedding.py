@@ -362,11 +362,15 @@ def embed_dataset(
     else:
         scans, values, own = run.scans, run.values, {"window_start": run.starts}
     table = pandas.DataFrame([run.provenance[scan] for scan in scans]).assign(**own)
-    digits = max(3, len(str(values.shape[1] - 1)))
-    columns = [f"e{number:0{digits}d}" for number in range(values.shape[1])]
-    table = pandas.concat([table, pandas.DataFrame(values, columns=columns)], axis=1)
+    table = pandas.concat([table, pandas.DataFrame(values, columns=feature_names(values.shape[1]))], axis=1)
     table.attrs["left_out"] = run.left_out
     return table
+
+
+def feature_names(n_features: int) -> list[str]:
+    """The names of the embedding columns: `e000`, `e001`, ..."""
+    digits = max(3, len(str(n_features - 1)))
+    return [f"e{number:0{digits}d}" for number in range(n_features)]
 
 
 def embedding_columns(table: "pandas.DataFrame") -> list[str]:
