@@ -57,6 +57,7 @@ def compare(implementation: str, tensors: list[torch.Tensor], reverse: bool, tol
     actual = selective_scan(*tensors, reverse=reverse, implementation=implementation)
     assert relative(actual, expected) < tolerance
     cotangent = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    cotangent = cotangent.to(expected.device)
     gradients = torch.autograd.grad(actual, tensors, cotangent.to(actual.dtype))
     for name, ours, theirs in zip(
         ["u", "delta", "A", "B", "C", "D"], gradients, torch.autograd.grad(expected, exact, cotangent)
