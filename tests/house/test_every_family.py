@@ -3,6 +3,7 @@
 A family brings its `ModelCase` (tests/models/model_checks.py) and nothing else.
 """
 
+import copy
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ import pretrain_every_family
 from model_checks import CASES, ModelCase
 
 import brain_transformers as bt
+from brain_transformers.data.row_kinds import T1, TOKENS, kind_of_row
 from brain_transformers.hub.model_card import trained_model_card
 from brain_transformers.hub.sharing import save_model_folder
 
@@ -73,6 +75,77 @@ def test_the_example_of_its_card_runs(
     assert type(known["extractor"]) is type(processor)
     # The scale of a file that was prepared is rounded with it.
     torch.testing.assert_close(known["features"], expected, rtol=0.02, atol=0.02)
+
+
+def _with_frames(row: dict[str, Any], cut: np.ndarray, value: float, folder: Path) -> dict[str, Any]:
+    """A row whose cut frames hold this value, and whose `frame_mask` says that they were cut."""
+    if isinstance(row.get("volumes"), str):
+        frames = np.load(row["volumes"])
+        frames[cut] = value
+        path = folder / f"{Path(row['volumes']).stem}-{value:g}.npy"
+        np.save(path, frames)
+        return {**row, "volumes": str(path), "frame_mask": ~cut}
+    series = row["signals"].reshape(row["n_rois"], -1).copy()
+    series[:, cut] = value * (1 + np.arange(cut.sum()))
+    return {**row, "signals": series.reshape(-1), "frame_mask": ~cut}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("faster", [1.0, 2.7], ids=["", "resampled"])
+def test_cut_frames_stay_gaps_at_their_times(
+    made: tuple[ModelCase, Any, Any, Any], faster: float, tmp_path: Path
+) -> None:
+    _, model, processor, rows = made
+    kind = kind_of_row(rows[0])
+    assert kind is not None
+    if "frame_mask" not in kind.columns:
+        assert kind in (T1, TOKENS)  # which have no time
+        return
+    if faster > 1 and getattr(model.config, "t_r", None) is None:
+        return  # takes any repetition time as it is
+    processor = copy.deepcopy(processor)
+    processor._warned.clear()
+    rows = [{**row, **({"t_r": row["t_r"] / faster} if "t_r" in row else {})} for row in rows]
+    n_frames = rows[0]["shape"][0] if "shape" in rows[0] else rows[0]["n_timepoints"]
+    whole = processor(rows[0], window="first")
+    main = processor.model_input_names[0]
+    # Half of the first window, from a fifth of it on, or in series of a scan that is one window long.
+    n_windows = len(processor(rows[0], window="all", return_windows=True)["window_start"])
+    span = n_frames / max(n_windows, 1)
+    cut = np.zeros(n_frames, dtype=bool)
+    cut[int(0.2 * span) : int(0.7 * span)] = True
+    first, other = ([_with_frames(row, cut, value, tmp_path) for row in rows] for value in (50.0, -3.0))
+    batch = processor(first[0], window="first")
+    # Whatever stands in the cut frames reaches nothing: not the scale, the filter, nor the frames beside them.
+    for name, value in processor(other[0], window="first").items():
+        np.testing.assert_array_equal(batch[name], value, err_msg=name)
+    if not isinstance(rows[0].get("volumes"), str):
+        missing = {**first[0], "frame_mask": None, "signals": _with_frames(rows[0], cut, np.nan, tmp_path)["signals"]}
+        for name, value in processor(missing, window="first").items():
+            np.testing.assert_array_equal(batch[name], value, err_msg=name)
+    # Some tokens are masked and some are not; what was measured is where it was, on nearly the same scale.
+    assert 0 < batch["attention_mask"].mean() < 1
+    assert batch[main].shape == whole[main].shape
+    kept = (batch[main] != 0) & (whole[main] != 0)
+    assert 0.25 < kept.mean() < 0.75
+    assert np.corrcoef(batch[main][kept], whole[main][kept])[0, 1] > 0.8
+    # The fitted scale knows nothing of them either.
+    if hasattr(processor, "statistics") and processor.statistics is not None:
+        fitted = [copy.deepcopy(processor).fit(part).statistics for part in (first, other)]
+        assert fitted[0] == fitted[1]
+    # The way to a table, with a scan of which the second window was cut as a whole.
+    gone = np.zeros(n_frames, dtype=bool)
+    if n_windows > 1:
+        gone[int(span) : int(2 * span) + 1] = True
+    table = bt.embed_dataset(
+        model, [*first[:2], _with_frames(rows[2], gone, 7.0, tmp_path)], processor, progress=False
+    )
+    assert np.isfinite(table[[name for name in table if re.fullmatch(r"e\d+", name)]].to_numpy()).all()
+    assert "frame_mask" not in table
+    batch = bt.ScanCollator(processor, window="first")(first)
+    with torch.no_grad():
+        alone = model(**processor(first[1], window="first", return_tensors="pt")).pooler_output
+        torch.testing.assert_close(model(**batch).pooler_output[1:2], alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,14 @@ import warnings
 import numpy as np
 import pytest
 
+from brain_transformers.data.builders import dataset_from_arrays
+from brain_transformers.data.errors import ROISeriesReadError
+from brain_transformers.data.saved_datasets import load_saved, save_dataset
+from brain_transformers.evaluation import ReconstructionStatistics, reconstruction_baselines
 from brain_transformers.processing.connectivity import functional_connectivity, mean_connectivity
 from brain_transformers.processing.missing import missing_frames, outliers
 from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
+from brain_transformers.processing.rows import unpack_row
 
 N_ROIS, N_FRAMES = 24, 200
 CENSORED = np.random.default_rng(1).permutation(N_FRAMES - 1)[:80]
@@ -80,8 +85,8 @@ def test_gaps_keep_their_place_in_time_and_are_masked_and_said_once():
     image = extractor(layout="image", n_timepoints=160, patch_size=16, normalization="zscore")
     with pytest.warns(UserWarning, match="were not measured"):
         mask = image(series)["attention_mask"].reshape(27, 27)
-    # Patch columns 11 and 12 (frames 40 to 71 behind a border of 136) hold nothing but the gap.
-    assert np.flatnonzero(mask[0] == 0).tolist() == [11, 12]
+    # Patch columns 11 and 12 (frames 40 to 71 behind a border of 136) hold nothing but the gap, and 13 little else.
+    assert np.flatnonzero(mask[0] == 0).tolist() == [11, 12, 13]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -144,10 +149,10 @@ def test_windows_without_a_measured_frame_are_refused_or_left_out_by_name():
         warnings.simplefilter("ignore")
         every = made(row, window="all", return_windows=True)
         assert every["window_start"].tolist() == [40, 80, 120, 160]
-        with pytest.raises(ValueError, match="Expected a measured frame in every window of scan sub-07"):
+        with pytest.raises(ValueError, match="Expected measured frames in every window of scan sub-07"):
             made(row, start=10)
-        with pytest.raises(ValueError, match="measured frame"):
-            made(row, n_windows=4)
+        # Evenly spaced windows stay as many: the first one moves to where half of a token was measured.
+        assert made(row, n_windows=4, return_windows=True)["window_start"].tolist() == [40, 53, 106, 160]
         # A random window is drawn until it holds something.
         starts = [
             made(row, window="random", rng=np.random.default_rng(seed), return_windows=True)["window_start"][0]
@@ -223,3 +228,100 @@ def test_connectivity_is_that_of_the_measured_frames(how):
     np.testing.assert_allclose(functional_connectivity(series, vectorize=False), expected, atol=1e-4)
     batch = functional_connectivity(np.stack([series, mixed]), vectorize=False)
     np.testing.assert_allclose(batch, [expected, np.corrcoef(mixed)], atol=1e-4)
+
+
+# --- frames that were cut, whatever stands in them ---
+
+
+def spiked(series, frames, value=1e5):
+    out = series.copy()
+    out[:, frames] = value * np.arange(1, len(frames) + 1)
+    return out
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"normalization": "zscore"},
+        {"normalization": "zscore", "band_pass": [0.01, 0.1]},
+        {"normalization": "zscore-window", "t_r": 2.0},
+        {"normalization": "robust-scan", "t_r": 2.0, "resampling": "frames"},
+    ],
+    ids=str,
+)
+def test_what_stands_in_cut_frames_reaches_nothing(options):
+    pytest.importorskip("scipy")
+    cut = np.sort(CENSORED[:50])
+    mask = np.ones(N_FRAMES, dtype=int)
+    mask[cut] = 0
+    made = extractor(**options)
+    expected = made(scrubbed(scan(1000.0), "nan", cut), t_r=1.0)
+    for value in (1e5, -7.0):
+        got = made(spiked(scan(1000.0), cut, value), t_r=1.0, frame_mask=mask)
+        assert got.keys() == expected.keys()
+        for name in got:
+            np.testing.assert_array_equal(got[name], expected[name])
+    # Not one frame moved: what remains is at its time.
+    assert got["signals"].shape[-1] == N_FRAMES
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_each_scan_of_a_call_may_have_a_mask_and_wrong_ones_are_named():
+    masks = [np.r_[np.ones(60), np.zeros(40), np.ones(100)], None]
+    batch = extractor(normalization="zscore")([scan(10.0), scan(10.0, 1)], frame_mask=masks)
+    assert batch["attention_mask"].reshape(2, N_ROIS, 10)[:, 0].tolist() == [[1, 1, 1, 0, 0, 1, 1, 1, 1, 1], [1] * 10]
+    with pytest.raises(ValueError, match=r"frame_mask of scan 0 as 200 values.*shape \(160,\)"):
+        extractor()(scan(), frame_mask=np.ones(160))
+    with pytest.raises(ValueError, match="Expected frames that count in scan 0"):
+        extractor()(scan(), frame_mask=np.zeros(N_FRAMES))
+    with pytest.raises(ValueError, match="1 for each frame that counts"):
+        extractor()(scan(), frame_mask=np.arange(N_FRAMES))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_token_of_which_less_than_half_was_measured_is_masked():
+    mask = np.ones(N_FRAMES, dtype=bool)
+    mask[20:30] = mask[40:51] = False  # half of the second token, and one frame more of the third
+    row = {"signals": scan(5.0).ravel(), "n_rois": N_ROIS, "n_timepoints": N_FRAMES, "frame_mask": mask}
+    got = extractor(normalization="zscore")(row)["attention_mask"].reshape(N_ROIS, 10)
+    assert (got == [1, 1, 0, 1, 1, 1, 1, 1, 1, 1]).all()
+
+
+def test_baselines_leave_cut_frames_out():
+    mask = np.ones(N_FRAMES, dtype=bool)
+    mask[CENSORED] = False
+    kept = functional_connectivity(scan()[:, mask])
+    np.testing.assert_allclose(functional_connectivity(spiked(scan(), CENSORED), frame_mask=mask), kept, atol=1e-12)
+    both = functional_connectivity(np.stack([spiked(scan(), CENSORED)] * 2), frame_mask=[mask, mask])
+    np.testing.assert_allclose(both, [kept, kept], atol=1e-12)
+    signals = np.stack([np.where(mask, scan(), 0.0)])
+    hidden = np.zeros(signals.shape, dtype=bool)
+    hidden[:, :, 40:60] = True
+    hidden[:, :5] = True
+    statistics = ReconstructionStatistics.fit(signals)
+    alone = ReconstructionStatistics.fit([scan()[:, mask]])
+    np.testing.assert_allclose(statistics.covariance, alone.covariance, atol=1e-12)
+    short = reconstruction_baselines(signals[..., mask], hidden[..., mask], alone)
+    for name, guess in reconstruction_baselines(signals, hidden, statistics, observed=mask[None]).items():
+        if name != "time interpolation":  # which knows how long a gap is
+            np.testing.assert_allclose(guess[..., mask], short[name], atol=1e-9, err_msg=name)
+
+
+def test_datasets_keep_which_frames_were_cut(tmp_path):
+    pytest.importorskip("datasets")
+    mask = np.ones(N_FRAMES, dtype=bool)
+    mask[10:20] = False
+    made = dataset_from_arrays([scan(), scan(0.0, 1)], roi_order="own", t_r=2.0, frame_mask=[mask, None])
+    save_dataset(made, tmp_path / "saved")
+    first, second = load_saved(tmp_path / "saved")
+    np.testing.assert_array_equal(first["frame_mask"], mask)
+    assert np.isnan(unpack_row(first)[0][:, 10:20]).all()
+    assert np.isfinite(unpack_row(second)[0]).all()
+    assert made[:]["frame_mask"][0].tolist() == mask.tolist()
+    with pytest.raises(ValueError, match="frame_mask of scan 1"):
+        dataset_from_arrays([scan(), scan()], roi_order="own", frame_mask=[mask, mask[:-1]])
+    wrong = made.remove_columns("frame_mask").add_column("frame_mask", [[True, False], [True]])
+    wrong.save_to_disk(str(tmp_path / "wrong"))
+    with pytest.raises(ROISeriesReadError, match="frame_mask has not one value a frame"):
+        load_saved(tmp_path / "wrong")

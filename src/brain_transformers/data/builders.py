@@ -10,6 +10,7 @@ import numpy as np
 
 from ..atlases.roi_orders import ROI_ORDERS, ROIOrder, n_rois_of, resolve_roi_order, roi_order_text
 from ..optional import require
+from ..processing.rows import frames_that_count
 from ..processing.time import check_t_r, known_t_r
 from .readers import read_coordinates, read_roi_series
 from .row_kinds import SERIES, arrow_table
@@ -30,7 +31,8 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
     """Build an Arrow dataset from a folder of ROI series, or of 4-D BOLD images and an atlas.
 
     Rows hold `signals` (flat float32, reshape to (n_rois, n_timepoints)), `n_rois`, `n_timepoints`, `t_r` (seconds,
-    NaN if unknown), `roi_order` and the columns of every [`ScanFolderBuilder`].
+    NaN if unknown), `roi_order`, `frame_mask` (false for frames that were cut; empty where none was) and the columns
+    of every [`ScanFolderBuilder`].
 
     Which files are scans is told by their names: tables of BIDS and XCP-D that are no series are left out, and images
     that are not in the atlas's space; several images of one run are refused.
@@ -142,6 +144,7 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
             "n_timepoints": series.signals.shape[1],
             "t_r": how["t_r"] if how["t_r"] is not None else series.t_r,
             "roi_order": how["roi_order"],
+            "frame_mask": np.zeros(0, bool) if series.frame_mask is None else series.frame_mask.astype(bool),
         }
 
 
@@ -254,6 +257,7 @@ def dataset_from_arrays(
     subject: Sequence[str] | None = None,
     session: Sequence[str] | None = None,
     run: Sequence[str] | None = None,
+    frame_mask: Sequence[Any] | None = None,
     **columns: Sequence[Any],
 ) -> datasets.Dataset:
     """Make the same dataset from arrays in memory.
@@ -263,6 +267,7 @@ def dataset_from_arrays(
         roi_order: order of their rows.
         t_r: repetition time in seconds, one or one a scan.
         subject, session, run: names, one a scan.
+        frame_mask: for each scan (n_timepoints,), 1 for frames that count and 0 for those that were cut, or `None`.
         columns: further columns, such as `age=[...]`.
 
     Raises:
@@ -285,6 +290,9 @@ def dataset_from_arrays(
         arrays.append(np.ascontiguousarray(array, dtype=np.float32))
     if computed := sorted({"signals", "n_rois", "n_timepoints", "subject_known"} & set(columns)):
         raise ValueError(f"Column {computed[0]} comes from the scans themselves. Give yours another name.")
+    masks = [None] * n_scans if frame_mask is None else list(frame_mask)
+    for number, (mask, array) in enumerate(zip(masks, arrays)):
+        frames_that_count(mask, array.shape[1], f"scan {number}")
     cells: dict[str, Any] = {
         **{name: [None] * n_scans for name in NAME_COLUMNS},
         "signals": arrays,
@@ -295,6 +303,7 @@ def dataset_from_arrays(
         "subject": subject if subject is not None else [str(number) for number in range(n_scans)],
         "subject_known": [subject is not None] * n_scans,
         "source_file": [""] * n_scans,
+        "frame_mask": [np.zeros(0, bool) if mask is None else np.asarray(mask).astype(bool) for mask in masks],
         **{name: values for name, values in (("session", session), ("run", run)) if values is not None},
         **columns,
     }

@@ -33,11 +33,13 @@ class ROISeries:
         signals: (n_rois, n_timepoints) float32, C-contiguous, in the file's units.
         roi_labels: labels of the rows where the file has them.
         t_r: repetition time in seconds where the file, or the JSON file beside it, tells.
+        frame_mask: (n_timepoints,) bool, false for frames that were cut, at their true times; `None` if none was.
     """
 
     signals: np.ndarray
     roi_labels: tuple[str, ...] | None = None
     t_r: float | None = None
+    frame_mask: np.ndarray | None = None
 
 
 def series_suffix(path: str | Path) -> str:

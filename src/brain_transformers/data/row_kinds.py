@@ -117,25 +117,53 @@ def _series_fault(table: Any) -> str:
         product = pc.multiply(n_rois, table.column("n_timepoints"))
         if product.null_count or not pc.all(pc.equal(product, pc.cast(sizes, product.type))).as_py():
             return "rows whose signals are not n_rois x n_timepoints values"
+        return _mask_fault(table, table.column("n_timepoints").to_pylist())
     return ""
+
+
+def _mask_fault(table: Any, n_frames: Sequence[int]) -> str:
+    """Masks that are as long as their scans, where there are any."""
+    if "frame_mask" not in table.column_names:
+        return ""
+    pa, pc = (require(name, extra="data", purpose="datasets of scans") for name in ("pyarrow", "pyarrow.compute"))
+    masks = table.column("frame_mask")
+    if not pa.types.is_list(masks.type) or not pa.types.is_boolean(masks.type.value_type):
+        return f"a frame_mask of type {masks.type}"
+    sizes = pc.list_value_length(masks).to_pylist()
+    if any(size not in (None, 0, n) for size, n in zip(sizes, n_frames)):
+        return "rows whose frame_mask has not one value a frame"
+    return ""
+
+
+def _with_mask(values: np.ndarray, row: Mapping[str, Any]) -> np.ndarray:
+    """Values, and behind them which frames count, where the row says."""
+    mask = row.get("frame_mask")
+    return values if mask is None or np.all(mask) else np.concatenate([values, np.asarray(mask, dtype=values.dtype)])
 
 
 def _series_sample(row: Mapping[str, Any], most: int) -> np.ndarray:
     """Every value, or every second, third, ..."""
     values = np.asarray(row["signals"], dtype=np.float32).reshape(-1)
-    return values[:: max(1, -(-values.size // max(most, 1)))]
+    return _with_mask(values[:: max(1, -(-values.size // max(most, 1)))], row)
 
 
 SERIES = RowKind(
     "series of ROIs",
     # Flat, since with the numpy format that reads as fast as a memory map; nested lists cost a hundred times more.
-    {"signals": ["float32"], "n_rois": "int64", "n_timepoints": "int64", "t_r": "float64", "roi_order": "string"},
+    {
+        "signals": ["float32"],
+        **dict.fromkeys(("n_rois", "n_timepoints"), "int64"),
+        "t_r": "float64",
+        "roi_order": "string",
+        "frame_mask": ["bool"],
+    },
     needed=("signals", "n_rois", "roi_order"),
     fault=_series_fault,
     sample=_series_sample,
     sizes=lambda rows: f"{span(column_of(rows, 'n_rois'))} ROIs, {span(column_of(rows, 'n_timepoints'))} timepoints",
 )
-"""A series of ROIs in its own order, repetition time (seconds) and units: (n_rois, n_timepoints), flattened."""
+"""A series of ROIs in its own order, repetition time (seconds) and units: (n_rois, n_timepoints), flattened; frames
+that are false in `frame_mask` were cut, whatever stands there. Without that column, or where it is empty, none was."""
 
 # --- volumes ---
 
@@ -158,7 +186,7 @@ def _volumes_fault(table: Any) -> str:
             return "scales or offsets that are no numbers"
         if row["normalization"] not in NORMALIZATIONS or row["background"] not in BACKGROUNDS:
             return f"frames scaled by {str(row['normalization'])[:40]!r} and {str(row['background'])[:40]!r}"
-    return ""
+    return _mask_fault(table, [row["shape"][0] for row in rows])
 
 
 def _file_sample(column: str, opened: Callable[[Mapping[str, Any], str], np.ndarray]) -> Any:
@@ -167,7 +195,8 @@ def _file_sample(column: str, opened: Callable[[Mapping[str, Any], str], np.ndar
     def sample(row: Mapping[str, Any], most: int) -> np.ndarray:
         held = row[column]
         in_file = isinstance(held, (str, os.PathLike))
-        return _pieces(opened(row, scan_name(row)) if in_file else np.asarray(getattr(held, "dataobj", held)), most)
+        values = opened(row, scan_name(row)) if in_file else np.asarray(getattr(held, "dataobj", held))
+        return _with_mask(_pieces(values, most), row)
 
     return sample
 
@@ -200,6 +229,7 @@ VOLUMES = RowKind(
         "shape": ["int64"],
         **dict.fromkeys(("dtype", "normalization", "background"), "string"),
         **dict.fromkeys(("scale", "offset", "storage_error", "t_r"), "float64"),
+        "frame_mask": ["bool"],
     },
     needed=("volumes", "shape", "dtype", "scale", "offset", "normalization", "background"),
     fault=_volumes_fault,

@@ -282,7 +282,7 @@ class VolumeFolderBuilder(ScanFolderBuilder):
                 UserWarning,
                 stacklevel=2,
             )
-        return {"volumes": str(frames), **said, **how["scale"], "t_r": seconds}
+        return {"volumes": str(frames), **said, **how["scale"], "t_r": seconds, "frame_mask": np.zeros(0, bool)}
 
     def _write(self, path: Path, frames: Path) -> dict[str, Any]:
         how = self.config.options

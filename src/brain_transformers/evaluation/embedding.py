@@ -61,7 +61,7 @@ def _provenance(row: Mapping[str, Any], scan_column: str) -> dict[str, Any]:
     """The scalar columns of a row as plain Python values, by names that are no columns of the table's own."""
     values = {}
     for name, value in row.items():
-        if name == scan_column or np.ndim(value) > 0 or isinstance(value, (Mapping, set)):
+        if name in (scan_column, "frame_mask") or np.ndim(value) > 0 or isinstance(value, (Mapping, set)):
             continue
         taken = name in _OWN_COLUMNS or _FEATURE.fullmatch(name)
         values[f"participant_{name}" if taken else name] = value.item() if hasattr(value, "item") else value

@@ -42,6 +42,8 @@ class ReconstructionStatistics:
     def fit(cls, scans: Iterable[np.ndarray]) -> "ReconstructionStatistics":
         """Fit on `(n_rois, n_timepoints)` scans on the scale of the model's input; scans may differ in length.
 
+        Frames in which nothing was measured (0 in every ROI, as windows have them) take no part.
+
         Raises:
             ValueError: if there are none, they differ in ROIs, or hold values that are not finite.
         """
@@ -51,7 +53,7 @@ class ReconstructionStatistics:
             raise ValueError(f"Expected scans (n_rois, n_timepoints) of the same ROIs, got shapes {sorted(shapes)}.")
         for number, array in enumerate(arrays):
             _check_finite(f"scan {number}", array)
-        joined = np.concatenate(arrays, axis=1)
+        joined = np.concatenate([array[:, (array != 0).any(axis=0)] for array in arrays], axis=1)
         return cls(mean=joined.mean(1), covariance=np.atleast_2d(np.cov(joined)))
 
 
@@ -133,7 +135,12 @@ def predict_linearly(
 
 
 def reconstruction_baselines(
-    signals: np.ndarray, mask: np.ndarray, statistics: ReconstructionStatistics, *, ridge: float = 0.1
+    signals: np.ndarray,
+    mask: np.ndarray,
+    statistics: ReconstructionStatistics,
+    *,
+    ridge: float = 0.1,
+    observed: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Guesses of the hidden entries without a network: the five of `BASELINES`.
 
@@ -142,12 +149,18 @@ def reconstruction_baselines(
         mask: same shape, true or 1 = hidden.
         statistics: of the training scans, on the same scale.
         ridge: see [`predict_linearly`].
+        observed: `(batch, n_timepoints)`, false for frames that were cut or lie behind a scan: nothing is taken from
+            what stands there. Score with `mask & observed[:, None]`.
 
     Returns:
         Name -> `(batch, n_rois, n_timepoints)` float64, equal to `signals` where nothing is hidden. Where a method has
         nothing to go by (no visible ROI, no visible timepoint) it falls back on the training mean.
     """
     signals, mask = _check(signals, mask)
+    if observed is not None:
+        gone = ~np.broadcast_to(np.asarray(observed).astype(bool)[:, None], mask.shape)
+        guesses = reconstruction_baselines(signals, mask | gone, statistics, ridge=ridge)
+        return {name: np.where(mask, guess, signals) for name, guess in guesses.items()}
     training_mean = np.broadcast_to(statistics.mean[:, None], signals.shape)
     seen = np.where(mask, 0.0, signals)
 

@@ -175,7 +175,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         Raises:
             ValueError: if it is a list of another length.
         """
-        if value is None or np.ndim(value) == 0:
+        if value is None or (not isinstance(value, (list, tuple)) and np.ndim(value) == 0):
             return [value] * n_scans
         if len(value) != n_scans:
             raise ValueError(f"Expected one {name}, or one for each of the {n_scans} scans, got {len(value)}.")

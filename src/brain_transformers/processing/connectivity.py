@@ -9,13 +9,15 @@ from tqdm.auto import tqdm
 from ..atlases.gradients import compute_gradients
 from ..atlases.roi_orders import ROIOrder, permutation, roi_order_text
 from .missing import missing_frames
-from .rows import unpack_row
+from .rows import unpack_row, without_cut_frames
 
 # Rounding makes correlations of a series with itself, or its copy, slightly more than 1; arctanh would be infinite.
 _HIGHEST_CORRELATION = 1 - 1e-7
 
 
-def functional_connectivity(signals: np.ndarray, *, vectorize: bool = True, fisher_z: bool = False) -> np.ndarray:
+def functional_connectivity(
+    signals: np.ndarray, *, vectorize: bool = True, fisher_z: bool = False, frame_mask: Any = None
+) -> np.ndarray:
     """Pearson correlation between the series of all pairs of ROIs, over the frames that were measured.
 
     Frames that are NaN, 0 or copies of each other in every ROI take no part (see [`missing_frames`]).
@@ -25,6 +27,7 @@ def functional_connectivity(signals: np.ndarray, *, vectorize: bool = True, fish
         vectorize: return the upper triangle without the diagonal, row by row, `(..., n_rois * (n_rois - 1) / 2)`;
             otherwise the full matrix `(..., n_rois, n_rois)`.
         fisher_z: return `arctanh(r)`, clipped at |r| = 1 - 1e-7; the diagonal of a full matrix is set to 0.
+        frame_mask: `(n_timepoints,)`, 0 for frames that were cut, which take no part either; for a batch, one a scan.
 
     Returns:
         float64 correlations. A constant series has no correlation with anything: its entries are 0.
@@ -40,7 +43,14 @@ def functional_connectivity(signals: np.ndarray, *, vectorize: bool = True, fish
         )
     if signals.ndim == 3:
         options = {"vectorize": vectorize, "fisher_z": fisher_z}
-        return np.stack([functional_connectivity(scan, **options) for scan in signals])
+        masks = [None] * len(signals) if frame_mask is None else frame_mask
+        return np.stack(
+            [
+                functional_connectivity(scan, **options, frame_mask=mask)
+                for scan, mask in zip(signals, masks, strict=True)
+            ]
+        )
+    signals = without_cut_frames(signals, frame_mask, "the scan")
     missing = missing_frames(signals)
     if missing is not None and (~missing).sum() >= 2:
         signals = signals[:, ~missing]
@@ -126,7 +136,9 @@ def gradients_of_rows(
                 if (index < 0).any():
                     continue
                 signals = signals[index]
-            if np.isfinite(signals).all() and (np.ptp(signals, axis=1) > 0).all():
+            missing = missing_frames(signals)
+            signals = signals if missing is None else signals[:, ~missing]
+            if np.isfinite(signals).all() and signals.shape[1] > 1 and (np.ptp(signals, axis=1) > 0).all():
                 used += 1
                 yield signals
 

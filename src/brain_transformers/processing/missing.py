@@ -152,8 +152,8 @@ def measured_part(
         if len(missing) < n_given:
             warn(
                 "padding",
-                f"The last {n_given - len(missing)} of the {n_given} frames of {name} are NaN, 0 or copies of "
-                "each other in every parcel: padding, which is cut off. So it is for other scans.",
+                f"The last {n_given - len(missing)} of the {n_given} frames of {name} were cut, or are NaN, 0 or "
+                "copies of each other in every parcel (padding): they are left off. So it is for other scans.",
             )
         signals = np.where(missing, np.float32(np.nan), signals) if missing.any() else signals
     with np.errstate(invalid="ignore", over="ignore"):

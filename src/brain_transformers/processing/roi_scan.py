@@ -12,6 +12,7 @@ from .parcels import Rows
 from .resampling import resample_t_r
 from .scaling import Scaling
 from .time import Timing
+from .tokens import image_token_mask, series_token_mask
 
 
 def series_values(scan: Any, n_rois: int, name: str, fix: str) -> np.ndarray:
@@ -98,12 +99,44 @@ class ROIScan(CheckedScan):
 
     def observed(self, starts: Sequence[float]) -> np.ndarray:
         """(n_windows, n_timepoints) bool: timepoints that were measured."""
+        return self._observed_and_inside(starts)[0]
+
+    def _observed_and_inside(self, starts: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """Timepoints that were measured, and those that the scan has; the others are padding behind it."""
         missing = self.unmeasured
-        observed = np.zeros((len(starts), self.timing.window), dtype=bool)
-        for start, window in zip(starts, observed):
+        inside = np.zeros((len(starts), self.timing.window), dtype=bool)
+        observed = inside.copy()
+        for start, has, measured in zip(starts, inside, observed):
             frames, filled = self.timing.frames(start)
-            window[:filled] = True if missing is None else ~missing[frames]
-        return observed
+            has[:filled] = True
+            measured[:filled] = True if missing is None else ~missing[frames]
+        return observed, inside
+
+    def token_mask(
+        self, starts: Sequence[float], image: tuple[int, int] | None, hidden: np.ndarray | None
+    ) -> np.ndarray | None:
+        """(n_windows, n_tokens) int64: tokens that count, `None` if all do.
+
+        Args:
+            starts: of the windows.
+            image: sides of a patch and of the image where tokens are patches of it.
+            hidden: (n_rois,) bool, parcels of which nothing was measured and whose tokens are masked, or `None`.
+        """
+        observed, inside = self._observed_and_inside(starts)
+        if observed.all() and hidden is None:
+            return None
+        if image is not None:
+            return image_token_mask(observed, inside, *image)
+        return series_token_mask(observed, inside, self.timing.patch_size, len(self.rows.index), hidden)
+
+    def is_empty(self, start: float) -> bool:
+        """Whether no token of the window that starts there was measured; of an image, which has a border, no frame."""
+        if self.missing is None:
+            return False
+        observed, inside = self._observed_and_inside([start])
+        if observed.shape[1] % self.timing.patch_size:
+            return not observed.any()
+        return not series_token_mask(observed, inside, self.timing.patch_size, 1).any()
 
     def bad_rows(self) -> tuple[int, ...]:
         """Emitted rows that are constant or hold values, in measured frames, that are not finite."""

@@ -17,8 +17,8 @@ from .filtering import band_pass_filter, check_band
 from .missing import measured_part
 from .parcels import MISSING_ROIS, ModelParcels, Rows, check_coordinates, split_order
 from .roi_scan import ROIScan, series_values
-from .rows import agreed, series_facts, series_row, shortest_of_each_kind, unpack_row
-from .tokens import LAYOUTS, image_side, image_token_mask, series_token_mask
+from .rows import agreed, series_facts, series_row, shortest_of_each_kind, unpack_row, without_cut_frames
+from .tokens import LAYOUTS, image_side
 
 # 1 GB in float32: more is a damaged file and not a window.
 _MOST_VALUES = 2**28
@@ -31,9 +31,12 @@ class ROISeriesFeatureExtractor(ScanProcessor):
     the training set), resample to the model's repetition time, cut windows, pad short scans. Saved as
     `preprocessor_config.json` with everything that was fitted, and loaded back bit for bit.
 
-    Frames in which nothing was measured (NaN, 0 or copies of each other in every parcel: scrubbed or padded) take no
-    part in scaling, are 0 afterwards, and tokens that hold nothing else are 0 in `attention_mask`. A window without a
-    measured frame is refused, or left out where others remain.
+    Frames that were cut (0 in the `frame_mask` of a row or call), or in which nothing was measured (NaN, 0 or copies
+    of each other in every parcel: scrubbed or padded), keep their times. They take no part in scaling; filters and
+    resampling see straight lines in their place, so that nothing of them reaches the others; they are 0 afterwards. A
+    token is 0 in `attention_mask` if less than half of the frames that the scan has for it were measured; one that
+    the end of a short scan cuts off counts. A window without a measured token is refused, or left out where others
+    remain.
 
     Args:
         n_rois: rows that the model takes.
@@ -195,6 +198,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         t_r: float | Sequence[float | None] | None = None,
         roi_order: ROIOrder | None = None,
         coordinates: np.ndarray | Sequence[np.ndarray] | None = None,
+        frame_mask: np.ndarray | Sequence[np.ndarray | None] | None = None,
         window: str | None = None,
         start: float | Sequence[float] | None = None,
         rng: np.random.Generator | None = None,
@@ -211,6 +215,8 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             roi_order: order of the scans' rows. Required whenever the extractor has one: it is never guessed.
             coordinates: (n_rois, 3) mm MNI in the scans' row order, or one a scan. They are emitted instead of the
                 stored ones, and they decide the sorting only where the extractor knows none for its order.
+            frame_mask: (n_timepoints,), 1 for frames that count and 0 for those that were cut, or one a scan. Rows
+                bring their own, and a frame must count in both.
             window, start, rng, return_tensors, return_windows, n_windows: see [`ScanProcessor.__call__`]. Starts count
                 after resampling; with `resampling="frames"` they count frames of the scan and need not be whole.
 
@@ -232,6 +238,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             t_r=t_r,
             roi_order=roi_order,
             coordinates=coordinates,
+            frame_mask=frame_mask,
         )
 
     def fit(  # type: ignore[override]
@@ -290,8 +297,10 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         return signals, known
 
     def per_scan(self, name: str, value: Any, n_scans: int) -> list[Any]:
-        """An argument of the call for each scan: one order for all, one table of coordinates or one each."""
+        """An argument of the call for each scan: one order for all, one table of coordinates or mask, or one each."""
         if name == "roi_order" or (name == "coordinates" and value is not None and np.ndim(value) == 2):
+            return [value] * n_scans
+        if name == "frame_mask" and value is not None and np.ndim(value[0]) == 0 and value[0] is not None:
             return [value] * n_scans
         return super().per_scan("coordinates table" if name == "coordinates" else name, value, n_scans)
 
@@ -300,7 +309,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
     def check(self, scan: Any, name: str, **known: Any) -> ROIScan:
         """Rows by label, what was measured, how it comes to the model's time, and its scaling."""
         rows = self._rows(known.get("roi_order"), known.get("coordinates"))
-        signals, missing = self._series(scan, rows.n_source, name)
+        signals, missing = self._series(scan, rows.n_source, name, known.get("frame_mask"))
         t_r = time.known_t_r(known.get("t_r"), f"t_r of {name}")
         if self.band_pass is not None:
             rate = self.t_r if t_r is None else t_r
@@ -344,14 +353,17 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         """Timepoints of a window and of a token, for a scan with this repetition time."""
         return self.n_timepoints, self.patch_size
 
-    def _series(self, scan: Any, n_source: int, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def _series(
+        self, scan: Any, n_source: int, name: str, frame_mask: Any = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         fix = "Parcellate with the atlas of the model, or name the roi_order that these rows are in."
         if self.roi_order is None:
             fix = (
                 "This model names no parcels (as the *-tiny ones, which are for tests): make one for yours with "
                 f"load_config(name, n_rois={next(iter(np.shape(scan)), 0)}, roi_order=...)."
             )
-        return measured_part(series_values(scan, n_source, name, fix), name, self.warn_once)
+        signals = without_cut_frames(series_values(scan, n_source, name, fix), frame_mask, name)
+        return measured_part(signals, name, self.warn_once)
 
     def _rows(self, roi_order: ROIOrder | None, coordinates: np.ndarray | None, sort: bool = True) -> Rows:
         own = None if self.roi_order is None else roi_order_text(self.roi_order)
@@ -381,7 +393,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             scan.timing.window * rate,
             name=scan.name,
             warn=self.warn_once,
-            missing=scan.unmeasured,
+            empty=scan.is_empty,
             whole=rate == 1,
             **how,
         )
@@ -398,18 +410,13 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         return parts
 
     def mask(self, scan: ROIScan, starts: Sequence[float]) -> np.ndarray | None:
-        """Tokens of which nothing was measured; a token that is measured in part counts as observed."""
+        """Tokens of whose frames, as far as the scan has them, at least half was measured."""
         masked = self.missing_rois == "mask" and scan.scaling.zero_rows.any()
         padded = scan.missing is not None or scan.timing.n_timepoints < scan.timing.window
         if not (masked or padded or scan.timing.sampling_rate > 1):
             return None  # as for most scans, without a look at every timepoint
-        observed = scan.observed(starts)
-        if observed.all() and not masked:
-            return None
-        hidden = scan.scaling.zero_rows if masked else None
-        if self.layout == "image" and self.image_size is not None:
-            return image_token_mask(observed, self.patch_size, self.image_size)
-        return series_token_mask(observed, scan.timing.patch_size, self.n_rois, hidden)
+        image = (self.patch_size, self.image_size) if self.layout == "image" and self.image_size is not None else None
+        return scan.token_mask(starts, image, scan.scaling.zero_rows if masked else None)
 
     # --- what is said of it ---
 
@@ -430,8 +437,9 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             self.warn_once(
                 ("missing frames", tuple(scan.name for scan in gaps)),
                 f"{int(gaps[0].missing.sum())} of the {len(gaps[0].missing)} frames of {gaps[0].name} were not "
-                "measured (NaN, 0 or copies of each other in every parcel). Scaling leaves them out, they stay gaps "
-                f"at their times, and tokens without any measured frame are masked{_others(gaps)}.",
+                "measured (cut, or NaN, 0 or copies of each other in every parcel). Scaling leaves them out, they "
+                "stay gaps at their times, and tokens of which less than half was measured are masked"
+                f"{_others(gaps)}.",
             )
         self._report_scale(scans, starts, batch["signals"])
 

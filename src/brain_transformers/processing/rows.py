@@ -88,13 +88,48 @@ def open_stored(row: Mapping[str, Any], column: str, dtypes: Sequence[str], what
     return stored
 
 
+# --- frames that were cut ---
+
+
+def frames_that_count(frame_mask: Any, n_frames: int, name: str) -> np.ndarray | None:
+    """The frames of a scan that count, (n_frames,) bool, or `None` if all do.
+
+    Args:
+        frame_mask: one value a frame, 1 or true for those that count; `None` or none at all if all do.
+        n_frames: of the scan.
+        name: what messages call the scan.
+
+    Raises:
+        ValueError: if these are not as many truth values as frames, or none of them counts.
+    """
+    if frame_mask is None or not len(frame_mask):
+        return None
+    given = np.asarray(frame_mask)
+    if given.shape != (n_frames,) or given.dtype.kind not in "fiub" or not ((given == 0) | (given == 1)).all():
+        raise ValueError(
+            f"Expected frame_mask of {name} as {n_frames} values, 1 for each frame that counts and 0 for each that "
+            f"was cut, got {given.dtype} of shape {given.shape}. Gaps keep their frames: fill a scan that was cut "
+            "to the rest with NaN at the times that are gone."
+        )
+    counts = given.astype(bool)
+    if not counts.any():
+        raise ValueError(f"Expected frames that count in {name}, got frame_mask 0 for all {n_frames}. Leave it out.")
+    return None if counts.all() else counts
+
+
 # --- series ---
+
+
+def without_cut_frames(signals: np.ndarray, frame_mask: Any, name: str) -> np.ndarray:
+    """Series (n_rois, n_timepoints) with NaN, at their times, in the frames that were cut; see `frames_that_count`."""
+    counts = frames_that_count(frame_mask, signals.shape[-1], name)
+    return signals if counts is None else np.where(counts, signals, np.float32(np.nan))
 
 
 def unpack_row(row: Mapping[str, Any], name: str | None = None) -> tuple[np.ndarray, str | None, float | None]:
     """A row of a scan dataset as (signals (n_rois, n_timepoints) float32, roi_order, t_r in seconds or `None`).
 
-    Messages call it `name`.
+    Frames that `frame_mask` says were cut are NaN, whatever the row holds there. Messages call it `name`.
 
     Raises:
         ValueError: if a column is not there, or the numbers do not fit each other; the message names the scan.
@@ -108,7 +143,7 @@ def unpack_row(row: Mapping[str, Any], name: str | None = None) -> tuple[np.ndar
             f"Expected signals of {name} to be n_rois x n_timepoints = {row['n_rois']!r:.20} x "
             f"{row['n_timepoints']!r:.20} numbers, got something else ({error}). Prepare the dataset anew."
         ) from error
-    roi_order = row.get("roi_order")
+    signals, roi_order = without_cut_frames(signals, row.get("frame_mask"), name), row.get("roi_order")
     return signals, None if not roi_order else str(roi_order), known_t_r(row.get("t_r"), f"t_r of {name}")
 
 

@@ -23,7 +23,7 @@ RESAMPLINGS = ("filter", "frames")
 _TAIL_SHARE = 0.05
 # Share of the variance that picking frames folds into slower frequencies, from which on it is said.
 _FOLDED_SHARE = 0.1
-# A generator that keeps finding windows without a measured frame is asked this often.
+# A generator that keeps finding windows without a measured token is asked this often.
 _MAX_DRAWS = 100
 
 Warn = Callable[[Any, str], None]
@@ -221,7 +221,7 @@ def check_length(timing: Timing, missing: np.ndarray | None, t_r: float | None, 
     if n_measured < patch_size:
         raise ValueError(
             f"Expected {name} with at least one patch of {patch_size} measured timepoints, got {n_measured} "
-            f"among {n_timepoints}; the others are NaN or 0 in every parcel. Leave this scan out."
+            f"among {n_timepoints}; the others were cut, or are NaN or 0 in every parcel. Leave this scan out."
         )
 
 
@@ -238,10 +238,10 @@ def window_starts(
     start: float | None = None,
     n_windows: int | None = None,
     rng: np.random.Generator | None = None,
-    missing: np.ndarray | None = None,
+    empty: Callable[[float], bool] = lambda first: False,
     whole: bool = True,
 ) -> list[float]:
-    """First frames of the windows to cut, each with a measured frame.
+    """First frames of the windows to cut, each with something measured.
 
     Args:
         n_frames: of the scan.
@@ -250,28 +250,26 @@ def window_starts(
         name: what messages call the scan.
         warn: is told of what is not used.
         start: of the one window, instead of `window`.
-        n_windows: this many, evenly spaced, instead of `window`.
+        n_windows: this many, evenly spaced, instead of `window`; in place of one without a measured token, the nearest
+            one that has some.
         rng: for `"random"`.
-        missing: (n_frames,) bool, frames that were not measured.
+        empty: whether no token of the window that starts at a frame was measured.
         whole: whether a window starts at a whole frame.
 
     Raises:
-        ValueError: for an unknown window, a start outside the scan, or a window without a measured frame.
+        ValueError: for an unknown window, a start outside the scan, or a window without a measured token.
     """
     if window not in WINDOWS:
         raise ValueError(f"Expected window to be one of {list(WINDOWS)}, got {window!r:.80}.")
     last = max(n_frames - span, 0)
 
-    def empty(first: float) -> bool:
-        return missing is not None and bool(missing[int(first) : int(first) + span].all())
-
     def refuse_empty(starts: list[float]) -> list[float]:
         wrong = [first for first in starts if empty(first)]
         if wrong:
             raise ValueError(
-                f"Expected a measured frame in every window of {name}, got none in the one from frame "
-                f"{int(wrong[0])} on ({span} frames, all of them NaN or 0 in every parcel). Choose "
-                'window="all", which leaves such windows out, or leave this scan out.'
+                f"Expected measured frames in every window of {name}, got none, or too few for a token, in the one "
+                f"from frame {int(wrong[0])} on ({span} frames; the others were cut, or are NaN or 0 everywhere). "
+                'Choose window="all", which leaves such windows out, or leave this scan out.'
             )
         return starts
 
@@ -280,7 +278,15 @@ def window_starts(
             raise ValueError(
                 f"Expected n_windows of 1 or more and no start, got n_windows={n_windows} and start={start}."
             )
-        return refuse_empty([float(first) for first in regular_starts(last, n_windows)])
+        regular = [float(first) for first in regular_starts(last, n_windows)]
+        moved = {first: _nearest_full(first, last, empty) for first in dict.fromkeys(regular) if empty(first)}
+        if moved:
+            warn(
+                ("moved windows", name),
+                f"{sum(first in moved for first in regular)} of {n_windows} evenly spaced windows of {name} hold no "
+                "measured token; the nearest that do are taken in their place.",
+            )
+        return refuse_empty([moved.get(first, first) for first in regular])
     if start is not None:
         if not 0 <= start <= last or (whole and start != int(start)):
             raise ValueError(
@@ -317,6 +323,12 @@ def window_starts(
     if len(kept) < len(starts):
         warn(
             ("empty windows", name),
-            f"{len(starts) - len(kept)} of {len(starts)} windows of {name} hold no measured frame and are left out.",
+            f"{len(starts) - len(kept)} of {len(starts)} windows of {name} hold no measured token and are left out.",
         )
     return kept or refuse_empty(starts)
+
+
+def _nearest_full(first: float, last: int, empty: Callable[[float], bool]) -> float:
+    """The start nearest to this one of a window that is not empty; this one if there is none."""
+    others = sorted(range(last + 1), key=lambda other: abs(other - first))
+    return next((float(other) for other in others if not empty(float(other))), first)

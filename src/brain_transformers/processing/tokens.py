@@ -3,6 +3,8 @@
 import numpy as np
 
 LAYOUTS = ("roi_time", "image")
+MEASURED_SHARE = 0.5
+"""Share of the frames that a scan has for a token, of which so many must have been measured for it to count."""
 # Side of the padded square of BrainLM's image form, by patch size (27 x 27 and 31 x 31 patches).
 _IMAGE_SIDE = {16: 432, 14: 434}
 
@@ -24,25 +26,34 @@ def image_side(image_size: int | None, patch_size: int, n_rois: int, n_timepoint
     return image_size
 
 
-def series_token_mask(observed: np.ndarray, patch_size: int, n_rois: int, hidden: np.ndarray | None) -> np.ndarray:
-    """(n_windows, n_tokens) int64: tokens, ROI-major, of which something was measured.
+def _enough(observed: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Whether enough was measured of the frames on the last axis that are inside of the scan."""
+    n_inside = inside.sum(axis=-1)
+    return (n_inside > 0) & (observed.sum(axis=-1) >= MEASURED_SHARE * n_inside)
+
+
+def series_token_mask(
+    observed: np.ndarray, inside: np.ndarray, patch_size: int, n_rois: int, hidden: np.ndarray | None = None
+) -> np.ndarray:
+    """(n_windows, n_tokens) int64: tokens, ROI-major, of whose frames at least `MEASURED_SHARE` was measured.
 
     Args:
-        observed: (n_windows, n_timepoints) bool.
+        observed: (n_windows, n_timepoints) bool, timepoints that were measured.
+        inside: the same shape, timepoints that the scan has; the others are padding behind it.
         patch_size: timepoints of a token.
         n_rois: parcels.
         hidden: (n_rois,) bool, parcels of which nothing was, or `None`.
     """
-    # A window that is measured in part counts as observed.
-    of_windows = np.asarray(observed.reshape(len(observed), -1, patch_size).any(axis=2))
+    shape = (len(observed), -1, patch_size)
+    of_windows = _enough(observed.reshape(shape), inside.reshape(shape))
     mask = np.repeat(of_windows[:, None, :], n_rois, axis=1)
     if hidden is not None:
         mask[:, hidden] = False
     return mask.reshape(len(observed), -1).astype(np.int64)
 
 
-def image_token_mask(observed: np.ndarray, patch_size: int, image_size: int) -> np.ndarray:
-    """(n_windows, n_tokens) int64: patches of the image that hold something else than frames not measured.
+def image_token_mask(observed: np.ndarray, inside: np.ndarray, patch_size: int, image_size: int) -> np.ndarray:
+    """(n_windows, n_tokens) int64: patches of the image of whose frames at least `MEASURED_SHARE` was measured.
 
     The constant border of the image is part of every training image and stays visible.
     """
@@ -52,5 +63,5 @@ def image_token_mask(observed: np.ndarray, patch_size: int, image_size: int) -> 
     for column in range(side):
         low, high = max(column * patch_size - left, 0), min((column + 1) * patch_size - left, n_timepoints)
         if low < high:
-            visible[:, column] = observed[:, low:high].any(axis=1)
+            visible[:, column] = _enough(observed[:, low:high], inside[:, low:high])
     return np.repeat(visible[:, None, :], side, axis=1).reshape(len(observed), -1).astype(np.int64)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..models.configuration_base import ScanFacts
 from .base import CheckedScan, ScanProcessor, as_array, check_choice, check_size
-from .rows import check_columns, open_stored
+from .rows import check_columns, frames_that_count, open_stored
 from .time import known_t_r, window_starts
 
 MNI_SHAPE = (91, 109, 91)
@@ -31,7 +31,11 @@ _SAME_GRID, _OBLIQUE = 1.0, 0.05
 
 
 def normalise_volumes(
-    values: np.ndarray, normalization: str = "zscore", background: str = "min", name: str = "the scan"
+    values: np.ndarray,
+    normalization: str = "zscore",
+    background: str = "min",
+    name: str = "the scan",
+    frame_mask: Any = None,
 ) -> np.ndarray:
     """Scale a scan as BrainMT's authors do.
 
@@ -42,6 +46,7 @@ def normalise_volumes(
             `"zscore-voxel"` (ours): each voxel by its own mean and deviation over time, voxels that never change 0.
         background: what background becomes: `"min"`, the smallest of the scaled rest, or `"zero"`.
         name: what errors call the scan.
+        frame_mask: (n_frames,), 0 for frames that were cut: nothing is taken from them, and they are 0 afterwards.
 
     Returns:
         float32, of the same shape.
@@ -49,6 +54,11 @@ def normalise_volumes(
     Raises:
         ValueError: for NaN or infinity, or a scan without values, or one that is constant.
     """
+    counts = frames_that_count(frame_mask, values.shape[-1], name)
+    if counts is not None:
+        scaled = np.zeros(values.shape, dtype=np.float32)
+        scaled[..., counts] = normalise_volumes(values[..., counts], normalization, background, name)
+        return scaled
     import torch  # the package is imported without it
 
     check_choice("normalization", normalization, NORMALIZATIONS)
@@ -170,10 +180,12 @@ class CheckedVolumes(CheckedScan):
 
     Attributes:
         scale, offset: a value is what is stored times `scale` plus `offset`.
+        counts: (n_frames,) bool, false for frames that were cut, or `None`.
     """
 
     scale: float = 1.0
     offset: float = 0.0
+    counts: np.ndarray | None = None
 
 
 def open_frames(row: Mapping[str, Any], name: str) -> np.ndarray:
@@ -190,7 +202,8 @@ class VolumeFeatureExtractor(ScanProcessor):
 
     A scan is an image with an `affine` (nibabel's, or an array `(x, y, z, n_frames)` and `affine=`), which decides its
     orientation, or a row of a dataset that `prepare --kind volumes` wrote: a file of frames that are scaled already,
-    of which only those of a window are read.
+    of which only those of a window are read. Frames that were cut (0 in `frame_mask`, of a row or a call) keep their
+    times: they are 0, and their tokens are masked.
 
     Args:
         volume_size: voxels `[y, x, z]` of the model. With the size of MNI152 at 2 mm, scans must be on that grid.
@@ -241,7 +254,8 @@ class VolumeFeatureExtractor(ScanProcessor):
     def unpack(self, row: Mapping[str, Any], name: str, **known: Any) -> tuple[Any, dict[str, Any]]:
         """The file of frames of a row, of which nothing is read yet; or the image or array that it holds itself."""
         if not isinstance(row.get("volumes"), (str, Path)):
-            return super().unpack(row, name, **{"affine": row.get("affine"), "t_r": row.get("t_r"), **known})
+            own = {key: row.get(key) for key in ("affine", "t_r", "frame_mask")}
+            return super().unpack(row, name, **{**own, **known})
         check_columns(row, (*self.reads, *self.tells), name)
         return row["volumes"], {**known, "stored": row}
 
@@ -251,15 +265,20 @@ class VolumeFeatureExtractor(ScanProcessor):
         name: str,
         affine: Any = None,
         t_r: Any = None,
+        frame_mask: Any = None,
         stored: Mapping[str, Any] | None = None,
         **known: Any,
     ) -> CheckedVolumes:
         """The frames of a scan on the grid of the model; see the class for what is accepted."""
         if known:
-            raise TypeError(f"A 4-D scan takes affine and t_r, got {', '.join(known)}.")
+            raise TypeError(f"A 4-D scan takes affine, t_r and frame_mask, got {', '.join(known)}.")
         known_t_r(t_r, f"t_r of {name}")
         if stored is not None:
-            return self._check_stored(name, stored)
+            checked = self._check_stored(name, stored)
+            masks = [mask for mask in (stored.get("frame_mask"), frame_mask) if mask is not None]
+            both = np.all(masks, axis=0) if len({np.shape(mask) for mask in masks}) == 1 else next(iter(masks), None)
+            checked.counts = frames_that_count(both, len(checked.values), name)
+            return checked
         if affine is None:
             affine = getattr(scan, "affine", None)
         shape = tuple(getattr(scan, "shape", ()) or as_array(scan).shape)
@@ -273,8 +292,9 @@ class VolumeFeatureExtractor(ScanProcessor):
         values, matrix = in_mni_orientation(LazyScan(scan), affine, name)
         check_grid(values.shape[:3], matrix, self.volume_size, name)
         self._check_frames(shape[3], name)
-        normalised = normalise_volumes(values.read(), self.normalization, self.background, name)
-        return CheckedVolumes(name, frame_major(normalised))
+        normalised = normalise_volumes(values.read(), self.normalization, self.background, name, frame_mask)
+        counts = frames_that_count(frame_mask, shape[3], name)
+        return CheckedVolumes(name, frame_major(normalised), counts=counts)
 
     def _check_frames(self, n_frames: int, name: str) -> None:
         if n_frames < self.n_frames and not self.pad_short:
@@ -318,7 +338,11 @@ class VolumeFeatureExtractor(ScanProcessor):
 
     def starts(self, scan: CheckedVolumes, **how: Any) -> list[float]:
         """See [`ScanProcessor.starts`]."""
-        return window_starts(len(scan.values), self.n_frames, name=scan.name, warn=self.warn_once, **how)
+
+        def empty(first: float) -> bool:
+            return scan.counts is not None and not scan.counts[int(first) : int(first) + self.n_frames].any()
+
+        return window_starts(len(scan.values), self.n_frames, name=scan.name, warn=self.warn_once, empty=empty, **how)
 
     def cut(self, scan: CheckedVolumes, starts: Sequence[float]) -> dict[str, np.ndarray]:
         """Frames of the windows; of a file no others are read."""
@@ -332,13 +356,28 @@ class VolumeFeatureExtractor(ScanProcessor):
             filled = window[: len(frames), 0].copy_(torch.from_numpy(frames))
             if scan.scale != 1 or scan.offset != 0:
                 filled.mul_(scan.scale).add_(scan.offset)
+            if scan.counts is not None:
+                filled[torch.from_numpy(~scan.counts[int(start) : int(start) + self.n_frames])] = 0.0
         return {"volumes": output.numpy()}
 
     def mask(self, scan: CheckedVolumes, starts: Sequence[float]) -> np.ndarray | None:
-        """`attention_mask` (n_windows, n_patches * n_frames), patch-major, where a window is longer than the scan."""
+        """`attention_mask` (n_windows, n_patches * n_frames), patch-major: 0 behind a scan and for cut frames."""
         n_patches = math.prod(math.ceil(size / 16) for size in self.volume_size)
         times = np.asarray(starts)[:, None].astype(np.int64) + np.arange(self.n_frames)
-        return np.tile((times < len(scan.values)).astype(np.int64), (1, n_patches))
+        observed = times < len(scan.values)
+        if scan.counts is not None:
+            observed &= scan.counts[np.minimum(times, len(scan.counts) - 1)]
+        return np.tile(observed.astype(np.int64), (1, n_patches))
+
+    def report(self, scans: Sequence[Any], starts: Sequence[Sequence[float]], batch: Mapping[str, np.ndarray]) -> None:
+        """Say which frames were cut."""
+        gaps = [scan for scan in scans if scan.counts is not None]
+        if gaps:
+            self.warn_once(
+                ("missing frames", tuple(scan.name for scan in gaps)),
+                f"{int((~gaps[0].counts).sum())} of the {len(gaps[0].counts)} frames of {gaps[0].name} were cut. They "
+                "stay gaps at their times, and their tokens are masked.",
+            )
 
     def describe(self) -> dict[str, str]:
         """See [`ScanProcessor.describe`]."""
