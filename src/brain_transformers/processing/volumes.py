@@ -56,9 +56,9 @@ def normalise_volumes(
     """
     counts = frames_that_count(frame_mask, values.shape[-1], name)
     if counts is not None:
-        scaled = np.zeros(values.shape, dtype=np.float32)
-        scaled[..., counts] = normalise_volumes(values[..., counts], normalization, background, name)
-        return scaled
+        whole = np.zeros(values.shape, dtype=np.float32)
+        whole[..., counts] = normalise_volumes(values[..., counts], normalization, background, name)
+        return whole
     import torch  # the package is imported without it
 
     check_choice("normalization", normalization, NORMALIZATIONS)
