@@ -150,6 +150,10 @@ def register_auto_classes() -> None:
         config_class = family.load_class("Config")
         AutoConfig.register(family.model_type, config_class, exist_ok=True)
         AutoFeatureExtractor.register(config_class, family.load_processor(), exist_ok=True)
+        if family.joint_processor is not None:
+            # Found by its name in a file; a configuration has one class, so that it stands for itself here.
+            joint = family.load_processor(joint=True)
+            AutoFeatureExtractor.register(joint, joint, exist_ok=True)
     config, processor = ("config.json",), ("preprocessor_config.json",)
     for cls, method, files in (
         (AutoConfig, "from_pretrained", config),

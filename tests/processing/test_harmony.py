@@ -11,16 +11,7 @@ from transformers import AutoFeatureExtractor, AutoProcessor
 
 import brain_transformers as bt
 from brain_transformers.processing.structural import CROPPED_SHAPE
-
-
-def model() -> Any:
-    """A tiny model that holds its encoders."""
-    torch.manual_seed(0)
-    sizes = {"n_fmri_tokens": 60, "n_t1_tokens": 150, "input_size": 32}
-    whole = bt.BrainHarmonyModel(bt.load_config("brain-harmony-tiny", **sizes))
-    fmri = bt.HarmonixFModel(bt.load_config("harmonix-f-tiny"))
-    whole.set_encoders(fmri, bt.HarmonixSModel(bt.load_config("harmonix-s-tiny")))
-    return whole.eval()
+from tests.models.composed_harmony import composed
 
 
 def processor(config: Any) -> Any:
@@ -40,12 +31,12 @@ def volume(seed: int = 0) -> np.ndarray:
 
 
 def test_one_call_makes_what_the_model_takes() -> None:
-    whole = model()
+    whole = composed()
     make, order = processor(whole.config), whole.config.fmri_config.roi_order
     inputs = make([scan(), scan(20)], [volume(), volume(1)], t_r=4.41, roi_order=order, return_tensors="pt")
     assert {name: tuple(value.shape) for name, value in inputs.items()} == {
         "signals": (2, 12, 40),
-        "attention_mask": (2, 60),
+        "attention_mask": (2, 210),
         "patch_size": (2,),
         "t1_volumes": (2, 1, 20, 24, 20),
     }
@@ -63,7 +54,7 @@ def test_one_call_makes_what_the_model_takes() -> None:
 
 
 def test_a_volume_is_repeated_for_each_window_of_its_scan() -> None:
-    make, order = processor(model().config), bt.load_config("harmonix-f-tiny").roi_order
+    make, order = processor(composed().config), bt.load_config("harmonix-f-tiny").roi_order
     options = {"t_r": 4.41, "roi_order": order, "n_windows": 2, "return_windows": True}
     inputs = make([scan(80), scan(80, 1)], [volume(), volume(1)], **options)
     assert inputs["scan_index"].tolist() == [0, 0, 1, 1]
@@ -77,23 +68,96 @@ def test_a_volume_is_repeated_for_each_window_of_its_scan() -> None:
         make(t1=volume(), t_r=2.0)
 
 
-def test_auto_processor_finds_it_beside_the_model(tmp_path: Path) -> None:
-    whole = model()
+def row(subject: str, bold: np.ndarray | None, t1: Any, t_r: float = 4.41) -> dict[str, Any]:
+    """A row of a dataset of pairs, whose volume is held and not in a file."""
+    order = json.dumps(bt.load_config("harmonix-f-tiny").roi_order)
+    sizes = (None, None) if bold is None else bold.shape
+    flat = None if bold is None else bold.ravel()
+    cells = {"signals": flat, "n_rois": sizes[0], "n_timepoints": sizes[1], "t_r": t_r, "roi_order": order}
+    return {"subject": subject, **cells, "t1": t1, "shape": None, "dtype": None, "mean": None, "deviation": None}
+
+
+def test_rows_of_pairs_mix_and_what_is_missing_is_masked_and_said_once() -> None:
+    whole = composed()
+    make = processor(whole.config)
+    rows = [
+        row("01", scan(), volume()),
+        row("02", scan(80, 1), None, t_r=2.2),  # patches of another length
+        row("03", None, volume(1)),
+        row("04", scan(20, 2), volume(2)),
+        row("05", scan(40, 3), None),
+    ]
+    with pytest.warns(UserWarning, match="has no") as said:
+        batch = bt.ScanCollator(make)(rows)
+    assert [str(one.message).partition(",")[0] for one in said] == ["scan 02 has no T1", "scan 03 has no fMRI"]
+    mask = batch["attention_mask"]
+    assert mask.shape == (5, 210)
+    assert mask[:, :60].any(1).tolist() == [True, True, False, True, True]
+    assert mask[:, 60:].all(1).tolist() == mask[:, 60:].any(1).tolist() == [True, False, True, True, False]
+    with torch.no_grad():
+        together = whole(**batch).pooler_output
+        for number, one in enumerate(rows):
+            alone = whole(**make(one, return_tensors="pt")).pooler_output
+            torch.testing.assert_close(together[number : number + 1], alone, rtol=1e-4, atol=1e-5)
+        order = whole.config.fmri_config.roi_order
+        called = whole(**make(scan(80, 1), t_r=2.2, roi_order=order, return_tensors="pt")).pooler_output
+    torch.testing.assert_close(together[1:2], called, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="prepare BOLD --t1 T1"):
+        make({"subject": "06", "signals": None, "t1": None})
+
+
+def test_tokens_of_stage_0_pass_through_it() -> None:
+    whole = composed()
+    make = processor(whole.config)
+    both = make(row("01", scan(), volume()), return_tensors="pt")
+    with torch.no_grad():
+        tokens, _ = whole.stage0(**both)
+        batch = bt.ScanCollator(make)([{"inputs_embeds": tokens[0].numpy().ravel(), "attention_mask": [1] * 60}])
+        torch.testing.assert_close(whole(**batch).pooler_output, whole(**both).pooler_output, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"Expected the tokens of .* as \(210, 1\)"):
+        make({"inputs_embeds": np.zeros(7)})
+
+
+def test_scale_is_fitted_on_those_who_have_a_scan() -> None:
+    config = composed().config
+    make = bt.BrainHarmonyProcessor.from_model_config(config, normalization="robust")
+    make.fit([row("01", scan(), None), row("02", None, volume()), row("03", scan(seed=1), volume())])
+    assert make.fmri_feature_extractor.statistics["n_scans"] == 2
+
+
+@pytest.mark.parametrize("auto_class", [AutoProcessor, AutoFeatureExtractor])
+def test_auto_classes_find_it_beside_the_model(auto_class: Any, tmp_path: Path) -> None:
+    whole = composed()
     make, order = processor(whole.config), whole.config.fmri_config.roi_order
     whole.save_pretrained(tmp_path)
     make.save_pretrained(tmp_path)
-    loaded = AutoProcessor.from_pretrained(tmp_path)
+    loaded = auto_class.from_pretrained(tmp_path)
     assert type(loaded) is bt.BrainHarmonyProcessor
     options = {"t_r": 4.41, "roi_order": order}
     for name, value in make(scan(), volume(), **options).items():
         assert np.array_equal(loaded(scan(), volume(), **options)[name], value), name
     assert "BrainHarmonyProcessor" in (tmp_path / "modeling_shim.py").read_text()
-    path = tmp_path / "processor_config.json"
+    path = tmp_path / "preprocessor_config.json"
     content = json.loads(path.read_text())
     content["t1_feature_extractor"]["feature_extractor_type"] = "HarmonixFFeatureExtractor"
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"processor_config\.json is damaged"):
-        AutoProcessor.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json is damaged.*Expected a T1FeatureExtractor"):
+        auto_class.from_pretrained(tmp_path)
+
+
+def test_auto_processor_loads_what_an_earlier_version_saved_and_what_reads_tokens(tmp_path: Path) -> None:
+    whole = composed()
+    whole.save_pretrained(tmp_path)
+    content = processor(whole.config).to_dict()
+    del content["feature_extractor_type"], content["n_t1_tokens"]
+    (tmp_path / "processor_config.json").write_text(json.dumps(content))
+    old = AutoProcessor.from_pretrained(tmp_path)
+    assert type(old) is bt.BrainHarmonyProcessor
+    assert old.t1_feature_extractor.image_size == [20, 24, 20]
+    (tmp_path / "processor_config.json").unlink()
+    bt.BrainHarmonyFeatureExtractor(6, 4, 5).save_pretrained(tmp_path)
+    for auto_class in (AutoProcessor, AutoFeatureExtractor):
+        assert type(auto_class.from_pretrained(tmp_path)) is bt.BrainHarmonyFeatureExtractor
 
 
 def test_tokens_come_flat_or_not_with_a_mask_over_those_of_fmri(tmp_path: Path) -> None:

@@ -94,8 +94,13 @@ def check_model(model: str) -> None:
     if model in NAMED_MODELS:
         return
     if Path(model).is_dir():
-        files = ("config.json", "preprocessor_config.json")
+        files = ["config.json", "preprocessor_config.json"]
         if missing := [name for name in files if not (Path(model) / name).is_file()]:
+            if (Path(model) / "processor_config.json").is_file() and missing == files[1:]:
+                raise ValueError(
+                    f"{model} holds its processor as an earlier version saved it. Save it again, once: "
+                    f"transformers.AutoProcessor.from_pretrained({model!r}).save_pretrained({model!r})"
+                )
             raise ValueError(
                 f"{model} is no folder of a model: it has no {' and no '.join(missing)}. Name a folder that "
                 "conversion, pretrain or finetune wrote."

@@ -88,8 +88,20 @@ def add_parser(commands: Any) -> None:
     volumes.add_argument("--min-frames", type=int, help="images with fewer frames are refused; by default 2")
     parser.add_argument(
         "--brain-mask",
-        help="for --kind t1: how images that have their skull lose it: beside (the desc-brain_mask of the same scan, "
-        "as fMRIPrep writes it) or template (that of MNI152, which fits less well); by default none has one",
+        help="for T1 images (--kind t1, --t1): how those that have their skull lose it: beside (the desc-brain_mask "
+        "of the same scan, as fMRIPrep writes it) or template (that of MNI152, which fits less well); by default none "
+        "has one",
+    )
+    parser.add_argument(
+        "--t1",
+        type=Path,
+        metavar="FOLDER",
+        help="join every scan with the T1 volume of its person and session, for models of both (BrainHarmony): a "
+        "folder of T1 images, or a dataset of --kind t1; FOLDER of the scans may then be a dataset too. Who lacks one "
+        "has a row without it",
+    )
+    parser.add_argument(
+        "--only-pairs", action="store_true", help="with --t1: leave out scans and volumes that lack the other"
     )
     parser.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="what to do about bad files")
     parser.add_argument("--num-proc", type=int, help="processes that read files")
@@ -107,8 +119,14 @@ def check(args: argparse.Namespace) -> None:
     """
     for kind, flags in _KINDS.items():
         given = [name for name in flags if getattr(args, name) is not None]
+        if args.t1 is not None and kind in ("series", "t1"):
+            continue
         if kind != args.kind and given:
             raise ValueError(f"--{given[0].replace('_', '-')} is for --kind {kind}, got --kind {args.kind}.")
+    if args.t1 is not None and args.kind != "series":
+        raise ValueError(f"--t1 joins T1 volumes to series of ROIs, got --kind {args.kind}. Leave one of them out.")
+    if args.only_pairs and args.t1 is None:
+        raise ValueError("--only-pairs is for --t1, which joins T1 volumes to the scans. Leave it out.")
     if args.kind == "t1" and args.t_r is not None:
         raise ValueError("--t-r is for scans over time, got --kind t1. Leave it out.")
     output: Path = args.output
@@ -116,7 +134,7 @@ def check(args: argparse.Namespace) -> None:
         return
     if not args.overwrite:
         raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite.")
-    read = (args.folder, args.participants, args.atlas, args.roi_order)
+    read = (args.folder, args.participants, args.atlas, args.roi_order, args.t1)
     for source in [Path(value) for value in read if value is not None and Path(value).exists()]:
         if output.resolve() in (source.resolve(), *source.resolve().parents):
             raise FileExistsError(
@@ -143,9 +161,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             with whole_folder(output, is_ours=is_saved_file) as work:
                 builder = _builder(args, work / ".cache", parts)
-                splits = builder.config.files
-                builder.download_and_prepare(num_proc=args.num_proc)
-                dataset = builder.as_dataset(split=next(iter(splits)) if len(splits) == 1 else None)
+                dataset = builder.rows(args.num_proc)
                 save_dataset(dataset, work)
                 left_out = {**builder.skipped, **builder.left_out}
                 if left_out:
@@ -154,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
                     ]
                     write_file(work / SKIPPED_FILE, "".join(["source_file\terror\n", *lines]))
                 said = _report(dataset, builder, args.t_r)
-                shutil.rmtree(work / ".cache")
+                shutil.rmtree(work / ".cache", ignore_errors=True)
         except BaseException:
             if any(parts.glob("*.json")):
                 args.go_on = ""  # the same command goes on from here
@@ -173,6 +189,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _builder(args: argparse.Namespace, cache: Path, parts: Path) -> Any:
     """What builds the dataset, by its kind."""
+    if args.t1 is not None:
+        return _pair_builder(args, cache, parts)
     shared = ("pattern", "name_pattern", "participants", "on_error", "t_r")
     options: dict[str, Any] = {name: getattr(args, name) for name in shared}
     own = {name: getattr(args, name) for name in _KINDS[args.kind] if getattr(args, name) is not None}
@@ -188,6 +206,30 @@ def _builder(args: argparse.Namespace, cache: Path, parts: Path) -> Any:
     from ..data.builders import ROISeriesFolderBuilder
 
     return ROISeriesFolderBuilder(args.folder, cache_dir=cache, **options, **{**own, "roi_order": _roi_order(args)})
+
+
+def _pair_builder(args: argparse.Namespace, cache: Path, parts: Path) -> Any:
+    """What joins series and T1 volumes, each of a folder or of a dataset."""
+    from ..data.pairs import PairFolderBuilder
+    from ..data.saved_datasets import load_saved
+
+    def given(folder: Path, kind: str, **others: Any) -> Any:
+        if holds_dataset(folder):
+            return load_saved(folder)
+        own = argparse.Namespace(**{**vars(args), "t1": None, "kind": kind, "folder": folder, **others})
+        return _builder(own, cache / kind, parts)
+
+    of_series = [f"--{name.replace('_', '-')}" for name in _KINDS["series"] if getattr(args, name) is not None]
+    if holds_dataset(args.folder) and (of_series or args.pattern):
+        raise ValueError(
+            f"{(of_series or ['--pattern'])[0]} changes nothing, since {args.folder} is a dataset that is prepared "
+            "already. Leave it out."
+        )
+    people = [args.participants, args.t1 / "participants.tsv", args.folder / "participants.tsv"]
+    table = next((file for file in people if file is not None and file.is_file()), None)
+    # A pattern finds the series; T1 images are found by their names.
+    volumes = given(args.t1, "t1", pattern=None, participants=table)
+    return PairFolderBuilder(given(args.folder, "series"), volumes, only_pairs=args.only_pairs)
 
 
 def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
@@ -213,7 +255,8 @@ def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
             said += [f"  {'; '.join(named)}"] if named else []
             continue
         known = [value for value in columns["t_r"] if value is not None and value == value]
-        lacking = len(part) - len(known)
+        no_scan = column_of(part, "n_timepoints").count(None) if "n_timepoints" in part.column_names else 0
+        lacking = len(part) - len(known) - no_scan
         times = f"t_r: {span(known)} s ({'--t-r' if t_r is not None else 'from the files'})" if known else "t_r: "
         times += f"{', ' if known else ''}{lacking} scans have none (give --t-r)" if lacking else ""
         said.append("  " + "; ".join([*named, times]))

@@ -19,6 +19,7 @@ _EXPORTS = {
     "load_atlas": "parcellation",
     "load_coordinates": "builders",
     "load_dataset": "builders",
+    "pair_datasets": "pairs",
     "parcellate": "parcellation",
     "read_coordinates": "readers",
     "read_roi_series": "readers",

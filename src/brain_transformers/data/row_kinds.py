@@ -29,7 +29,9 @@ class RowKind:
         fault: what is wrong with the values of an Arrow table of such rows, in words; `""` if nothing is.
         sample: values of a row to tell its scan by, at most about so many.
         sizes: how large the scans of a dataset are, in words.
-        in_files: whether the first column names files with the scans; in a saved dataset they lie beside it.
+        scan_columns: columns that hold scans, together; by default the first one.
+        file_column: column that names files with scans, which lie beside a saved dataset; `None` if none does.
+        told_in: column with the source of those files.
     """
 
     name: str
@@ -38,12 +40,13 @@ class RowKind:
     fault: Callable[[Any], str]
     sample: Callable[[Mapping[str, Any], int], np.ndarray] | None = None
     sizes: Callable[[Any], str] = lambda rows: ""
-    in_files: bool = False
+    scan_columns: tuple[str, ...] = ()
+    file_column: str | None = None
+    told_in: str = "source_file"
 
-    @property
-    def scan_column(self) -> str:
-        """The column that holds the scan, or its file."""
-        return next(iter(self.columns))
+    def is_of(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row holds such scans, whatever else is known of it."""
+        return all(name in row for name in self.scan_columns or tuple(self.columns)[:1])
 
     def features(self, extra: Mapping[str, Any] | None = None) -> Any:
         """Features of a dataset: its own columns, what names say, where the scan is from, and `extra` ones."""
@@ -75,13 +78,14 @@ def arrow_table(cells: Mapping[str, Sequence[Any]], features: Any) -> Any:
 
 
 def kind_of(columns: Collection[str]) -> RowKind | None:
-    """The kind of rows with these columns, `None` if they hold no scans."""
-    return next((kind for kind in ROW_KINDS if set(kind.needed) <= set(columns)), None)
+    """The kind of rows with these columns, of which pairs have those of two others; `None` if they hold no scans."""
+    found = [kind for kind in ROW_KINDS if set(kind.needed) <= set(columns)]
+    return max(found, key=lambda kind: len(kind.needed), default=None)
 
 
 def kind_of_row(row: Mapping[str, Any]) -> RowKind | None:
     """The kind of a row by its scan alone, whatever else is known of it."""
-    return next((kind for kind in ROW_KINDS if kind.scan_column in row), None)
+    return max((kind for kind in ROW_KINDS if kind.is_of(row)), key=lambda kind: len(kind.needed), default=None)
 
 
 def span(values: Collection[float]) -> str:
@@ -98,8 +102,8 @@ def column_of(dataset: Any, name: str) -> list[Any]:
 # --- series ---
 
 
-def _series_fault(table: Any) -> str:
-    """Signals, sizes and lengths that belong together; signals are not read."""
+def _series_fault(table: Any, may_lack: bool = False) -> str:
+    """Signals, sizes and lengths that belong together; signals are not read, and may be missing if `may_lack`."""
     pa = require("pyarrow", extra="data", purpose="datasets of scans")
     pc = require("pyarrow.compute", extra="data", purpose="datasets of scans")
     signals, n_rois = table.column("signals"), table.column("n_rois")
@@ -110,12 +114,14 @@ def _series_fault(table: Any) -> str:
     if not len(table):
         return ""
     sizes = pc.list_value_length(signals)
-    if n_rois.null_count or sizes.null_count or pc.min(n_rois).as_py() < 1:
+    together = pc.all(pc.equal(pc.is_valid(n_rois), pc.is_valid(sizes))).as_py()
+    if not together or (not may_lack and n_rois.null_count) or (pc.min(n_rois).as_py() or may_lack) < 1:
         return "rows without signals, or with fewer than 1 ROI"
     if "n_timepoints" in table.column_names:
         # Not a row may be cut into ROIs that it does not have.
         product = pc.multiply(n_rois, table.column("n_timepoints"))
-        if product.null_count or not pc.all(pc.equal(product, pc.cast(sizes, product.type))).as_py():
+        same = pc.all(pc.equal(product, pc.cast(sizes, product.type))).as_py()
+        if product.null_count != sizes.null_count or same is False:
             return "rows whose signals are not n_rois x n_timepoints values"
         return _mask_fault(table, table.column("n_timepoints").to_pylist())
     return ""
@@ -235,7 +241,7 @@ VOLUMES = RowKind(
     fault=_volumes_fault,
     sample=_file_sample("volumes", open_frames),
     sizes=_volumes_sizes,
-    in_files=True,
+    file_column="volumes",
 )
 """A file of normalised frames (n_frames, y, x, z): a value is what is stored times scale plus offset."""
 
@@ -244,7 +250,11 @@ VOLUMES = RowKind(
 
 def _t1_fault(table: Any) -> str:
     """Names, sizes and scales that can be those of files of volumes; the files are not read."""
-    for row in table.select(list(T1.needed)).to_pylist():
+    return _t1_rows_fault(table.select(list(T1.needed)).to_pylist())
+
+
+def _t1_rows_fault(rows: list[dict[str, Any]]) -> str:
+    for row in rows:
         if not isinstance(row["t1"], str) or not row["t1"]:
             return "rows without a file of a volume"
         if row["shape"] != list(CROPPED_SHAPE):
@@ -270,9 +280,50 @@ T1 = RowKind(
     fault=_t1_fault,
     sample=_file_sample("t1", open_t1),
     sizes=_t1_sizes,
-    in_files=True,
+    file_column="t1",
 )
 """A file of a T1 volume on the grid that [`T1FeatureExtractor`] reads, in its own units, and what scales it."""
+
+# --- pairs ---
+
+
+def _pair_fault(table: Any) -> str:
+    """Series and volumes as those of their kinds, of which a row may lack one."""
+    if fault := _series_fault(table, may_lack=True):
+        return fault
+    rows = table.select([*T1.needed, "n_rois"]).to_pylist()
+    if any(row["t1"] is None and row["n_rois"] is None for row in rows):
+        return "rows with neither a series nor a volume"
+    return _t1_rows_fault([row for row in rows if row["t1"] is not None])
+
+
+def _pair_sample(row: Mapping[str, Any], most: int) -> np.ndarray:
+    """Values of the series, then of the volume."""
+    kinds = [kind for kind in (SERIES, T1) if row[next(iter(kind.columns))] is not None]
+    return np.concatenate([kind.sample(row, most).astype(np.float32) for kind in kinds if kind.sample is not None])
+
+
+def _pair_sizes(rows: Any) -> str:
+    n_rois, volumes = column_of(rows, "n_rois"), column_of(rows, "t1")
+    lengths = [length for length in column_of(rows, "n_timepoints") if length is not None]
+    said = f"{n_rois.count(None)} with T1 alone, {volumes.count(None)} with a series alone"
+    if not lengths:
+        return said
+    return f"{span({n for n in n_rois if n is not None})} ROIs, {span(lengths)} timepoints, {said}"
+
+
+PAIR = RowKind(
+    "pairs of a series and a T1 volume",
+    {**SERIES.columns, **T1.columns, "t1_source_file": "string", "t1_session": "string"},
+    needed=(*SERIES.needed, *T1.needed),
+    fault=_pair_fault,
+    sample=_pair_sample,
+    sizes=_pair_sizes,
+    scan_columns=("signals", "t1"),
+    file_column="t1",
+    told_in="t1_source_file",
+)
+"""A series and a T1 volume of one person; the cells of one of them may be empty."""
 
 # --- tokens ---
 
@@ -312,4 +363,4 @@ TOKENS = RowKind(
 )
 """What the frozen encoders of BrainHarmony make of a person: tokens, flattened, and which of those of fMRI count."""
 
-ROW_KINDS: list[RowKind] = [SERIES, VOLUMES, T1, TOKENS]
+ROW_KINDS: list[RowKind] = [SERIES, VOLUMES, T1, PAIR, TOKENS]

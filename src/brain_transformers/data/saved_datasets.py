@@ -124,7 +124,7 @@ def _load_part(folder: Path) -> "datasets.Dataset":
             f"({type(error).__name__}: {str(error)[:300]}). {_FIX}"
         ) from error
     kind = _check_rows(folder, dataset)
-    return (_with_files(folder, dataset, kind) if kind.in_files else dataset).with_format("numpy")
+    return (_with_files(folder, dataset, kind.file_column) if kind.file_column else dataset).with_format("numpy")
 
 
 def _arrow_files(folder: Path, state: dict[str, Any]) -> Iterator[Path]:
@@ -191,12 +191,15 @@ def save_dataset(dataset: "datasets.Dataset | datasets.DatasetDict", folder: str
 def _beside(rows: "datasets.Dataset", folder: Path) -> "datasets.Dataset":
     """Rows whose files are those in a new folder, named relative to that of the rows."""
     kind = row_kinds.kind_of(rows.column_names)
-    if kind is None or not kind.in_files:
+    if kind is None or kind.file_column is None:
         return rows
     folder.mkdir(parents=True)
-    names = []
-    told = row_kinds.column_of(rows, "source_file") if "source_file" in rows.column_names else [""] * len(rows)
-    for number, (file, source) in enumerate(zip(row_kinds.column_of(rows, kind.scan_column), told)):
+    names: list[str | None] = []
+    told = row_kinds.column_of(rows, kind.told_in) if kind.told_in in rows.column_names else [""] * len(rows)
+    for number, (file, source) in enumerate(zip(row_kinds.column_of(rows, kind.file_column), told)):
+        if file is None:
+            names.append(None)
+            continue
         words = re.sub(r"[^\w.+-]", "_", Path(source or "scan").name)[:120]
         target = folder / f"{number:06d}-{words}.npy"
         try:
@@ -204,27 +207,27 @@ def _beside(rows: "datasets.Dataset", folder: Path) -> "datasets.Dataset":
         except OSError:  # another file system, or one without hard links
             shutil.copyfile(file, target)
         names.append(f"{folder.name}/{target.name}")
-    return _with_column(rows, kind.scan_column, names)
+    return _with_column(rows, kind.file_column, names)
 
 
-def _with_files(folder: Path, dataset: "datasets.Dataset", kind: row_kinds.RowKind) -> "datasets.Dataset":
+def _with_files(folder: Path, dataset: "datasets.Dataset", column: str) -> "datasets.Dataset":
     """Rows that say where their files are now; relative names are those of files beside the dataset."""
-    names = row_kinds.column_of(dataset, kind.scan_column)
-    for name in names:
+    names = row_kinds.column_of(dataset, column)
+    for name in filter(None, names):
         # A name that leads elsewhere would read another file.
         if not Path(name).is_absolute() and ".." in Path(name).parts:
             raise ROISeriesReadError(f"{folder}: expected files of scans beside the dataset, got {name!r:.80}. {_FIX}")
-    paths = [folder.resolve() / name for name in names]
-    missing = [path for path in paths if not path.is_file()]
+    paths = [None if name is None else folder.resolve() / name for name in names]
+    missing = [path for path in paths if path is not None and not path.is_file()]
     if missing:
         raise ROISeriesReadError(
             f"{folder}: {len(missing)} of {len(paths)} files with scans are not there (first: {missing[0]}). Move or "
             "copy the whole folder of a dataset, or prepare it again."
         )
-    return _with_column(dataset, kind.scan_column, [str(path) for path in paths])
+    return _with_column(dataset, column, [None if path is None else str(path) for path in paths])
 
 
-def _with_column(rows: "datasets.Dataset", name: str, values: list[str]) -> "datasets.Dataset":
+def _with_column(rows: "datasets.Dataset", name: str, values: list[str | None]) -> "datasets.Dataset":
     """The same rows, in memory, with another column of text in the place of one."""
     table = rows.with_format("arrow")[:] if len(rows) else rows.data.table
     table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.string()))

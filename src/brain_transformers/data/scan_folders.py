@@ -270,6 +270,12 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
         with told_as_itself():
             super().download_and_prepare(*args, num_proc=num_proc, **kwargs)
 
+    def rows(self, num_proc: int | None = None) -> datasets.Dataset | datasets.DatasetDict:
+        """Everything: read the files and give the dataset, a dictionary of splits where there are several."""
+        splits = self.config.files
+        self.download_and_prepare(num_proc=num_proc)
+        return self.as_dataset(split=next(iter(splits)) if len(splits) == 1 else None)
+
     def as_dataset(self, *args: Any, **kwargs: Any) -> datasets.Dataset | datasets.DatasetDict:
         """The dataset in numpy format, or a dictionary of splits; bad files are reported or left out here.
 

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -57,11 +57,11 @@ def _numpy_rows(dataset: Any, extractor: ScanProcessor) -> Any:
     return dataset
 
 
-def _provenance(row: Mapping[str, Any], scan_column: str) -> dict[str, Any]:
+def _provenance(row: Mapping[str, Any], scan_columns: Sequence[str]) -> dict[str, Any]:
     """The scalar columns of a row as plain Python values, by names that are no columns of the table's own."""
     values = {}
     for name, value in row.items():
-        if name in (scan_column, "frame_mask") or np.ndim(value) > 0 or isinstance(value, (Mapping, set)):
+        if name in (*scan_columns, "frame_mask") or np.ndim(value) > 0 or isinstance(value, (Mapping, set)):
             continue
         taken = name in _OWN_COLUMNS or _FEATURE.fullmatch(name)
         values[f"participant_{name}" if taken else name] = value.item() if hasattr(value, "item") else value
@@ -105,7 +105,7 @@ class _Scans:
         """(number of the scan, model inputs of one window, its first timepoint), scan by scan."""
         for index, item in enumerate(self.dataset):
             row = self.collator.processor.as_row(item, index)
-            self.provenance.append(_provenance(row, self.collator.processor.reads[0]))
+            self.provenance.append(_provenance(row, self.collator.processor.scan_columns))
             self.names.append(scan_name(row, index))
             try:
                 batch = dict(self.collator([row]))
@@ -193,9 +193,9 @@ def body_and_pooling(model: Any, processor: Any, pooling: str) -> tuple[Any, Pic
             raise TypeError(
                 f"Expected {what}, got {got:.80}. Load it first, with {fix}.from_pretrained(folder or Hub name)."
             )
-    body, main = model.base_model, processor.model_input_names[0]
+    body = model.base_model
     return body, lambda output, inputs: body.pool(
-        output, pooling, inputs.get("attention_mask"), inputs[main].shape[-1]
+        output, pooling, inputs.get("attention_mask"), inputs[processor.main_input(inputs)].shape[-1]
     )
 
 
@@ -239,7 +239,6 @@ def run_windows(
     rows = _numpy_rows(dataset, collator.processor)
     total = len(rows) if hasattr(rows, "__len__") else None
     collator.processor.refuse(model.config)
-    main = collator.processor.model_input_names[0]
     device = torch.device(device) if device is not None else next(model.parameters()).device
     model.to(device)
     was_training = model.training
@@ -258,6 +257,7 @@ def run_windows(
             for batch in _batches(scans.windows(), batch_size):
                 joined = join([item[1] for item in batch])
                 inputs = {name: torch.as_tensor(value, device=device) for name, value in joined.items()}
+                main = collator.processor.main_input(inputs)
                 found = pick(model(**inputs), inputs).float().cpu().numpy()
                 for window in np.flatnonzero(~np.isfinite(found).all(1)):
                     scans.refuse(

@@ -130,6 +130,11 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         """Set what is fitted from the `measure` of every training scan."""
 
     @property
+    def scan_columns(self) -> tuple[str, ...]:
+        """Columns that hold scans or their files, in place of what is known of them."""
+        return self.reads[:1]
+
+    @property
     def is_fitted(self) -> bool:
         """Whether scans can be processed: nothing is to be fitted, or it was."""
         return True
@@ -226,6 +231,10 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
 
     # --- written once ---
 
+    def main_input(self, batch: Mapping[str, Any]) -> str:
+        """Name of what was measured in a batch: the first of `model_input_names` that is there."""
+        return next(name for name in self.model_input_names if name in batch)
+
     def __call__(
         self,
         scans: Any,
@@ -278,7 +287,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
             parts.append(part)
         batch = join(parts)
         scan_index = np.repeat(np.arange(len(checked)), [len(first) for first in starts])
-        main = batch[self.model_input_names[0]]
+        main = batch[self.main_input(batch)]
         if not np.isfinite([main.min(initial=0), main.max(initial=0)]).all():
             wrong = ~np.isfinite(main.reshape(len(main), -1)).all(axis=1)
             if wrong.any():

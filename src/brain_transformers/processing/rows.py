@@ -173,7 +173,7 @@ def series_row(item: Any, index: int) -> Mapping[str, Any]:
     return {**item, "n_rois": shape[0], "n_timepoints": shape[1]}
 
 
-def _column(rows: Any, name: str) -> list[Any]:
+def row_column(rows: Any, name: str) -> list[Any]:
     """A column of a dataset as Python values, of exactly these rows."""
     return list(rows.with_format(None).select_columns([name])[name])
 
@@ -192,14 +192,14 @@ def series_facts(rows: Any, what: str, *, with_t_r: bool) -> ScanFacts:
         n_rois=int(row["n_rois"]),
         roi_order=None if order is None else list(order.labels) if order.name is None else order.name,
         known_order=order is not None and order.known and order.name is not None,
-        t_r=common_t_r(_column(rows, "t_r"), what=what) if with_t_r else None,
+        t_r=common_t_r(row_column(rows, "t_r"), what=what) if with_t_r else None,
     )
 
 
 def shortest_of_each_kind(rows: Any) -> list[int]:
     """Numbers of the shortest series of each order, number of parcels and repetition time."""
     shortest: dict[Any, tuple[int, int]] = {}
-    columns = (_column(rows, key) for key in ("n_timepoints", "roi_order", "n_rois", "t_r"))
+    columns = (row_column(rows, key) for key in ("n_timepoints", "roi_order", "n_rois", "t_r"))
     for number, (length, *values) in enumerate(zip(*columns)):
         kind = tuple(None if value != value else value for value in values)
         shortest[kind] = min(shortest.get(kind, (length, number)), (length, number))

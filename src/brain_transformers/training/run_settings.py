@@ -126,7 +126,7 @@ def rows_digest(rows: Any) -> str:
         values = [rows[place] for place in sorted({round(place) for place in places} if len(rows) else ())]
     known: Any = None
     # Where a file lies says nothing of what is in it.
-    passed = {kind.scan_column} if kind is not None and kind.in_files else set()
+    passed = set() if kind is None else {kind.file_column}
     if hasattr(rows, "column_names") and len(rows):
         names = [name for name, value in rows.with_format(None)[0].items() if _is_plain(value)]
         known = {

@@ -325,9 +325,9 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
                 self._encode_fmri(tokens[:, :n_fmri], signals, observed[:, :n_fmri], patch_size)
             if t1_volumes is not None:
                 rows = observed[:, n_fmri:].any(1)
-                tokens[rows, n_fmri:] = (
-                    body.t1_encoder(t1_volumes[rows], return_dict=True).last_hidden_state[:, 1:].float()
-                )
+                if bool(rows.any()):
+                    states = body.t1_encoder(t1_volumes[rows], return_dict=True).last_hidden_state
+                    tokens[rows, n_fmri:] = states[:, 1:].float()
         return tokens, None if signals is not None and t1_volumes is not None and attention_mask is None else observed
 
     def _encode_fmri(
@@ -336,8 +336,12 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
         """Write the tokens of the scans that were measured into `tokens` `(batch, n_fmri_tokens, input_size)`."""
         encoder: Any = self.base_model.get_submodule("fmri_encoder")
         rows = observed.any(1)
+        if not bool(rows.any()):
+            return
         if isinstance(patch_size, torch.Tensor) and patch_size.numel() == len(signals):
             patch_size = patch_size.flatten()[rows]
+            if not bool(rows.all()):  # whose windows may have been the longest ones
+                signals = signals[:, :, : encoder.config.n_windows * int(patch_size.max())]
         signals, mask = signals[rows], observed[rows]
         n_windows = encoder.n_windows_of(signals, patch_size)
         if n_windows != encoder.config.n_windows:
