@@ -145,7 +145,7 @@ def test_voxels_without_data_do_not_count(brain):
     holed[(*inside[40], 3)] = np.inf  # one frame of one voxel
     holed[tuple(np.argwhere(labels == 3)[: (labels == 3).sum() // 2 + 1].T)] = 0.0
     with pytest.warns(
-        UserWarning, match=r"222 of 990 voxels .*1 parcels are means.*NaN, first labels: \[3\]"
+        UserWarning, match=r"222 of 990 voxels .*1 parcels are means.*NaN .first labels: \[3\]"
     ) as caught:
         signals = parcellate(nib.Nifti1Image(holed, AFFINE), atlas).signals
     assert len(caught) == 1

@@ -16,7 +16,7 @@ _EXPORTS = {
     "SemantoksHDF5Builder": "semantoks_hdf5",
     "SemantoksRecordings": "semantoks_hdf5",
     "dataset_from_arrays": "builders",
-    "load_atlas": "parcellation",
+    "load_atlas": "atlas_images",
     "load_coordinates": "builders",
     "load_dataset": "builders",
     "pair_datasets": "pairs",

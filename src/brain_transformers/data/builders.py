@@ -106,7 +106,7 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
 
     @staticmethod
     def _load_atlas(atlas: str | Path, roi_order: ROIOrder, n_rois: int | None) -> Any:
-        from .parcellation import check_atlas_order, load_atlas
+        from .atlas_images import check_atlas_order, read_atlas
 
         name = resolve_roi_order(roi_order).name
         if str(atlas) in ROI_ORDERS and name != str(atlas) and not Path(atlas).exists():
@@ -114,8 +114,8 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
                 f"The atlas {atlas} has its parcels in the order of its name, but roi_order is {name or 'a list'!r}. "
                 f"Use roi_order={str(atlas)!r} (--roi-order)."
             )
-        image = load_atlas(atlas)
-        highest = int(np.asarray(image.dataobj).max())
+        image = read_atlas(atlas)
+        highest = len(image.ids)
         if n_rois is not None and highest != n_rois:
             raise ValueError(
                 f"{atlas}: the label image goes up to label {highest}, but roi_order has {n_rois} parcels. "

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .nifti import NATIVE_SPACES
 from .readers import SERIES_SUFFIXES, series_suffix
 from .scan_names import (
     IMAGE_SUFFIXES,
@@ -31,8 +32,6 @@ from .scan_names import (
     suffix_of,
 )
 
-_NATIVE = {"T1w", "T2w", "anat", "bold", "boldref", "epi", "func", "fsnative", "individual", "native", "orig"}
-_NATIVE |= {"scanner", "subject", "T1", "T2", "run", "session"}
 _SIDE_FOLDERS = re.compile(r"^\.|^@eaDir$|^__MACOSX$|^lost\+found$|^#recycle$", re.IGNORECASE)
 # Names of tables that are no series, by their last part, and the same words in names of other tools.
 _SIDE_SUFFIXES = {
@@ -258,8 +257,10 @@ def _without_native(root: Path, names: list[str], found: FoundScans, pattern: st
     spaces = {name: entity_of(name, "space") for name in names}
     if pattern is not None and "space-" in pattern:
         return names
-    template = [name for name in names if spaces[name] is not None and spaces[name] not in _NATIVE]
-    native = {name: f"space-{spaces[name]}, not the template's space" for name in names if spaces[name] in _NATIVE}
+    template = [name for name in names if spaces[name] is not None and spaces[name] not in NATIVE_SPACES]
+    native = {
+        name: f"space-{spaces[name]}, not the template's space" for name in names if spaces[name] in NATIVE_SPACES
+    }
     # fMRIPrep leaves out `space-` where nothing was normalised, and raw images have none.
     raw = _is_raw(root)
     for name in names:

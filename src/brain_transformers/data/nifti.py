@@ -1,6 +1,7 @@
 """NIfTI and CIFTI images, whose headers are believed only as far as their files reach."""
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from .errors import ROISeriesReadError
 _LARGEST_RATIO, _ALWAYS_ALLOWED = 200, 1 << 28
 # Values that are held at once while an image is read: a few frames, which stay in the processor's cache.
 _BLOCK_VALUES = 1 << 22
+NATIVE_SPACES = frozenset(
+    {"T1w", "T2w", "anat", "bold", "boldref", "epi", "func", "fsnative", "individual", "native", "orig", "scanner"}
+    | {"subject", "T1", "T2", "run", "session"}
+)
+"""Values of BIDS's `space-` that are a person's own space, and no template."""
 
 
 def load_image(path: str | Path, **options: Any) -> Any:
@@ -95,14 +101,24 @@ def check_space(image: Any, name: Any) -> None:
         raise ROISeriesReadError(f"{name}: the affine is not a valid one: {image.affine.tolist()}.")
 
 
+def in_scanner_space(image: Any) -> bool:
+    """Whether a header says that its image lies as the scanner saw it, and no template is mentioned."""
+    return {int(image.header[code]) for code in ("sform_code", "qform_code") if code in image.header} - {0} == {1}
+
+
+def space_of(path: Path) -> str | None:
+    """The space that a file's name says (`space-`, `tpl-`, or a template within it), `None` if it says none."""
+    said = re.search(r"(?:^|_)(?:space|tpl)-([A-Za-z0-9]+)", path.name) or re.search(r"(MNI[A-Za-z0-9]*)", path.name)
+    return said[1] if said is not None else None
+
+
 def refuse_scanner_space(image: Any, path: Path) -> None:
     """Refuse to resample an image whose header says that it lies as the scanner saw it: no grid makes that MNI152.
 
     Raises:
         ROISeriesReadError: the message names it.
     """
-    codes = {int(image.header[code]) for code in ("sform_code", "qform_code") if code in image.header} - {0}
-    if codes == {1} and "space-mni" not in path.name.lower():
+    if in_scanner_space(image) and "space-mni" not in path.name.lower():
         raise ROISeriesReadError(
             f"{path}: expected an image in MNI152, got one whose header says the scanner's own space (sform and qform "
             "codes 1). Register it to MNI152 first. If it is registered, set its sform code to 4, or name it "

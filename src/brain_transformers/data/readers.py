@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,12 +35,16 @@ class ROISeries:
         roi_labels: labels of the rows where the file has them.
         t_r: repetition time in seconds where the file, or the JSON file beside it, tells.
         frame_mask: (n_timepoints,) bool, false for frames that were cut, at their true times; `None` if none was.
+        coverage: (n_rois,) float32, share of each parcel that held data, of series that were averaged here.
+        provenance: how they were made, as JSON takes it.
     """
 
     signals: np.ndarray
     roi_labels: tuple[str, ...] | None = None
     t_r: float | None = None
     frame_mask: np.ndarray | None = None
+    coverage: np.ndarray | None = None
+    provenance: dict[str, Any] | None = None
 
 
 def series_suffix(path: str | Path) -> str:
