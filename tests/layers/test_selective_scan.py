@@ -300,7 +300,10 @@ def test_kernels_are_tried_on_a_device_before_they_are_trusted(monkeypatch: pyte
     assert "do not run on cpu (RuntimeError: Failed to find C compiler)" in fails_on(cpu)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None or torch.cuda.is_available(),
+    reason="Triton is not installed, or runs on the GPU, see below",
+)
 def test_triton_kernels_in_their_interpreter() -> None:
     """In a process of its own: Triton decides when it is imported whether it interprets."""
     code = """
