@@ -14,7 +14,7 @@ def test_parts_that_are_whole_are_kept_and_others_made_again(tmp_path: Path, cap
     parts = Parts(tmp_path / "parts", 3, ".txt")
     parts.bind({"t_r": 2.0}, **FIX)
     for number in range(3):
-        parts.write(number, lambda path: write_file(path, "scan"), {"left_out": [number]})
+        parts.write(number, lambda path: write_file(path, "scan"), left_out=[number])
     parts.path(1).write_text("scam")
     (parts.folder / "part-00002.json").unlink()  # killed before its marker was there
     again = Parts(tmp_path / "parts", 3, ".txt")

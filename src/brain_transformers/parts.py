@@ -111,7 +111,7 @@ class Parts:
             bind(self.folder / _SETTINGS, settings, what=what, fix=fix)
         self._settings = digest(json.loads(json.dumps(settings, default=str)))
 
-    def write(self, number: int, write: Callable[[Path], Any], told: Mapping[str, Any] | None = None) -> None:
+    def write(self, number: int, write: Callable[[Path], Any], **told: Any) -> None:
         """Write a part with `write`, which has to leave its file whole or as it was, and its marker after it.
 
         Args:
@@ -119,7 +119,7 @@ class Parts:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         write(self.path(number))
-        said = {"file": file_digest(self.path(number)), "settings": self._settings, **(told or {})}
+        said = {"file": file_digest(self.path(number)), "settings": self._settings, **told}
         write_file(self._marker(number), to_json(said))
 
     def read(self, number: int) -> dict[str, Any] | None:

@@ -89,11 +89,11 @@ def test_subjects_in_several_splits_are_said(folder, tmp_path, capsys):
 def test_bad_files_stop_it_or_are_reported(folder, tmp_path, capsys):
     (folder / "sub-02_bold.npy").write_bytes(b"x")
     output = tmp_path / "dataset"
-    assert command(folder, "--output", output, "--roi-order", "aal2-94") == 2
+    assert command(folder, "--output", output, "--roi-order", "aal2-94", "--on-error", "raise") == 2
     assert "sub-02_bold.npy" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"study"}
     with pytest.warns(UserWarning, match="1 of 3 files were left out"):
-        assert command(folder, "--output", output, "--roi-order", "aal2-94", "--on-error", "skip") == 0
+        assert command(folder, "--output", output, "--roi-order", "aal2-94", "--strict") == 1  # written nevertheless
     assert len(load_dataset(output)) == 2
     report = (output / "skipped_files.tsv").read_text().splitlines()
     assert report[0] == "source_file\terror"
@@ -200,12 +200,12 @@ def test_every_file_that_cannot_be_read_is_named_and_costs_the_others_nothing(fo
     (folder / "sub-14_bold.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
     (folder / "sub-15_bold.npz").write_bytes(b"PK\3\4")
     options = ("--output", tmp_path / "dataset", "--roi-order", "aal2-94")
-    assert command(folder, *options) == 2
+    assert command(folder, *options, "--on-error", "raise") == 2
     said = capsys.readouterr().err
     assert "5 of 8 files cannot be used" in said
     assert all(f"sub-{number}" in said for number in range(11, 16))
     with pytest.warns(UserWarning, match="5 of 8 files were left out"):
-        assert command(folder, *options, "--on-error", "skip") == 0
+        assert command(folder, *options) == 0
     assert len(load_dataset(tmp_path / "dataset")) == 3
     rows = (tmp_path / "dataset" / "skipped_files.tsv").read_text().splitlines()
     assert all(row.count("\t") == 1 for row in rows)
@@ -223,7 +223,8 @@ def test_what_a_reader_did_not_foresee_names_its_file(folder, tmp_path, capsys, 
         return read(path, **options)
 
     monkeypatch.setattr(builders, "read_roi_series", broken)
-    assert command(folder, "--output", tmp_path / "dataset", "--roi-order", "aal2-94") == 2
+    options = ("--output", tmp_path / "dataset", "--roi-order", "aal2-94", "--on-error", "raise")
+    assert command(folder, *options) == 2
     assert "sub-02_bold.npy: cannot be read; it may be damaged (RecursionError: too deep)" in capsys.readouterr().err
 
 
@@ -248,7 +249,7 @@ def test_repetition_times_that_cannot_be_are_refused(folder, tmp_path, capsys, v
 
 def test_a_flag_that_contradicts_a_sidecar_is_an_error_that_names_both(folder, tmp_path, capsys):
     (folder / "sub-02_bold.json").write_text('{"RepetitionTime": 2.0}')
-    options = ("--output", tmp_path / "dataset", "--roi-order", "aal2-94", "--t-r")
+    options = ("--output", tmp_path / "dataset", "--roi-order", "aal2-94", "--on-error", "raise", "--t-r")
     assert command(folder, *options, "0.72") == 2
     said = capsys.readouterr().err
     assert "1 of 3 files" in said
@@ -301,7 +302,7 @@ def test_scans_get_the_values_of_their_session(tmp_path, capsys):
     assert list(told) == [("01", "post", 21, 1), ("01", "pre", 20, 1), ("02", "post", 31, 0), ("02", "pre", 30, None)]
     assert rows.features["sex"].dtype == "int64"
     scans(root, "sub-01_bold.npy")
-    assert command(root, "--output", tmp_path / "other", "--roi-order", "aal2-94") == 2
+    assert command(root, "--output", tmp_path / "other", "--roi-order", "aal2-94", "--on-error", "raise") == 2
     assert "sub-01_bold.npy: its name says no session" in capsys.readouterr().err
 
 

@@ -273,7 +273,7 @@ def test_splits_bad_files_and_what_is_there_already(study: Path, tmp_path: Path,
     bad = root / "train" / name(7)
     save(bad, bold(3)[:-1])  # a plane of voxels is missing
     output = tmp_path / "dataset"
-    command = (root, "--output", output, *SMALL, "--participants", study / "participants.tsv")
+    command = (root, "--output", output, *SMALL, "--participants", study / "participants.tsv", "--on-error", "raise")
     assert prepare(*command) == 2
     failure = capsys.readouterr().err
     assert str(bad) in failure
@@ -291,7 +291,8 @@ def test_splits_bad_files_and_what_is_there_already(study: Path, tmp_path: Path,
     assert not (tmp_path / ".dataset.prepared-scans").exists()
     parts = bt.load_dataset(output)
     assert {split: len(rows) for split, rows in parts.items()} == {"train": 3, "validation": 1, "test": 1}
-    assert prepare(*command) == 2
+    assert prepare(*command) == 0
+    assert "is in" in capsys.readouterr().out
     bad.write_bytes(b"x")
     with pytest.warns(UserWarning, match="1 of 5 files were left out"):
         assert prepare(*command, "--on-error", "skip", "--overwrite", "--t-r", 0.735, "--dtype", "int8") == 0

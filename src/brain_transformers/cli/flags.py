@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,6 +72,11 @@ def shard_of(args: argparse.Namespace) -> Shard | None:
     if args.merge and args.shard is not None:
         raise ValueError("--merge joins the shards when all of them are there. Give it alone, without --shard.")
     return None if args.shard is None else Shard.parse(args.shard)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_dataset(folder: Path) -> None:

@@ -1,19 +1,23 @@
 """`brain-transformers prepare`: a folder of scans becomes an Arrow dataset."""
 
 import argparse
+import json
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..atlases.roi_orders import ROI_ORDERS, ROIOrder
-from ..files import locked, whole_folder, write_file
+from ..files import difference, listed, locked, to_json, whole_folder, write_file
 from ..optional import require
-from .flags import holds_dataset
+from ..parts import Parts, Shard, shards_beside
+from .flags import add_shard_flags, holds_dataset, processors, shard_of
 
 NEEDS_MODELS = False
 _MAX_NAMED = 5
+_MADE_OF = "prepared.json"  # saved_datasets.MADE_OF_FILE, which is imported later
 # Kind -> its own flags.
 _KINDS = {
     "series": ("roi_order", "atlas", "n_rois", "key", "time_axis"),
@@ -35,8 +39,9 @@ def add_parser(commands: Any) -> None:
             "frame by frame in files beside the dataset, for models of volumes (BrainMT); with --kind t1 T1-weighted "
             "images without skull in MNI space, on the grid of 1 mm (Harmonix-S). Names of BIDS, HCP and UK Biobank "
             "tell whose scans they are; for others give --name-pattern. A participants.tsv in FOLDER adds its "
-            "columns, with a column session_id by session. Sub-folders train, validation and test become splits. "
-            "Files that are left out, if any, are listed in skipped_files.tsv."
+            "columns, with a column session_id by session. Sub-folders train, validation and test become splits, or "
+            "--split draws them. Files that are left out, if any, are listed in skipped_files.tsv. The same command "
+            "goes on where an interrupted one stopped."
         ),
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder with the scans")
@@ -103,11 +108,33 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--only-pairs", action="store_true", help="with --t1: leave out scans and volumes that lack the other"
     )
-    parser.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="what to do about bad files")
-    parser.add_argument("--num-proc", type=int, help="processes that read files")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace --output if it is a dataset; other files in it stay"
+    splits = parser.add_argument_group("splits by subject")
+    splits.add_argument(
+        "--split",
+        nargs="+",
+        metavar="NAME=SHARE",
+        help="split the subjects, such as train=0.8 validation=0.1 test=0.1; all scans of a person are in one split",
     )
+    splits.add_argument("--stratify", metavar="COLUMN", help="column that is to be alike in all splits, such as sex")
+    splits.add_argument("--groups", metavar="COLUMN", help="column that keeps people together, such as family_id")
+    splits.add_argument("--seed", type=int, default=0, help="of the splits (default 0)")
+    parser.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="skip",
+        help="skip (default): leave out files that cannot be used; raise: write nothing if there are any",
+    )
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if a file could not be used")
+    parser.add_argument(
+        "--num-proc", "--num-workers", type=int, help="processes that read files; by default as many as processors"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace --output if it is a dataset, and what an interrupted run with other options has read; other "
+        "files stay",
+    )
+    add_shard_flags(parser, "files")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -129,11 +156,19 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--only-pairs is for --t1, which joins T1 volumes to the scans. Leave it out.")
     if args.kind == "t1" and args.t_r is not None:
         raise ValueError("--t-r is for scans over time, got --kind t1. Leave it out.")
+    if args.t1 is not None and (shard_of(args) is not None or args.merge):
+        raise ValueError(
+            "--shard and --merge read one folder. Prepare scans and T1 images each by themselves, and join the "
+            "datasets: prepare DATASET --t1 T1_DATASET."
+        )
+    _shares(args)
     output: Path = args.output
     if not output.exists():
         return
     if not args.overwrite:
-        raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite.")
+        if not (output / _MADE_OF).is_file():
+            raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite.")
+        return
     read = (args.folder, args.participants, args.atlas, args.roi_order, args.t1)
     for source in [Path(value) for value in read if value is not None and Path(value).exists()]:
         if output.resolve() in (source.resolve(), *source.resolve().parents):
@@ -151,40 +186,176 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     require("datasets", extra="data", purpose="preparing datasets")
-    from ..data.participants import table_cell
-    from ..data.saved_datasets import SKIPPED_FILE, is_saved_file, save_dataset
+    from ..data.errors import ROISeriesReadError
+    from ..data.prepared import joined, make_shard
 
-    output = args.output
+    output, shard = args.output, shard_of(args)
     # Images that take minutes each are kept here until all are done, so that the same command goes on.
-    parts = output.with_name(f".{output.name}.prepared-scans")
+    scans = output.with_name(f".{output.name}.prepared-scans")
+    with tempfile.TemporaryDirectory() as cache:
+        builder = _builder(args, Path(cache), scans)
+    made_of = {**builder.made_of(), "split": _shares(args)}
+    if output.exists() and not args.overwrite:
+        return _is_there(output, made_of)
+    held: list[Parts] = []
+
+    def saved() -> None:
+        args.go_on = ""  # the same command goes on from here
+
+    def shards_of(one: Any) -> tuple[Parts, dict[str, Any]]:
+        """Where the files of a folder are read into, and what these follow from."""
+        settings = one.made_of()
+        if shard is None and not args.merge:
+            folder = output.with_name(f".{output.name}.{next(iter(one.kind.columns))}.shards")
+            held.append(Parts(folder, 1, ".arrow", name="shard"))
+            held[-1].bind(
+                settings,
+                what="scans that an interrupted run has read",
+                fix="Repeat its command to go on, or pass --overwrite to start anew.",
+                overwrite=args.overwrite or _only_scans_differ(folder, settings),
+            )
+        else:
+            held.append(shards_beside(output, ".arrow", None if shard is None else shard.count))
+            settings |= {"shards": held[-1].count}
+            fix = f"Give every shard the same command and files, or remove {held[-1].folder} to start anew."
+            held[-1].bind(settings, what="shards of a dataset", fix=fix)
+        return held[-1], settings
+
+    def read(one: Any, share: Shard) -> Parts:
+        shards, settings = shards_of(one)
+        if not args.merge and shards.read(share.number - 1) is None:
+            make_shard(one, shards, share, settings, num_proc=args.num_proc or processors(), saved=saved)
+        return shards
+
+    if shard is not None:
+        with locked(Path(f"{output}.shards") / f"{shard.number}-of-{shard.count}", "preparing a shard"):
+            return _told(args, shard, read(builder, shard))
     with locked(output, "preparing a dataset"):
         try:
-            with whole_folder(output, is_ours=is_saved_file) as work:
-                builder = _builder(args, work / ".cache", parts)
-                dataset = builder.rows(args.num_proc)
-                save_dataset(dataset, work)
-                left_out = {**builder.skipped, **builder.left_out}
-                if left_out:
-                    lines = [
-                        f"{table_cell(name)}\t{table_cell(' '.join(why.split()))}\n" for name, why in left_out.items()
-                    ]
-                    write_file(work / SKIPPED_FILE, "".join(["source_file\terror\n", *lines]))
-                said = _report(dataset, builder, args.t_r)
-                shutil.rmtree(work / ".cache", ignore_errors=True)
-        except BaseException:
-            if any(parts.glob("*.json")):
-                args.go_on = ""  # the same command goes on from here
+            dataset = builder.rows(lambda one: joined(one, read(one, Shard(1, 1))))
+            left_out = _save(args, builder, dataset, made_of)
+        except BaseException as error:
+            begun = any(
+                any(shards.folder.glob("*shard-*.json")) or any(shards.folder.glob(".*/*.json")) for shards in held
+            )
+            if not args.merge and (isinstance(error, ROISeriesReadError) or not begun):
+                for shards in held:  # files or options have to change first, or nothing took time
+                    shards.remove()
+            if any(scans.glob("*.json")):
+                saved()
             else:
-                shutil.rmtree(parts, ignore_errors=True)
+                shutil.rmtree(scans, ignore_errors=True)
             raise
-        shutil.rmtree(parts, ignore_errors=True)
+        for shards in held:
+            shards.remove()
+        shutil.rmtree(scans, ignore_errors=True)
+    return 1 if args.strict and left_out else 0
+
+
+def _only_scans_differ(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether files have changed since an interrupted run, and nothing else: all are read anew then."""
+    try:
+        before = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        changed = difference(before, json.loads(json.dumps(settings, default=str)))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return True
+    only = bool(changed) and all(line.startswith(("scans.", "version")) for line in changed)
+    if only:
+        print("the files have changed since an earlier run was interrupted, so all are read anew")
+    return only
+
+
+def _is_there(output: Path, made_of: dict[str, Any]) -> int:
+    """Say that the dataset is there.
+
+    Raises:
+        FileExistsError: if it was made in another way, or of other files.
+    """
+    try:
+        before = json.loads((output / _MADE_OF).read_text(encoding="utf-8"))["made of"]
+        changed = difference(before, json.loads(json.dumps(made_of, default=str)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FileExistsError(
+            f"{output} exists, and what it was made of cannot be read ({error}). Choose another --output, or pass "
+            "--overwrite."
+        ) from error
+    if changed:
+        raise FileExistsError(
+            f"{output} exists, and was made in another way or of other files ({listed(changed)}). Choose another "
+            "--output, or pass --overwrite."
+        )
+    print(f"dataset is in {output} already, made of the same files in the same way")
+    return 0
+
+
+def _told(args: argparse.Namespace, shard: Shard, shards: Parts) -> int:
+    """Say what is in a shard; returns the exit code."""
+    said = shards.read(shard.number - 1) or {"bad": [], "splits": []}
+    bad = said["bad"]
+    print(
+        f"shard {shard}: {sum(rows for _, rows in said['splits'])} files, {len(bad)} of them cannot be used, in "
+        f"{shards.path(shard.number - 1)}"
+    )
+    if bad:
+        print(f"  first: {' '.join(bad[0].split())}")
+    return 1 if bad and (args.strict or args.on_error == "raise") else 0
+
+
+def _save(args: argparse.Namespace, builder: Any, dataset: Any, made_of: dict[str, Any]) -> int:
+    """Write the dataset and say what is in it; returns how many files could not be used."""
+    from ..data.participants import table_cell
+    from ..data.saved_datasets import SKIPPED_FILE, is_saved_file, save_dataset
+    from ..data.subject_splits import describe_strata, split_subjects
+
+    shares = made_of["split"]
+    with whole_folder(args.output, is_ours=is_saved_file) as work:
+        if shares is not None:
+            if isinstance(dataset, dict):
+                raise ValueError(f"{args.folder} has the splits {', '.join(dataset)} already. Leave --split out.")
+            dataset = split_subjects(dataset, **shares)
+        save_dataset(dataset, work)
+        left_out = {**builder.skipped, **builder.left_out}
+        if left_out:
+            lines = [f"{table_cell(name)}\t{table_cell(' '.join(why.split()))}\n" for name, why in left_out.items()]
+            write_file(work / SKIPPED_FILE, "".join(["source_file\terror\n", *lines]))
+        write_file(work / _MADE_OF, to_json({"made of": json.loads(json.dumps(made_of, default=str))}))
+        said = _report(dataset, builder, args.t_r)
+        if shares is not None and shares["stratify"] is not None:
+            said += describe_strata(dataset, shares["stratify"])
     print("\n".join(said))
     if left_out:
-        print(f"{len(left_out)} files were left out; see {output / SKIPPED_FILE}:")
+        print(f"{len(left_out)} files were left out; see {args.output / SKIPPED_FILE}:")
         for why, names in _by_reason(builder).items():
             print(f"  {len(names)}: {why} (first: {names[0]})")
-    print(f"dataset written to {output}")
-    return 0
+    print(f"dataset written to {args.output}")
+    return len(builder.skipped)
+
+
+def _shares(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What `--split` and its flags say, for [`split_subjects`].
+
+    Raises:
+        ValueError: if they say no shares.
+    """
+    if args.split is None:
+        if args.stratify is not None or args.groups is not None:
+            raise ValueError("--stratify and --groups say how --split splits. Give it too, or leave them out.")
+        return None
+    shares: dict[str, float] = {}
+    for word in args.split:
+        name, _, share = word.partition("=")
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            shares[name] = 0
+        if name not in ("train", "validation", "test") or not 0 < shares[name] <= 1:
+            raise ValueError(
+                f"--split {word}: expected NAME=SHARE of train, validation and test, such as train=0.8 validation=0.1 "
+                "test=0.1."
+            )
+    if abs(sum(shares.values()) - 1) > 1e-6 or len(shares) < len(args.split):
+        raise ValueError(f"--split {' '.join(args.split)}: expected shares of different splits that sum to 1.")
+    return {"shares": shares, "stratify": args.stratify, "groups": args.groups, "seed": args.seed}
 
 
 def _builder(args: argparse.Namespace, cache: Path, parts: Path) -> Any:

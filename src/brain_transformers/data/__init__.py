@@ -27,6 +27,7 @@ _EXPORTS = {
     "read_t1": "t1_volumes",
     "read_volumes": "volumes",
     "save_dataset": "saved_datasets",
+    "split_subjects": "subject_splits",
 }
 
 __all__ = list(_EXPORTS)

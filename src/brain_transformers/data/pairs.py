@@ -1,11 +1,12 @@
 """Series and T1 volumes of the same people as rows of pairs."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..optional import require
 from .row_kinds import PAIR, SERIES, T1, RowKind, column_of, kind_of
+from .scan_folders import ScanFolderBuilder
 from .scan_names import NAME_COLUMNS
 
 if TYPE_CHECKING:
@@ -200,7 +201,20 @@ class PairFolderBuilder:
         """See [`ScanFolderBuilder.people`]."""
         return set().union(*self._told("people"))
 
-    def rows(self, num_proc: int | None = None) -> Any:
+    def made_of(self) -> dict[str, Any]:
+        """See [`ScanFolderBuilder.made_of`]."""
+
+        def of(given: Any) -> Any:
+            if isinstance(given, ScanFolderBuilder):
+                return given.made_of()
+            return {
+                name: part._fingerprint for name, part in (given if isinstance(given, dict) else {"": given}).items()
+            }
+
+        series, volumes = map(of, self._given)
+        return {"series": series, "volumes": volumes, "only_pairs": self._only_pairs}
+
+    def rows(self, read: Callable[[ScanFolderBuilder], Any]) -> Any:
         """See [`ScanFolderBuilder.rows`]."""
-        series, volumes = (given.rows(num_proc) if hasattr(given, "rows") else given for given in self._given)
+        series, volumes = (read(given) if isinstance(given, ScanFolderBuilder) else given for given in self._given)
         return pair_datasets(series, volumes, only_pairs=self._only_pairs)

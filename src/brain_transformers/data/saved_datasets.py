@@ -26,6 +26,8 @@ else:
 
 SKIPPED_FILE = "skipped_files.tsv"
 """What `prepare` left out of a dataset, and why."""
+MADE_OF_FILE = "prepared.json"
+"""What `prepare` made a dataset of, and how its splits were drawn."""
 _SCANS = "scans"
 # Rows that a folder of files beside a dataset can hold in name: 12,345,678-....npy
 _SCAN_FILE = re.compile(r"(?:[^/]+/)?scans/\d{6,}-[^/]+\.npy")
@@ -46,7 +48,7 @@ def is_saved_file(name: str) -> bool:
     if split and split not in ("train", "validation", "test"):
         return False
     ours = ("state.json", "dataset_info.json") if split else ("dataset_dict.json", "state.json", "dataset_info.json")
-    return base in (*ours, SKIPPED_FILE) or bool(re.fullmatch(r"data-\d+-of-\d+\.arrow", base))
+    return base in (*ours, SKIPPED_FILE, MADE_OF_FILE) or bool(re.fullmatch(r"data-\d+-of-\d+\.arrow", base))
 
 
 def load_saved(

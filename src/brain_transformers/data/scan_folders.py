@@ -270,11 +270,21 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
         with told_as_itself():
             super().download_and_prepare(*args, num_proc=num_proc, **kwargs)
 
-    def rows(self, num_proc: int | None = None) -> datasets.Dataset | datasets.DatasetDict:
-        """Everything: read the files and give the dataset, a dictionary of splits where there are several."""
-        splits = self.config.files
-        self.download_and_prepare(num_proc=num_proc)
-        return self.as_dataset(split=next(iter(splits)) if len(splits) == 1 else None)
+    def made_of(self) -> dict[str, Any]:
+        """What the rows follow from: options, files and tables, and the code that reads them."""
+        config = self.config
+        options = {name: value for name, value in config.options.items() if not name.endswith("_folder")}
+        files = {"files": sum(map(len, config.files.values())), "names": digest(config.files)}
+        return {
+            "kind": self.kind.name,
+            **options,
+            "scans": {**files, "state": config.fingerprint},
+            "version": __version__,
+        }
+
+    def rows(self, read: Callable[["ScanFolderBuilder"], Any]) -> Any:
+        """Everything, as `read` reads it; builders that join several ask it for each of these."""
+        return read(self)
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> datasets.Dataset | datasets.DatasetDict:
         """The dataset in numpy format, or a dictionary of splits; bad files are reported or left out here.
@@ -282,7 +292,6 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
         Raises:
             ROISeriesReadError: if files could not be read and `on_error="raise"`, or none could.
         """
-        self.skipped = {}
         fix = f"Delete the folder {self.cache_dir}, which is a cache, and call this again."
         try:
             result = super().as_dataset(*args, **kwargs)
@@ -291,6 +300,16 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
         splits = dict(result) if isinstance(result, dict) else {"": result}
         for file in (file["filename"] for dataset in splits.values() for file in dataset.cache_files):
             check_arrow_file(Path(file), fix)
+        return self.finished(result)
+
+    def finished(self, result: datasets.Dataset | datasets.DatasetDict) -> datasets.Dataset | datasets.DatasetDict:
+        """Rows as they were read, without those of bad files, which are reported; in numpy format.
+
+        Raises:
+            ROISeriesReadError: if files could not be read and `on_error="raise"`, or none could.
+        """
+        self.skipped = {}
+        splits = dict(result) if isinstance(result, dict) else {"": result}
         told = {split: [column_of(dataset, name) for name in _TOLD] for split, dataset in splits.items()}
         for split, dataset in splits.items():
             names = zip(column_of(dataset, "source_file"), told[split][0])

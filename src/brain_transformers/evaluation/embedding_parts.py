@@ -115,7 +115,7 @@ def embed_in_parts(
             share = [todo[place] for place in shard.share(len(todo))]
             parts = shards.parts_of(shard.number - 1, -(-len(share) // part_size))
             table, left_out = _made(work, share, parts, settings, overwrite, saved)
-            shards.write(shard.number - 1, partial(write_table, table), {"left_out": left_out})
+            shards.write(shard.number - 1, partial(write_table, table), left_out=left_out)
             parts.remove()
         print(f"shard {shard}: {len(share)} scans, {len(left_out)} left out, in {shards.folder}")
         return len(left_out)
@@ -178,7 +178,7 @@ def _made(
                 chunk = todo[number * size : (number + 1) * size]
                 if one is None:
                     table, skipped = work.embed(chunk)
-                    parts.write(number, partial(write_table, table), {"left_out": skipped})
+                    parts.write(number, partial(write_table, table), left_out=skipped)
                     saved()
                 else:
                     skipped = one["left_out"]
