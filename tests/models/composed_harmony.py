@@ -14,10 +14,12 @@ from tests.models.model_checks import _t1_rows
 def composed(kind: str = "Model") -> Any:
     """A model that holds its encoders, with made-up tables."""
     torch.manual_seed(0)
-    sizes = {"n_fmri_tokens": 60, "n_t1_tokens": 150, "input_size": 32}
-    whole = getattr(bt, f"BrainHarmony{kind}")(bt.load_config("brain-harmony-tiny", **sizes))
+    tiny = bt.load_config("brain-harmony-tiny").to_diff_dict()
+    fields = {name: tiny[name] for name in tiny if name.endswith(("_size", "_heads", "_layers", "_hub_tokens"))}
+    fields.pop("input_size")
     fmri = bt.HarmonixFModel(bt.load_config("harmonix-f-tiny"))
-    whole.set_encoders(fmri, bt.HarmonixSModel(bt.load_config("harmonix-s-tiny")))
+    t1 = bt.HarmonixSModel(bt.load_config("harmonix-s-tiny"))
+    whole = getattr(bt, f"BrainHarmony{kind}").of_encoders(fmri, t1, **fields)
     rng = np.random.default_rng(0)
     for name in ("gradients", "harmonics"):
         shape = tuple(getattr(fmri, name).shape)

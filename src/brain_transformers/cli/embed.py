@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_file
-from .flags import add_shard_flags, check_dataset, check_model, shard_of
+from .flags import add_shard_flags, check_dataset, check_model, holds_dataset, shard_of
 
 _REPORT_HEADER = b"split\trow\tscan\terror"
 
@@ -27,6 +27,17 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder with an Arrow dataset")
     parser.add_argument("--model", required=True, help="folder or Hub name of a model with its feature extractor")
     parser.add_argument("--output", type=Path, required=True, help="table to write, .parquet, .csv or .npz")
+    parser.add_argument(
+        "--tokens",
+        action="store_true",
+        help="write all tokens of the encoders (of BrainHarmony: of both that it holds, its stage 0) in place of one "
+        "vector: --output is then the folder of a dataset, which pretrain and finetune read",
+    )
+    parser.add_argument(
+        "--token-dtype",
+        choices=("float32", "bfloat16"),
+        help="how --tokens are stored; by default as --dtype",
+    )
     parser.add_argument("--split", help="split to embed, where the dataset has several; by default all")
     parser.add_argument(
         "--pooling",
@@ -65,7 +76,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--strict", action="store_true", help="exit status 1 if a scan was left out")
     parser.add_argument("--batch-size", type=int, default=8, help="windows in a forward pass (default 8)")
-    parser.add_argument("--part-size", type=int, default=64, help="scans in a part that is kept on disk (default 64)")
+    parser.add_argument(
+        "--part-size", type=int, help="scans in a part that is kept on disk (default 64, and 8 with --tokens)"
+    )
     parser.add_argument("--device", help="such as cpu or cuda; by default a GPU if there is one")
     parser.add_argument(
         "--dtype",
@@ -85,6 +98,12 @@ def add_parser(commands: Any) -> None:
 def check(args: argparse.Namespace) -> None:
     """Raise what can be said before anything is imported."""
     output: Path = args.output
+    args.part_size = (8 if args.tokens else 64) if args.part_size is None else args.part_size
+    if args.tokens:
+        _check_tokens(args)
+        return
+    if args.token_dtype is not None:
+        raise ValueError("--token-dtype says how --tokens are stored. Add --tokens, or leave it out.")
     if output.suffix.lower() not in (".parquet", ".csv", ".npz"):
         raise ValueError(f"--output must end in .parquet, .csv or .npz, got {output.name!r}.")
     if output.is_dir():
@@ -106,6 +125,23 @@ def check(args: argparse.Namespace) -> None:
         check_dataset(_fit_source(args.fit_on)[0])
 
 
+def _check_tokens(args: argparse.Namespace) -> None:
+    """Raise what can be said of `--tokens` before anything is imported."""
+    output: Path = args.output
+    for name, idle in (("pooling", "model"), ("level", "scan")):
+        if getattr(args, name) != idle:
+            raise ValueError(f"--{name} makes vectors of tokens, and --tokens writes all of them. Leave one out.")
+    if output.suffix.lower() in (".parquet", ".csv", ".npz"):
+        raise ValueError(f"--tokens writes the folder of a dataset, got --output {output.name}.")
+    if args.part_size < 1 or args.batch_size < 1:
+        raise ValueError("--part-size and --batch-size must be at least 1.")
+    if output.exists() and not (args.overwrite and (holds_dataset(output) or not any(output.iterdir()))):
+        raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite if it is a dataset.")
+    shard_of(args)
+    check_dataset(args.dataset)
+    check_model(args.model)
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from ..evaluation.embedding_parts import embed_in_parts
@@ -116,25 +152,22 @@ def run(args: argparse.Namespace) -> int:
     def saved() -> None:
         args.go_on = ""  # the same command goes on from here
 
-    left_out = embed_in_parts(
-        model,
-        extractor,
-        splits,
-        args.output,
-        model_name=args.model,
-        shard=shard_of(args),
-        merge=args.merge,
-        part_size=args.part_size,
-        overwrite=args.overwrite,
-        on_error=args.on_error,
-        saved=saved,
-        pooling=args.pooling,
-        level=args.level,
-        window=args.window,
-        batch_size=args.batch_size,
-        device=_device(args.device),
-        dtype=args.dtype,
-    )
+    shared: dict[str, Any] = {
+        **{name: getattr(args, name) for name in ("merge", "part_size", "overwrite", "on_error", "window")},
+        "batch_size": args.batch_size,
+        "device": _device(args.device),
+        "dtype": args.dtype,
+        "shard": shard_of(args),
+        "saved": saved,
+    }
+    if args.tokens:
+        from ..evaluation.token_datasets import embed_tokens
+
+        kept = {"token_dtype": args.token_dtype or args.dtype}
+        left_out = embed_tokens(model, extractor, splits, args.output, **kept, **shared)
+    else:
+        own = {"model_name": args.model, "pooling": args.pooling, "level": args.level}
+        left_out = embed_in_parts(model, extractor, splits, args.output, **own, **shared)
     return 1 if args.strict and left_out else 0
 
 

@@ -333,7 +333,11 @@ def _tokens_fault(table: Any) -> str:
     pa = require("pyarrow", extra="data", purpose="datasets of scans")
     pc = require("pyarrow.compute", extra="data", purpose="datasets of scans")
     tokens, n_tokens = table.column("inputs_embeds"), table.column("n_tokens")
-    if not pa.types.is_list(tokens.type) or not pa.types.is_floating(tokens.type.value_type):
+    of_type = tokens.type.value_type if pa.types.is_list(tokens.type) else tokens.type
+    bits = "dtype" in table.column_names and set(table.column("dtype").unique().to_pylist()) == {"bfloat16"}
+    if not pa.types.is_list(tokens.type) or not (
+        pa.types.is_uint16(of_type) if bits else pa.types.is_floating(of_type)
+    ):
         return f"tokens of type {tokens.type}"
     if not pa.types.is_integer(n_tokens.type):
         return f"n_tokens of type {n_tokens.type}"
@@ -349,18 +353,25 @@ def _tokens_fault(table: Any) -> str:
 
 
 def _tokens_sample(row: Mapping[str, Any], most: int) -> np.ndarray:
-    values = np.asarray(row["inputs_embeds"], dtype=np.float32).reshape(-1)
+    values = np.asarray(row["inputs_embeds"]).reshape(-1)
     return values[:: max(1, -(-values.size // max(most, 1)))]
 
 
 TOKENS = RowKind(
     "tokens of stage 0",
-    {"inputs_embeds": ["float32"], "n_tokens": "int64", "attention_mask": ["int8"], "label": "int64"},
+    {
+        "inputs_embeds": ["float32"],
+        "n_tokens": "int64",
+        "attention_mask": ["int8"],
+        "label": "int64",
+        "dtype": "string",
+    },
     needed=("inputs_embeds", "n_tokens"),
     fault=_tokens_fault,
     sample=_tokens_sample,
     sizes=lambda rows: f"{span(column_of(rows, 'n_tokens'))} tokens",
 )
-"""What the frozen encoders of BrainHarmony make of a person: tokens, flattened, and which of those of fMRI count."""
+"""What encoders make of a person: tokens, flattened, and which of them count, of all or of those of fMRI alone. Where
+`dtype` is bfloat16 they are the 16 bits of each, as uint16, since Arrow has no such type."""
 
 ROW_KINDS: list[RowKind] = [SERIES, VOLUMES, T1, PAIR, TOKENS]

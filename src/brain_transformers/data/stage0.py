@@ -19,7 +19,7 @@ _EXPECTED = "a stage-0 file of BrainHarmony, with data (n_tokens, width) and att
 
 
 def read_stage0(path: str | Path) -> dict[str, Any]:
-    """The cells of a row of tokens: `inputs_embeds` float32, `n_tokens`, `attention_mask` int8 and `label`.
+    """The cells of a row of tokens: `inputs_embeds` float32, `n_tokens`, `attention_mask` int8, `label` and `dtype`.
 
     Raises:
         ROISeriesReadError: if it is no such file; the message names it.
@@ -42,6 +42,7 @@ def read_stage0(path: str | Path) -> dict[str, Any]:
         "n_tokens": len(tokens),
         "attention_mask": mask.astype(np.int8),
         "label": None if label is None else int(label[0]),
+        "dtype": "float32",
     }
 
 

@@ -207,6 +207,19 @@ class BrainPreTrainedModel(PreTrainedModel):
         n_tokens = output.last_hidden_state.shape[1] - self.has_cls_token
         return attention_mask[:, -n_tokens:].bool()
 
+    def encoder_tokens(
+        self, attention_mask: torch.Tensor | None = None, **inputs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """All tokens of an unmasked pass, without CLS, for another model to read.
+
+        Returns:
+            `(batch, n_tokens, width)`; and which of them were measured, bool `(batch, n_tokens)`, `None` for all.
+        """
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask
+        output: Any = self.base_model(**inputs, return_dict=True)
+        return output.last_hidden_state[:, int(self.has_cls_token) :], self.observed_tokens(output, attention_mask)
+
     def roi_tokens(self, last_hidden_state: torch.Tensor, n_timepoints: int | None = None) -> torch.Tensor:
         """Tokens of an unmasked pass as `(batch, n_rois, n_windows, hidden_size)`, without CLS and borders.
 

@@ -443,17 +443,19 @@ def as_array(values: Any) -> np.ndarray:
 
 
 def join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """One batch of several, of what all of them have; where only some have an `attention_mask`, it is ones."""
+    """One batch of several, of what all of them have.
+
+    Where only some have an `attention_mask`, it is ones; one that ends early says nothing of the tokens behind it.
+    """
     if len(parts) == 1:
         return dict(parts[0])
     joined = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         have = [part[name] for part in parts if name in part]
         if name == "attention_mask":
-            shape, main = have[0].shape[1:], next(iter(parts[0]))
-            have = [
-                part[name] if name in part else np.ones((len(part[main]), *shape), have[0].dtype) for part in parts
-            ]
+            width, main = max(mask.shape[1] for mask in have), next(iter(parts[0]))
+            masks = [part.get(name, np.ones((len(part[main]), 0), have[0].dtype)) for part in parts]
+            have = [np.pad(mask, [(0, 0), (0, width - mask.shape[1])], constant_values=1) for mask in masks]
         if len(have) == len(parts):
             joined[name] = np.concatenate(_of_one_length(have))
     return joined

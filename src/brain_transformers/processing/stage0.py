@@ -15,7 +15,7 @@ class CheckedTokens(CheckedScan):
     """Tokens `values` (n_tokens, input_size), and which of the fMRI tokens were measured.
 
     Attributes:
-        observed: bool (n_fmri_tokens,), or `None` for all.
+        observed: bool (n_fmri_tokens,) or (n_tokens,), or `None` for all.
     """
 
     observed: np.ndarray | None = None
@@ -24,7 +24,8 @@ class CheckedTokens(CheckedScan):
 class BrainHarmonyFeatureExtractor(ScanProcessor):
     """Tokens of one scan and T1 volume become `inputs_embeds` `(n_scans, n_tokens, input_size)` float32.
 
-    A row of a dataset holds them as `inputs_embeds`, flat or in two axes, with `attention_mask` over its fMRI tokens.
+    A row of a dataset holds them as `inputs_embeds`, flat or in two axes, with `attention_mask` over its fMRI tokens,
+    or over all of them where T1 may be missing. With `dtype` bfloat16 they are its bits, as uint16.
 
     Args:
         n_fmri_tokens, n_t1_tokens: tokens of the two encoders, in this order.
@@ -61,7 +62,11 @@ class BrainHarmonyFeatureExtractor(ScanProcessor):
     def unpack(self, row: Mapping[str, Any], name: str, **known: Any) -> tuple[Any, dict[str, Any]]:
         """See [`ScanProcessor.unpack`]."""
         check_columns(row, self.reads, name)
-        return row["inputs_embeds"], {"attention_mask": row.get("attention_mask"), **known}
+        values = row["inputs_embeds"]
+        if str(row.get("dtype")) == "bfloat16":
+            values = (np.asarray(values, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        mask = row.get("attention_mask")
+        return values, {"attention_mask": mask if mask is not None and np.size(mask) else None, **known}
 
     def check(self, scan: Any, name: str, attention_mask: Any = None, **known: Any) -> CheckedTokens:
         """See [`ScanProcessor.check`]."""
@@ -79,10 +84,11 @@ class BrainHarmonyFeatureExtractor(ScanProcessor):
         observed = None
         if attention_mask is not None:
             observed = as_array(attention_mask).astype(bool)
-            if observed.shape != (self.n_fmri_tokens,) or not observed.any():
+            if observed.shape not in ((self.n_fmri_tokens,), shape[:1]) or not observed.any():
                 raise ValueError(
-                    f"Expected attention_mask of {name} as {self.n_fmri_tokens} numbers, one a token of fMRI, some of "
-                    f"them 1; got shape {observed.shape} with {int(observed.sum())}."
+                    f"Expected attention_mask of {name} as {self.n_fmri_tokens} numbers, one a token of fMRI, or "
+                    f"{shape[0]} with those of T1, some of them 1; got shape {observed.shape} with "
+                    f"{int(observed.sum())}."
                 )
         return CheckedTokens(name, values.reshape(shape).astype(np.float32), observed)
 
@@ -91,7 +97,7 @@ class BrainHarmonyFeatureExtractor(ScanProcessor):
         return {"inputs_embeds": np.repeat(scan.values[None], len(starts), axis=0)}
 
     def mask(self, scan: CheckedTokens, starts: Sequence[float]) -> np.ndarray | None:
-        """See [`ScanProcessor.mask`]; over the fMRI tokens."""
+        """See [`ScanProcessor.mask`]; over the fMRI tokens, or all."""
         return None if scan.observed is None else np.repeat(scan.observed[None].astype(np.int64), len(starts), axis=0)
 
     def describe(self) -> dict[str, str]:

@@ -200,6 +200,23 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
         self.share_config()
         self.freeze_encoders()
 
+    @classmethod
+    def of_encoders(cls, fmri_encoder: Any, t1_encoder: Any, **fields: Any) -> Any:
+        """A new model for the tokens of two trained encoders, which it holds and runs itself, frozen.
+
+        Args:
+            fmri_encoder, t1_encoder: a [`HarmonixFModel`] and a [`HarmonixSModel`], whose tokens are as wide.
+            fields: of [`BrainHarmonyConfig`], beside the numbers of tokens and their width.
+
+        Raises:
+            ValueError: if the encoders do not fit each other.
+        """
+        fmri, t1 = fmri_encoder.config, t1_encoder.config
+        sizes = {"n_fmri_tokens": fmri.n_rois * fmri.n_windows, "n_t1_tokens": t1.n_patches}
+        model = cls(BrainHarmonyConfig(**sizes, input_size=fmri.hidden_size, **fields))
+        model.set_encoders(fmri_encoder, t1_encoder)
+        return model
+
     def freeze_encoders(self) -> None:
         """Take the encoders out of training; needed again whenever weights were loaded by hand."""
         body: Any = self.base_model
@@ -270,6 +287,10 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
         if mask is None or whole:
             return None if mask is None else mask.bool()
         return nn.functional.pad(mask.bool(), (0, n_t1), value=True)
+
+    def encoder_tokens(self, *args: Any, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See [`BrainPreTrainedModel.encoder_tokens`]: those of both encoders, and not the hub tokens."""
+        return self.stage0(*args, **inputs)
 
     def stage0(
         self,
