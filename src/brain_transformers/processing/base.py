@@ -11,7 +11,7 @@ import inspect
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +40,44 @@ class CheckedScan:
     values: np.ndarray
 
 
+@dataclass
+class Look:
+    """What a row holds, as [`ScanProcessor.look`] sees it.
+
+    Attributes:
+        facts: name of a column of a table -> text or number.
+        warned: what cannot be right for the model.
+        remarks: what a user should know of it, of scans that a model takes all the same.
+        carpet: (n_rows, n_timepoints) values for a picture, NaN where nothing was measured; `None` without one.
+        t_r: seconds between their columns, or `None`.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    warned: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    carpet: np.ndarray | None = None
+    t_r: float | None = None
+
+
+@dataclass
+class Trial:
+    """What a processor made of a scan, see [`ScanProcessor.try_scan`].
+
+    Attributes:
+        n_windows: side by side; 0 if the scan is refused.
+        observed: share of their tokens of which enough was measured.
+        refused: why it is, `""` if it is not.
+        warned: what a call warns of.
+        remarks: what a call says that asks for nothing, and what was done to the scan.
+    """
+
+    n_windows: int = 0
+    observed: float = 0.0
+    refused: str = ""
+    warned: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
 class ScanProcessor(FeatureExtractionMixin, abc.ABC):
     """Turns scans of one modality into the inputs of a model; the base class of all modalities.
 
@@ -55,6 +93,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         tags: for the metadata of a model card.
         tells: further columns of a dataset, which say what is known of a scan; a new model needs them too.
         own_tables: tables of a model that the processor keeps as well, see `set_table`.
+        mild: kinds of warnings that ask for nothing: what is told of scans that are as they should be.
         auto_class: class of transformers that finds it.
         window: which windows are cut unless a call says otherwise.
     """
@@ -66,6 +105,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
     tags: ClassVar[tuple[str, ...]] = ("neuroimaging",)
     tells: ClassVar[tuple[str, ...]] = ()
     own_tables: ClassVar[frozenset[str]] = frozenset()
+    mild: ClassVar[frozenset[str]] = frozenset({"tail", "folding", "padding", "missing frames", "empty windows"})
     auto_class: ClassVar[str] = "AutoFeatureExtractor"
     window: str = "first"
 
@@ -186,6 +226,46 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
             raise ValueError(f"Expected one {name}, or one for each of the {n_scans} scans, got {len(value)}.")
         return list(value)
 
+    # --- one scan, looked at and tried; see `check` of the package ---
+
+    def look(self, row: Mapping[str, Any], name: str) -> Look:
+        """What a row holds, whether or not the model takes it."""
+        return Look()
+
+    def unscaled(self) -> Any:
+        """A copy that takes scans although nothing is fitted: with everything but the scale."""
+        return copy.deepcopy(self)
+
+    def try_scan(self, item: Any, number: int = 0) -> Trial:
+        """What a call makes of a row or scan, and says of it; of its windows only the first is made."""
+        probe, found = copy.deepcopy(self), Trial()
+
+        def told(key: Any, message: str) -> None:
+            if key not in probe._warned:
+                probe._warned.add(key)
+                kind = key[0] if isinstance(key, tuple) else key
+                (found.remarks if kind in self.mild else found.warned).append(message)
+
+        probe.warn_once = told  # type: ignore[method-assign]
+        try:
+            scan, name, facts = probe._named(item, number, {})
+            checked = probe.check(scan, name, **facts)
+            starts = probe.starts(checked, window="all")
+            mask = probe.mask(checked, starts)
+            batch = probe.cut(checked, starts[:1])
+            probe._refuse_infinite(batch, [name])
+            probe.report([checked], [starts[:1]], batch)
+        except ValueError as error:
+            found.refused = str(error)
+            return found
+        found.n_windows, found.observed = len(starts), 1.0 if mask is None else float(mask.mean())
+        found.remarks += probe.said_of(checked)
+        return found
+
+    def said_of(self, scan: Any) -> list[str]:
+        """What is done to a checked scan that is nothing to be warned of, such as resampling, as short phrases."""
+        return []
+
     # --- a dataset, and a new model for it ---
 
     @classmethod
@@ -287,11 +367,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
             parts.append(part)
         batch = join(parts)
         scan_index = np.repeat(np.arange(len(checked)), [len(first) for first in starts])
-        main = batch[self.main_input(batch)]
-        if not np.isfinite([main.min(initial=0), main.max(initial=0)]).all():
-            wrong = ~np.isfinite(main.reshape(len(main), -1)).all(axis=1)
-            if wrong.any():
-                raise not_finite(checked[scan_index[wrong.argmax()]].name)
+        self._refuse_infinite(batch, [checked[owner].name for owner in scan_index])
         self.report(checked, starts, batch)
         if return_windows:
             batch["scan_index"] = scan_index
@@ -318,6 +394,14 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
             raise ValueError("Expected at least one scan to fit on, got none.")
         self.settle(measures)
         return self
+
+    def _refuse_infinite(self, batch: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+        """Refuse windows, each of the scan with this name, whose values are not finite."""
+        main = batch[self.main_input(batch)]
+        if not np.isfinite([main.min(initial=0), main.max(initial=0)]).all():
+            wrong = ~np.isfinite(main.reshape(len(main), -1)).all(axis=1)
+            if wrong.any():
+                raise not_finite(names[int(wrong.argmax())])
 
     def _named(self, item: Any, number: int, known: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
         """An array or a row as (scan, what messages call it, what is known of it)."""

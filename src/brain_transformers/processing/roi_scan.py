@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from ..atlases.roi_orders import ROIOrder, order_name
 from .base import CheckedScan, as_array
-from .missing import bridged
+from .missing import bridged, missing_frames
 from .parcels import Rows
 from .resampling import resample_t_r
 from .scaling import Scaling
 from .time import Timing
 from .tokens import image_token_mask, series_token_mask
+from .units import Units
 
 
 def series_values(scan: Any, n_rois: int, name: str, fix: str) -> np.ndarray:
@@ -37,6 +39,34 @@ def series_values(scan: Any, n_rois: int, name: str, fix: str) -> np.ndarray:
         raise ValueError(f"Expected {name} with timepoints, got shape {signals.shape}.")
     with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which is seen afterwards
         return signals.astype(np.float32, copy=False)
+
+
+def facts_of_series(
+    signals: np.ndarray, order: ROIOrder | None, t_r: float | None, found: Units
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Order, time, units, and what is not there of a series (n_rois, n_timepoints), and it with NaN where that is."""
+    finite, missing = np.isfinite(signals), missing_frames(signals)
+    measured = np.ones(signals.shape[1], dtype=bool) if missing is None else ~missing
+    some, inside = finite[:, measured], signals[:, measured]
+    high = np.where(some, inside, -np.inf).max(axis=1, initial=-np.inf)
+    low = np.where(some, inside, np.inf).min(axis=1, initial=np.inf)
+    facts = {
+        "roi_order": None if order is None else order_name(order),
+        "n_rois": signals.shape[0],
+        "t_r": t_r,
+        "n_timepoints": signals.shape[1],
+        "minutes": None if t_r is None else round(signals.shape[1] * t_r / 60, 2),
+        "units": str(found),
+        "level": float(f"{found.level:.4g}"),
+        "spread": float(f"{found.spread:.4g}"),
+        "band_hz": None if found.band is None else f"{found.band[0]:.3g} to {found.band[1]:.3g}",
+        "mean_free": not found.has_means,
+        "cut_frames": int((~measured).sum()),
+        "constant_parcels": int((high == low).sum()),
+        "missing_parcels": int((high < low).sum()),
+        "parcels_with_gaps": int((some.any(axis=1) & ~some.all(axis=1)).sum()),
+    }
+    return facts, np.where(measured & finite, signals, np.float32(np.nan))
 
 
 @dataclass
@@ -137,6 +167,20 @@ class ROIScan(CheckedScan):
         if observed.shape[1] % self.timing.patch_size:
             return not observed.any()
         return not series_token_mask(observed, inside, self.timing.patch_size, 1).any()
+
+    def done(self) -> list[str]:
+        """What becomes of it, as short phrases: rows that are moved, and how it comes to the time of the model."""
+        said = [] if self.rows.identity else ["rows put into the model's order by their labels"]
+        if n_lacking := int((~self.rows.present).sum()):
+            said.append(f"{n_lacking} of {len(self.rows.index)} parcels of the model are not in it")
+        timing = self.timing
+        if timing.t_rs is not None:
+            said.append(f"resampled from {timing.t_rs[0]:g} s to {timing.t_rs[1]:g} s")
+        if timing.sampling_rate > 1:
+            said.append(f"every {timing.sampling_rate}. frame is taken")
+        if timing.n_timepoints < timing.window:
+            said.append(f"padded from {timing.n_timepoints} to {timing.window} timepoints")
+        return said
 
     def bad_rows(self) -> tuple[int, ...]:
         """Emitted rows that are constant or hold values, in measured frames, that are not finite."""

@@ -11,17 +11,20 @@ from transformers import BatchFeature
 from ..atlases.roi_orders import SORTED_BY_Y, ROIOrder, n_rois_of, order_name, roi_coordinates, roi_order_text
 from ..models.configuration_base import ScanFacts
 from . import scaling, time
-from .base import ScanProcessor, as_array, check_choice, check_number, check_size, not_finite
+from .base import Look, ScanProcessor, as_array, check_choice, check_number, check_size, not_finite
 from .connectivity import gradients_of_rows
 from .filtering import band_pass_filter, check_band
 from .missing import measured_part
 from .parcels import MISSING_ROIS, ModelParcels, Rows, check_coordinates, split_order
-from .roi_scan import ROIScan, series_values
+from .roi_scan import ROIScan, facts_of_series, series_values
 from .rows import agreed, series_facts, series_row, shortest_of_each_kind, unpack_row, without_cut_frames
 from .tokens import LAYOUTS, image_side
+from .units import units_of
 
 # 1 GB in float32: more is a damaged file and not a window.
 _MOST_VALUES = 2**28
+# Scans whose units are looked at until it is enough: all scans of a dataset come from one software.
+_MOST_LOOKED_AT = 8
 
 
 class ROISeriesFeatureExtractor(ScanProcessor):
@@ -165,6 +168,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         self.band_pass = check_band(band_pass)
         self.resampling = resampling
         self._known_rows: dict[Any, Rows] = {}
+        self._n_looked_at = 0
 
     @classmethod
     def fitting(cls, config: Any) -> dict[str, Any]:
@@ -278,6 +282,8 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         rows = self._rows(known["roi_order"], None, sort=False)
         signals, _ = self._series(scan, rows.n_source, name)
         exact = as_array(scan)[:, : signals.shape[1]]
+        if self.normalization == "robust-means" and "units" not in self._warned:
+            self._warn_of_units(signals, name)
         return scaling.training_values(self.normalization, signals, exact, rows.index, known["max_timepoints"])
 
     def settle(self, measures: list[np.ndarray]) -> None:
@@ -445,6 +451,13 @@ class ROISeriesFeatureExtractor(ScanProcessor):
 
     def _report_scale(self, scans: Sequence[Any], starts: Sequence[Sequence[float]], output: np.ndarray) -> None:
         said = None
+        for scan in scans if self._n_looked_at < _MOST_LOOKED_AT else ():
+            self._n_looked_at += 1
+            self._warn_of_units(scan.values, scan.name)
+        if self.normalization in scaling.FITTED and self.expected_std is None and "scale" not in self._warned:
+            sample = output[0, :: max(1, self.n_rois // 64), scans[0].observed(starts[0][:1])[0]]
+            if said := scaling.far_from_fitted(sample, scans[0].name):
+                self.warn_once("scale", said)
         if self.normalization == "none" and "raw units" not in self._warned:
             measured = scans[0].observed(starts[0][:1])[0]
             if said := scaling.raw_units(output[0, :: max(1, self.n_rois // 64), measured]):
@@ -456,6 +469,10 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         signals = first.values if first.missing is None else first.values[:, ~first.missing]
         if said := scaling.far_from(self.expected_std, output, count, first.name, signals):
             self.warn_once("scale", said)
+
+    def _warn_of_units(self, signals: np.ndarray, name: str) -> None:
+        if said := scaling.unfit_units(self.normalization, units_of(signals), name):
+            self.warn_once("units", said)
 
     def describe(self) -> dict[str, str]:
         """What it does to a scan, in words."""
@@ -541,10 +558,29 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         """The shortest scan of each order, number of parcels and repetition time."""
         return shortest_of_each_kind(rows)
 
-    def try_row(self, row: Mapping[str, Any]) -> None:
-        """See [`ScanProcessor.try_row`]; scaling needs no trial, and may not be fitted yet."""
+    def unscaled(self) -> "ROISeriesFeatureExtractor":
+        """See [`ScanProcessor.unscaled`]."""
         trial = copy.deepcopy(self)
         trial.normalization, trial.expected_std = "none", None
+        trial._warned.add("raw units")
+        return trial
+
+    def look(self, row: Mapping[str, Any], name: str) -> Look:
+        """Order, time, units, and what is not there of a series."""
+        signals, order, t_r = unpack_row(row, name)
+        found = units_of(signals, t_r)
+        warned = [said for said in [scaling.unfit_units(self.normalization, found, name)] if said is not None]
+        remarks = scaling.remarks_on_units(self.normalization, found, self.band_pass)
+        facts, carpet = facts_of_series(signals, order, t_r, found)
+        return Look(facts, warned, remarks, carpet, t_r)
+
+    def said_of(self, scan: ROIScan) -> list[str]:
+        """See [`ROIScan.done`]."""
+        return scan.done()
+
+    def try_row(self, row: Mapping[str, Any]) -> None:
+        """See [`ScanProcessor.try_row`]; scaling needs no trial, and may not be fitted yet."""
+        trial = self.unscaled()
         batch = trial(row, window="first")
         if "attention_mask" in batch and not batch["signals"][:, :, -self.patch_size :].any():
             print(f"scans of {row['n_timepoints']} timepoints are shorter than a window, and are padded")

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from . import units
+
 NORMALIZATIONS = (
     "none",
     "center",
@@ -292,6 +294,66 @@ def check_statistics(statistics: Any, n_rois: int) -> None:
 
 # --- is it the scale that the model knows? ---
 
+# Modes in which the level of a parcel, beside those of the others, is most of what a model sees.
+_BY_LEVELS = {
+    "robust-means": "the median and the IQR of the means of each parcel over people",
+    "zscore-scan": "one mean and one deviation of the whole scan, in which the means of the parcels are most",
+    "zscore-window": "one mean and one deviation of a window, in which the means of the parcels are most",
+}
+# Values of the fitted modes are around 1; so far from it nothing of a scan is what a model knows.
+_FAR_FROM_FITTED = 8.0
+
+
+def unfit_units(mode: str, found: units.Units, name: str) -> str | None:
+    """What to say of a scan in units that this mode cannot make those of the model; `None` if it can."""
+    if units.FLIPPED in found.names:
+        return (
+            f"The series of {name} lie below 0, as {units.FLIPPED} ones do (means around -{found.level:.3g}): "
+            "everything that a model sees would be upside down. Check what was subtracted or multiplied."
+        )
+    if mode in _BY_LEVELS and not found.has_means:
+        return (
+            f"The series of {name} have no means ({found}), and this model scales by {_BY_LEVELS[mode]} "
+            f"(normalization {mode!r}): zero-mean input, of which it never saw any. Denoised series, as of XCP-D, are "
+            "mean-free by default. Add the mean of every parcel back (from the images before denoising), or take a "
+            'model with normalization "zscore".'
+        )
+    if units.LOG in found.names:
+        return (
+            f"The series of {name} look like logarithms of scanner units (means around {found.level:.3g}, deviation "
+            f"{found.spread:.3g}). Take the units that the scanner gives."
+        )
+    return None
+
+
+def remarks_on_units(mode: str, found: units.Units, band_pass: Sequence[float] | None) -> list[str]:
+    """What a user should know of the units of a scan although the mode makes up for them, or may."""
+    said = []
+    filtered = [name for name in (units.BAND_PASSED, units.LOW_PASSED) if name in found.names]
+    if filtered and band_pass is None:
+        ends = "" if found.band is None else f" (nothing above {found.band[1]:.2g} Hz)"
+        said.append(f"{filtered[0]}{ends}, and nothing is filtered for this model")
+    if units.WHOLE in found.names:
+        said.append("whole numbers: int16 raw, of which a header may hold the scale")
+    others = [name for name in found.names if name not in (*filtered, units.WHOLE)]
+    if others and unfit_units(mode, found, "") is None:
+        unchanged = mode in ("zscore", "robust-scan") or (mode == "zscore-scan" and found.has_means)
+        known = "which this model scales away" if unchanged else "not the units of a scanner"
+        said.append(f"{', '.join(others)}, {known}")
+    return said
+
+
+def far_from_fitted(output: np.ndarray, name: str) -> str | None:
+    """What to say of values, scaled by fitted statistics, that are far from those of the scans they were fitted on."""
+    size = float(np.median(np.abs(output)))
+    if size <= _FAR_FROM_FITTED:
+        return None
+    return (
+        f"The scaled values of {name} are around {size:.3g} (median size), and those of the scans that the scale was "
+        "fitted on around 1: it comes in other units than they. Give it in theirs, or fit the extractor on scans like "
+        "it (extractor.fit)."
+    )
+
 
 def raw_units(window: np.ndarray) -> str | None:
     """What to say if (n_rois, n_timepoints) values that nothing scaled look like raw scanner units."""
@@ -319,11 +381,13 @@ def far_from(expected_std: float, output: np.ndarray, count: float, name: str, s
     std = float(np.sqrt(max(float(np.dot(flat, flat)) / count - (float(flat.sum()) / count) ** 2, 0.0)))
     if expected_std / SCALE_FACTOR <= std <= expected_std * SCALE_FACTOR:
         return None
-    level, spread = float(np.nanmedian(np.abs(signals.mean(axis=1)))), float(np.nanmedian(signals.std(axis=1)))
+    found = units.units_of(signals)
     guess = ""
-    if level < 0.1 * spread and 0.2 < spread < 5:
-        guess = " The scan as given looks already normalised: do not scale it twice."
-    elif level > SCALE_FACTOR * spread:
+    if not found.has_means and 0.2 < found.spread < 5:
+        guess = f" The scan as given looks already normalised ({found}): do not scale it twice."
+    elif found.names:
+        guess = f" The scan as given looks {found}."
+    elif found.level > SCALE_FACTOR * found.spread:
         guess = " The scan as given looks like raw scanner units, other than those the statistics were fitted on."
     return (
         f"The model input has std {std:.3g} (first scan: {name}); the model was trained on std "

@@ -1,0 +1,135 @@
+"""In what units the series of a scan come: told by their values, since hardly a file says it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .missing import bridged, missing_frames
+
+MEAN_FREE = "mean-free"
+Z_SCORED = "z-scored"
+PERCENT = "percent change"
+BAND_PASSED = "band-passed"
+LOW_PASSED = "low-passed"
+GLOBAL = "global-scaled"
+WHOLE = "int16 raw"
+LOG = "log"
+FLIPPED = "sign-flipped"
+
+# A mean below this share of the deviation over time is what rounding, or a window of a mean-free scan, leaves; raw
+# series have some 200 deviations.
+NO_MEAN = 0.5
+# Raw series lie this many deviations above 0.
+_RAW_LEVEL = 3.0
+# Grand means that software scales to, and how near to one of them chance hardly comes. FSL's 10,000 is not among them:
+# scans of HCP and UK Biobank, on which models were trained, have it.
+_GRAND_MEANS, _EXACT = (1.0, 10.0, 100.0, 1000.0), 5e-4
+# Levels of the logarithm of scanner units, to any base from 2 to 10, whose series hardly move.
+_LOG_LEVEL, _LOG_SPREAD = (1.5, 17.0), 0.05
+# Frequencies with less than this share of the densest part hold nothing: noise of a scanner has a tenth and more.
+_NOTHING, _TOP_SHARE = 0.01, 0.15
+_MOST_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Units:
+    """What the values of a scan look like.
+
+    Attributes:
+        names: what was done to them, the most telling first; none for the units of a scanner.
+        level: median over the parcels of the size of their means.
+        spread: median over the parcels of their deviation over time.
+        band: lowest and highest frequency, Hz, that hold something; `None` if all do, or nothing tells.
+    """
+
+    names: tuple[str, ...]
+    level: float
+    spread: float
+    band: tuple[float, float] | None = None
+
+    @property
+    def has_means(self) -> bool:
+        """Whether parcels still have a level of their own."""
+        return self.level >= NO_MEAN * self.spread
+
+    def __str__(self) -> str:
+        return ", ".join(self.names) or "scanner units"
+
+
+def units_of(signals: np.ndarray, t_r: float | None = None) -> Units:
+    """In what units (n_rois, n_timepoints) series come; NaN, and frames in which nothing was measured, take no part.
+
+    Args:
+        signals: as they came.
+        t_r: repetition time in seconds, where it is known; without it, frequencies are not told.
+    """
+    signals = np.asarray(signals)
+    missing = missing_frames(signals)
+    measured = signals if missing is None else signals[:, ~missing]
+    finite = np.isfinite(measured)
+    good = finite.any(axis=1)
+    if not good.any():
+        return Units((), 0.0, 0.0)
+    values = np.where(finite, measured, np.nan)[good].astype(np.float64)
+    means, spreads = np.nanmean(values, axis=1), np.nanstd(values, axis=1)
+    moving = spreads > 1e-6 * np.abs(means)
+    if not moving.any():
+        return Units((), float(np.median(np.abs(means))), 0.0)
+    values, means, spreads = values[moving], means[moving], spreads[moving]
+    level, spread = float(np.median(np.abs(means))), float(np.median(spreads))
+    band, cut_above, cut_below = _band(signals[good][moving], missing, t_r)
+    names = [_name(values, means, spreads, level, spread)]
+    if cut_above:
+        names.insert(0, BAND_PASSED if cut_below or level < NO_MEAN * spread else LOW_PASSED)
+    if WHOLE not in names and bool((values[np.isfinite(values)] % 1 == 0).all()):
+        names.append(WHOLE)
+    return Units(tuple(name for name in names if name), level, spread, band)
+
+
+def _name(values: np.ndarray, means: np.ndarray, spreads: np.ndarray, level: float, spread: float) -> str:
+    """What was done to series that move; `""` for the units of a scanner."""
+    overall, deviation = float(np.nanmean(values)), float(np.nanstd(values))
+    if level < NO_MEAN * spread:
+        if abs(spread - 1) < 0.03 and np.quantile(np.abs(spreads - 1), 0.9) < 0.1:
+            return Z_SCORED
+        return PERCENT if spread < 5 else MEAN_FREE
+    if np.ptp(np.quantile(means, [0.05, 0.95])) < 1e-3 * level and level > _RAW_LEVEL * spread:
+        return PERCENT  # each parcel as a share of its own mean
+    if abs(overall) < 0.02 and abs(deviation - 1) < 0.03:
+        return GLOBAL
+    if level > _RAW_LEVEL * spread and (means < 0).mean() > 0.9:
+        return FLIPPED
+    if any(abs(overall / grand - 1) < _EXACT for grand in _GRAND_MEANS):
+        return GLOBAL
+    if level < _LOG_LEVEL[0]:
+        return GLOBAL if level > _RAW_LEVEL * spread else ""
+    alike = np.ptp(np.quantile(means, [0.05, 0.95])) < 0.25 * level
+    return LOG if level < _LOG_LEVEL[1] and spread < _LOG_SPREAD and alike else ""
+
+
+def _band(
+    signals: np.ndarray, missing: np.ndarray | None, t_r: float | None
+) -> tuple[tuple[float, float] | None, bool, bool]:
+    """Frequencies that hold something, and whether what is above or below them was taken out."""
+    rows = signals[:: max(1, len(signals) // _MOST_ROWS)].astype(np.float64)
+    n_frames = rows.shape[1]
+    if n_frames < 64:
+        return None, False, False
+    finite = np.isfinite(rows)
+    if missing is not None:
+        finite &= ~missing
+    if not finite.all():
+        rows = bridged(np.where(finite, rows, 0.0), finite)
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    rows /= rows.std(axis=1, keepdims=True)
+    density = (np.abs(np.fft.rfft(rows * np.hanning(n_frames), axis=1)) ** 2).mean(axis=0)[1:]
+    width = max(3, n_frames // 100) | 1
+    smooth = np.convolve(np.pad(density, width // 2, mode="edge"), np.ones(width) / width, mode="valid")
+    holds = np.flatnonzero(smooth > _NOTHING * smooth.max())
+    first, last = int(holds[0]), int(holds[-1])
+    cut_above = last + 1 < (1 - _TOP_SHARE) * len(smooth)
+    cut_below = first > max(2, width)
+    if t_r is None or not (cut_above or cut_below):
+        return None, cut_above, cut_below
+    step = 1 / (n_frames * t_r)
+    return ((first + 1) * step, (last + 1) * step), cut_above, cut_below
