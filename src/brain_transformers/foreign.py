@@ -90,6 +90,10 @@ def inflate(data: bytes | memoryview, window: int = 31, what: str = "it") -> byt
         zlib.error: if it is damaged.
     """
     most = min(max(_ALWAYS_ALLOWED, len(data) * _LARGEST_RATIO), LARGEST_SERIES)
+    too_large = f"{what} grows to more than {most:,} bytes from {len(data):,}"
+    # A whole file says its size in its last four bytes, and nothing packs further than 1032 to 1.
+    if window == 31 and most < int.from_bytes(data[-4:], "little") <= 1032 * len(data):
+        raise ValueError(f"{too_large}, or is cut off")
     pieces, total = [], 0
     while data:
         stream, rest = zlib.decompressobj(window), data
@@ -97,7 +101,7 @@ def inflate(data: bytes | memoryview, window: int = 31, what: str = "it") -> byt
             piece = stream.decompress(rest, min(most - total + 1, 1 << 24))
             total += len(piece)
             if total > most:
-                raise ValueError(f"{what} grows to more than {most:,} bytes from {len(data):,}")
+                raise ValueError(too_large)
             pieces.append(piece)
             rest = stream.unconsumed_tail
             if not piece and not rest:

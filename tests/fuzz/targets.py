@@ -310,6 +310,48 @@ def _parcellate(folder: Path) -> Any:
     ]
 
 
+def _dense(folder: Path) -> list[Path]:
+    import nibabel as nib
+
+    def models(affine: np.ndarray) -> Any:
+        cortex = nib.cifti2.BrainModelAxis.from_surface(np.arange(60), 64, "cortex_left")
+        mask = np.zeros((4, 4, 4), bool)
+        mask[1:3, 1:3, 1:3] = True
+        return cortex + nib.cifti2.BrainModelAxis.from_mask(mask, "thalamus_left", affine)
+
+    axis = models(np.diag([2.0, 2.0, 2.0, 1.0]))
+    table = {0: ("???", (0, 0, 0, 0)), **{k + 1: (label, (1, 0, 0, 1)) for k, label in enumerate(LABELS)}}
+    ids = np.resize(np.arange(1, N_ROIS + 1), len(axis)).astype(np.float32)
+    nib.Cifti2Image(ids[None], (nib.cifti2.LabelAxis(["map"], [table]), axis)).to_filename(folder / "x.dlabel.nii")
+    values = np.random.default_rng(0).normal(1000, 30, (N_TIMEPOINTS, len(axis))).astype(np.float32)
+    series = nib.cifti2.SeriesAxis(0, 2.0, N_TIMEPOINTS)
+    nib.Cifti2Image(values, (series, axis)).to_filename(folder / "sub-01_bold.dtseries.nii")
+    return sorted(folder.iterdir())
+
+
+@target("parcellation.dense", _dense)
+def _parcellate_dense(folder: Path) -> Any:
+    from brain_transformers.data import parcellate
+
+    return parcellate(folder / "sub-01_bold.dtseries.nii", folder / "x.dlabel.nii")
+
+
+def _names(folder: Path) -> list[Path]:
+    _images(folder)
+    table = [f"{number + 1}\t{label}" for number, label in enumerate(LABELS)]
+    (folder / "names.tsv").write_text("\n".join(["index\tname", "0\tBackground", *table]) + "\n")
+    (folder / "names.lut").write_text("\n".join(line.replace("\t", " ") + " 1 2 3 0" for line in table) + "\n")
+    return [folder / "names.tsv", folder / "names.lut"]
+
+
+@target("parcellation.names", _names, weight=0.5)
+def _load_named(folder: Path) -> Any:
+    from brain_transformers.data import load_atlas
+
+    atlas = folder / "sub-01_space-MNI152NLin6Asym_atlas.nii.gz"
+    return [load_atlas(atlas, folder / name).shape for name in ("names.tsv", "names.lut")]
+
+
 def _t1_images(folder: Path) -> list[Path]:
     import nibabel as nib
 
@@ -376,7 +418,7 @@ def _cleaning(folder: Path) -> list[Path]:
 
 @target("parcellation.confounds", _cleaning, weight=0.5)
 def _confounds(folder: Path) -> Any:
-    from brain_transformers.data.parcellation import _confounds_table
+    from brain_transformers.data.cleaning import _confounds_table
 
     return [_confounds_table(folder / f"confounds.{kind}", 20, str(folder)) for kind in ("tsv", "csv")]
 
