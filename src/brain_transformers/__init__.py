@@ -39,6 +39,8 @@ _EXPORTS = {
     "linear_probe_protocol": "evaluation.linear_probe",
     "push_folder": "hub.sharing",
     "save_model_folder": "hub.sharing",
+    "verify": "hub.contract",
+    "write_contract": "hub.contract",
     "list_models": "hub.registry",
     "new_model": "hub.starting_models",
     "load_config": "hub.registry",

@@ -381,6 +381,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:80]}... ({digest(value)})"
 
 
+def compact(value: Any) -> Any:
+    """A JSON value as it is if it is short, else its [`digest`] in words, so that two can be compared by eye."""
+    return value if len(json.dumps(value, default=str)) <= 200 else f"digest {digest(value)}"
+
+
 def digest(value: Any) -> str:
     """A fingerprint of 16 hexadecimal digits: nested mappings (in any order), sequences, text, numbers, bytes, arrays
     and tensors (values, shape and type)."""

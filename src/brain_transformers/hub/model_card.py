@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _UNKNOWN = "unknown"
+CARD_ROW = re.compile(r"\| (.+?) \| (.+) \|")
+"""A line of the table of a card: name and value."""
 _SYNTHETIC = (
     "It was trained on synthetic scans (brain_transformers.synthetic_scans), in which nothing was measured: it knows "
     "nothing of brains, and no number that it gives says anything about them."
@@ -108,7 +110,7 @@ def build_model_card(
         template_path=str(Path(__file__).with_name("model_card_template.md")),
         title=title,
         model_type=config.model_type,
-        descriptions={**extractor.describe(), **config.describe()},
+        rows=card_rows(config, extractor),
         released=released,
         trained=trained,
         origin=origin,
@@ -130,10 +132,15 @@ def build_model_card(
         no_derivatives="nd" in terms,
         citation=entry.citation,
         inline=_inline,
-        plain=_plain,
         code=_code,
     )
     return f"{card}\n"
+
+
+def card_rows(config: Any, extractor: Any) -> dict[str, str]:
+    """What the table of a card says of inputs and sizes: name -> Markdown that is read as it stands."""
+    words = {**({} if extractor is None else extractor.describe()), **config.describe()}
+    return {name: _plain(text) for name, text in words.items()}
 
 
 def converted_model_card(title: str, conversion: "Conversion", source: str | None = None) -> str:

@@ -10,10 +10,11 @@ from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
 from ..files import whole_folder, write_file
+from .contract import write_contract
 
 # What the folder of a model holds: weights, configurations, card, shim, and nothing of the run that made it.
 _MODEL_FILES = re.compile(
-    r"config\.json|generation_config\.json|(?:pre)?processor_config\.json|modeling_shim\.py"
+    r"config\.json|input_contract\.json|generation_config\.json|(?:pre)?processor_config\.json|modeling_shim\.py"
     r"|(?:adapter_)?model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|adapter_config\.json"
     r"|README\.md|LICENSE(?:\.\w+)?|CITATION\.cff|\.gitattributes"
 )
@@ -32,7 +33,8 @@ def save_model_folder(model: Any, folder: str | Path, *, extractor: Any = None, 
         model: any model of this package; every weight and buffer is saved as safetensors, and beside it the shim for
             `trust_remote_code`.
         folder: where to; appears complete or not at all.
-        extractor: its feature extractor, saved as `preprocessor_config.json`.
+        extractor: its feature extractor, saved as `preprocessor_config.json`. What it wants of a scan stands in
+            `input_contract.json` too, see [`verify`].
         card: text of `README.md`.
 
     Raises:
@@ -52,6 +54,7 @@ def save_model_folder(model: Any, folder: str | Path, *, extractor: Any = None, 
             extractor.save_pretrained(temporary)
         if card is not None:
             write_file(temporary / "README.md", card)
+        write_contract(temporary, extractor)
         for file in temporary.glob("*.safetensors"):  # which safetensors lets only their owner read
             file.chmod((temporary / "config.json").stat().st_mode)
     return Path(folder)

@@ -102,6 +102,11 @@ class Family:
         name = f"{self.stem}{kind}"
         return getattr(importlib.import_module(f"brain_transformers.{self.classes[name]}"), name)
 
+    def model_class(self, name: str) -> Any:
+        """The model class of this name, if it is one of this family; imports its module."""
+        kinds = {auto: kind for auto, kind in KIND_OF_AUTO_CLASS.items() if auto != "AutoConfig"}
+        return next((self.load_class(kind) for kind in kinds.values() if name == f"{self.stem}{kind}"), None)
+
     def load_processor(self, joint: bool = False) -> Any:
         """The class that makes its inputs of scans, or of scans of several modalities; imports its module."""
         module, name = self.joint_processor if joint and self.joint_processor else self.processor

@@ -8,6 +8,7 @@ import abc
 import copy
 import difflib
 import inspect
+import json
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
@@ -19,9 +20,14 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import BatchFeature, FeatureExtractionMixin
 
+from ..files import compact, write_file
+from ..foreign import read_json
 from ..models.configuration_base import ScanFacts
 from ..models.remote_code import shim_reference, write_shim
 from .rows import check_columns, scan_name
+
+CONTRACT_NAME = "input_contract.json"
+"""File beside the weights that says, for programs, what a model is and what it wants of a scan."""
 
 # Scans that one kind of warning names.
 _MOST_WARNINGS = 10
@@ -95,6 +101,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         own_tables: tables of a model that the processor keeps as well, see `set_table`.
         mild: kinds of warnings that ask for nothing: what is told of scans that are as they should be.
         auto_class: class of transformers that finds it.
+        modality: what it reads, in a word for programs.
         window: which windows are cut unless a call says otherwise.
     """
 
@@ -107,6 +114,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
     own_tables: ClassVar[frozenset[str]] = frozenset()
     mild: ClassVar[frozenset[str]] = frozenset({"tail", "folding", "padding", "missing frames", "empty windows"})
     auto_class: ClassVar[str] = "AutoFeatureExtractor"
+    modality: ClassVar[str] = "scans"
     window: str = "first"
 
     def __init__(self, **kwargs: Any) -> None:
@@ -185,6 +193,18 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
             "scans": f"rows with {', '.join(self.reads)}",
             "inputs": ", ".join(self.model_input_names),
             "scale": "fitted" if self.is_fitted else "not fitted",
+        }
+
+    def contract(self) -> dict[str, Any]:
+        """What scans must be, for programs: JSON-ready, large values as a digest; a modality adds what it knows."""
+        settings = {name: value for name, value in self.to_dict().items() if name != "auto_map"}
+        return {
+            "class": type(self).__name__,
+            "modality": self.modality,
+            "columns": list(self.reads),
+            "inputs": list(self.model_input_names),
+            "fitted": self.is_fitted,
+            "settings": {name: compact(value) for name, value in json.loads(json.dumps(settings)).items()},
         }
 
     def refuse(self, config: Any) -> None:
@@ -506,10 +526,17 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         return output
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write `preprocessor_config.json`, and beside it the module that its `auto_map` refers to."""
+        """Write `preprocessor_config.json`, and beside it the module that its `auto_map` refers to.
+
+        An input contract that lies there is kept true.
+        """
         if self._shim_names() and not Path(save_directory).is_file():  # transformers reports that one
             write_shim(save_directory, self._shim_names())
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        contract = Path(save_directory) / CONTRACT_NAME
+        if contract.is_file():
+            content = read_json(contract, "an input contract", OSError)
+            write_file(contract, json.dumps({**content, "input": self.contract()}, indent=2, sort_keys=True) + "\n")
 
 
 # --- scans ---

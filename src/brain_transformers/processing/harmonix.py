@@ -69,6 +69,10 @@ class HarmonixFFeatureExtractor(ROISeriesFeatureExtractor):
         """`signals`, and the frames of their patches."""
         return {**super().cut(scan, starts), "patch_size": np.full(len(starts), scan.timing.patch_size, np.int64)}
 
+    def contract(self) -> dict[str, Any]:
+        """See [`ScanProcessor.contract`]."""
+        return {**super().contract(), "t_r": {"seconds": None, "patch_seconds": self.patch_seconds}}
+
     def describe(self) -> dict[str, str]:
         """What it does to a scan, in words."""
         n_patches = self.n_timepoints // self.patch_size

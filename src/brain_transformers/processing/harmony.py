@@ -52,6 +52,7 @@ class BrainHarmonyProcessor(ScanProcessor):
     reads = ("signals", "t1")
     tells = (*HarmonixFFeatureExtractor.reads[1:], *HarmonixFFeatureExtractor.tells, *T1FeatureExtractor.tells)
     scan_ndim = 2
+    modality = "fmri-series+t1"
 
     def __init__(
         self, fmri_feature_extractor: Any, t1_feature_extractor: Any, n_t1_tokens: int = 1200, **kwargs: Any

@@ -8,7 +8,16 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import BatchFeature
 
-from ..atlases.roi_orders import SORTED_BY_Y, ROIOrder, n_rois_of, order_name, roi_coordinates, roi_order_text
+from ..atlases.roi_orders import (
+    SORTED_BY_Y,
+    ROIOrder,
+    labels_of,
+    n_rois_of,
+    order_name,
+    roi_coordinates,
+    roi_order_text,
+)
+from ..files import digest
 from ..models.configuration_base import ScanFacts
 from . import scaling, time
 from .base import Look, ScanProcessor, as_array, check_choice, check_number, check_size, not_finite
@@ -85,6 +94,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
 
     model_input_names = ["signals", "coordinates", "attention_mask"]
     tags = ("fmri", "neuroimaging")
+    modality = "fmri-series"
     reads = ("signals", "n_rois", "n_timepoints")
     tells = ("roi_order", "t_r")
     own_tables = frozenset({"coordinates"})
@@ -473,6 +483,24 @@ class ROISeriesFeatureExtractor(ScanProcessor):
     def _warn_of_units(self, signals: np.ndarray, name: str) -> None:
         if said := scaling.unfit_units(self.normalization, units_of(signals), name):
             self.warn_once("units", said)
+
+    def contract(self) -> dict[str, Any]:
+        """See [`ScanProcessor.contract`]."""
+        labels, statistics = labels_of(self.roi_order), self.statistics or {}
+        fitted_on = {"scans": statistics.get("n_scans"), "digest": digest(statistics)} if statistics else None
+        return {
+            **super().contract(),
+            "space": "parcels",
+            "labels": {
+                "number": self.n_rois,
+                "order": None if self.roi_order is None else order_name(self.output_roi_order),
+                "digest": None if labels is None else digest(list(labels)),
+            },
+            "t_r": {"seconds": self.t_r, "tolerance": self.t_r_tolerance, "others": self.resampling},
+            "n_timepoints": self.n_timepoints,
+            "scale": {"normalization": self.normalization, "divisor": self.divisor, "statistics": fitted_on},
+            "band_pass": self.band_pass,
+        }
 
     def describe(self) -> dict[str, str]:
         """What it does to a scan, in words."""

@@ -73,6 +73,7 @@ class T1FeatureExtractor(ScanProcessor):
     reads = ("t1",)
     tells = ("shape", "dtype", "mean", "deviation")
     scan_ndim = 3
+    modality = "t1"
     takes_from_config = ("image_size",)
 
     def __init__(
@@ -175,6 +176,10 @@ class T1FeatureExtractor(ScanProcessor):
             volume = volume.reshape(x, block, y, block, z, block).mean(axis=(1, 3, 5), dtype=np.float64)
         volume = (volume - scan.mean) / (scan.deviation + 1e-9)
         return {"t1_volumes": np.repeat(volume.astype(np.float32)[None, None], len(starts), axis=0)}
+
+    def contract(self) -> dict[str, Any]:
+        """See [`ScanProcessor.contract`]."""
+        return {**super().contract(), "space": "MNI152", "volume_size": list(self.image_size)}
 
     def describe(self) -> dict[str, str]:
         """See [`ScanProcessor.describe`]."""

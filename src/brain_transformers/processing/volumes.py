@@ -218,6 +218,7 @@ class VolumeFeatureExtractor(ScanProcessor):
     reads = ("volumes",)
     tells = ("shape", "dtype", "scale", "offset", "normalization", "background")
     scan_ndim = 4
+    modality = "fmri-volumes"
     takes_from_config = ("volume_size", "n_frames")
 
     def __init__(
@@ -378,6 +379,16 @@ class VolumeFeatureExtractor(ScanProcessor):
                 f"{int((~gaps[0].counts).sum())} of the {len(gaps[0].counts)} frames of {gaps[0].name} were cut. They "
                 "stay gaps at their times, and their tokens are masked.",
             )
+
+    def contract(self) -> dict[str, Any]:
+        """See [`ScanProcessor.contract`]."""
+        return {
+            **super().contract(),
+            "space": "MNI152",
+            "volume_size": list(self.volume_size),
+            "n_timepoints": self.n_frames,
+            "scale": {"normalization": self.normalization},
+        }
 
     def describe(self) -> dict[str, str]:
         """See [`ScanProcessor.describe`]."""
