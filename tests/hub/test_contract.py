@@ -45,7 +45,8 @@ def test_what_was_saved_is_what_the_contract_says(tmp_path: Path, name: str) -> 
 def test_a_program_reads_order_time_length_and_scale(tmp_path: Path) -> None:
     folder = saved(tmp_path, "brainlm-tiny", roi_order=[f"parcel {n}" for n in range(12)], t_r=0.735)
     extractor = AutoFeatureExtractor.from_pretrained(folder)
-    extractor.fit([np.random.default_rng(0).normal(size=(12, 80)) for _ in range(3)]).save_pretrained(folder)
+    scans = [np.random.default_rng(0).normal(size=(12, 80)) for _ in range(3)]
+    extractor.fit(scans, roi_order=extractor.roi_order).save_pretrained(folder)
     told = json.loads((folder / "input_contract.json").read_text())["input"]
     assert told["labels"]["number"] == 12
     assert told["t_r"]["seconds"] == 0.735

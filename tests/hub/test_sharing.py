@@ -42,7 +42,7 @@ def test_an_earlier_model_goes_with_all_its_files_and_the_rest_stays(tmp_path: P
 
     save_model_folder(tiny(num_positions=70), folder)
     assert {path.name for path in folder.iterdir()} == {
-        *("config.json", "model.safetensors", "modeling_shim.py", "checkpoint-5", "notes.txt")
+        *("config.json", "input_contract.json", "model.safetensors", "modeling_shim.py", "checkpoint-5", "notes.txt")
     }
     assert bt.BrainLMModel.from_pretrained(folder).config.num_positions == 70
     assert contents(folder / "checkpoint-5") == checkpoint
@@ -143,7 +143,9 @@ def test_only_the_model_is_pushed_and_the_rest_is_named(run_folder: Path, monkey
 
     monkeypatch.setattr("brain_transformers.hub.sharing.HfApi", Hub)
     assert push_folder(run_folder, "lab/model") == "https://hub/lab/model"
-    assert sent.keys() == {"config.json", "model.safetensors", "modeling_shim.py", "README.md"}
+    assert sent.keys() == {
+        *("config.json", "input_contract.json", "model.safetensors", "modeling_shim.py", "README.md")
+    }
     said = capsys.readouterr().out
     for name in ("checkpoint-5/", "reconstructions/", "training_args.bin", "predictions.csv", "LICENSE (a link)"):
         assert name in said
