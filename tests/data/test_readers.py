@@ -136,13 +136,45 @@ def test_several_arrays_need_a_key(tmp_path, signals):
     np.testing.assert_array_equal(read_roi_series(path, roi_order="aal2-94", key="two").signals, signals + 1)
 
 
-def test_labels_in_the_file_must_agree_with_the_declared_order(tmp_path):
-    table = np.random.default_rng(0).normal(size=(20, 400))
+@pytest.mark.parametrize("other", ["schaefer400-7net", "tian-s3+schaefer400-17net"])
+def test_rows_of_another_order_are_put_into_the_declared_one_by_their_labels(tmp_path, other):
+    labels = roi_labels(other)
+    values = np.random.default_rng(0).normal(size=(len(labels), 20)).astype(np.float32)
     path = tmp_path / "scan.tsv"
-    path.write_text(text(table, "\t", roi_labels("schaefer400-17net")))
-    assert read_roi_series(path, roi_order="schaefer400-17net").signals.shape == (400, 20)
-    with pytest.raises(ROISeriesReadError, match="another order"):
+    path.write_text(text(values.T, "\t", labels))
+    own = read_roi_series(path)
+    np.testing.assert_array_equal(own.signals, values)
+    assert own.roi_order == other
+    with pytest.warns(UserWarning, match="taken by their labels"):
+        read = read_roi_series(path, roi_order="schaefer400-17net")
+    assert read.roi_order == "schaefer400-17net"
+    np.testing.assert_array_equal(read.signals, values[permutation(other, "schaefer400-17net").index])
+
+
+def test_names_of_another_resolution_are_other_parcels(tmp_path):
+    # Schaefer-100 calls its parcels as Schaefer-400 does.
+    labels = [*roi_labels("schaefer400-7net")[:9], *roi_labels("schaefer400-7net")[200:209]]
+    path = tmp_path / "scan.tsv"
+    path.write_text(text(np.random.default_rng(0).normal(size=(30, 18)), "\t", labels))
+    read = read_roi_series(path)
+    with pytest.raises(ValueError, match=r"no label in common with it \(18 are called as Schaefer's parcels are"):
+        permutation(read.roi_order, "schaefer400-7net+tian-s3+buckner7")
+    with pytest.raises(ROISeriesReadError, match="got 18 with other labels"):
         read_roi_series(path, roi_order="schaefer400-7net")
+
+
+def test_the_name_of_a_file_declares_an_order_and_is_not_contradicted(tmp_path):
+    values = np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32)
+    path = tmp_path / "sub-01_atlas-Schaefer2018400Parcels17Networks_ts.npy"
+    np.save(path, values.T)
+    read = read_roi_series(path)
+    assert read.roi_order == "schaefer400-17net"
+    np.testing.assert_array_equal(read.signals, values)
+    with pytest.raises(ROISeriesReadError, match="its name declares the order 'schaefer400-17net'"):
+        read_roi_series(path, roi_order="schaefer400-7net")
+    np.save(tmp_path / "sub-01_run-7_ts.npy", values)
+    with pytest.raises(ROISeriesReadError, match="number of ROIs is not known"):
+        read_roi_series(tmp_path / "sub-01_run-7_ts.npy")
 
 
 def half_known(names):
@@ -166,8 +198,13 @@ def test_known_labels_are_compared_where_others_are_not_known(tmp_path, form):
                 read = read_roi_series(path, roi_order="schaefer400-17net")
             np.testing.assert_array_equal(read.signals, values.astype(np.float32))
         else:
-            with pytest.raises(ROISeriesReadError, match=r"another order .* \d+ of 400 are elsewhere"):
-                read_roi_series(path, roi_order="schaefer400-17net")
+            with pytest.warns(UserWarning, match=r"67 of 400 parcels \(own 0, .*67 of its 400 parcels .* not in the"):
+                read = read_roi_series(path, roi_order="schaefer400-17net")
+            moved = permutation(labels, "schaefer400-17net").index
+            np.testing.assert_array_equal(read.signals, values.astype(np.float32)[moved[moved >= 0]])
+            again = permutation(read.roi_order, "schaefer400-17net").index
+            assert (again[moved >= 0] == np.arange(333)).all()
+            assert (again[moved < 0] == -1).all()
 
 
 def test_labels_that_are_not_compared_are_said_and_numbers_are_no_labels(tmp_path, recwarn):
@@ -186,8 +223,7 @@ def test_labels_are_known_without_the_name_of_their_edition(tmp_path):
     short = [name.split("_", 1)[1] for name in roi_labels("schaefer400-17net")]
     (tmp_path / "scan.tsv").write_text(text(values.T, "\t", short))
     assert read_roi_series(tmp_path / "scan.tsv", roi_order="schaefer400-17net").signals.shape == (400, 20)
-    with pytest.raises(ROISeriesReadError, match="another order"):
-        read_roi_series(tmp_path / "scan.tsv", roi_order="schaefer400-7net")
+    assert read_roi_series(tmp_path / "scan.tsv").roi_order == "schaefer400-17net"
 
 
 def test_parcels_of_the_order_are_taken_out_of_a_file_with_more(tmp_path):
@@ -196,7 +232,7 @@ def test_parcels_of_the_order_are_taken_out_of_a_file_with_more(tmp_path):
     values = np.random.default_rng(0).normal(size=(len(names), 20))
     path = tmp_path / "sub-01_atlas-4S456Parcels_timeseries.tsv"
     path.write_text(text(values.T, "\t", names))
-    with pytest.warns(UserWarning, match=r"3 of 403 parcels \(first: 'LH-Thalamus0'\) are not part"):
+    with pytest.warns(UserWarning, match=r"3 of 403 parcels \(LH-Thalamus0, LH-Thalamus1, LH-Thalamus2\)"):
         read = read_roi_series(path, roi_order="schaefer400-7net")
     np.testing.assert_array_equal(read.signals, values[3:].astype(np.float32))
     with pytest.warns(UserWarning, match="3 of 403 parcels"):
@@ -204,8 +240,9 @@ def test_parcels_of_the_order_are_taken_out_of_a_file_with_more(tmp_path):
     index = permutation(order, "schaefer400-17net").index
     np.testing.assert_array_equal(read.signals, values[3:][index].astype(np.float32))
     path.write_text(text(values[:-1].T, "\t", names[:-1]))
-    with pytest.raises(ROISeriesReadError, match="expected 400 ROIs"):
-        read_roi_series(path, roi_order="schaefer400-7net")
+    with pytest.warns(UserWarning, match=rf"1 of its 400 parcels \({order[-1]}\) are not in the file"):
+        read = read_roi_series(path, roi_order="schaefer400-7net")
+    assert permutation(read.roi_order, "schaefer400-7net").missing == (order[-1],)
 
 
 def test_python_objects_in_numpy_files_are_refused_with_the_fix(tmp_path):
@@ -278,5 +315,5 @@ def test_one_known_label_on_every_row_is_no_order(tmp_path):
     labels = roi_labels("schaefer400-7net")
     path = tmp_path / "scan.tsv"
     path.write_text(text(np.random.default_rng(0).normal(size=(20, 400)), "\t", [labels[0]] * 400))
-    with pytest.raises(ROISeriesReadError, match="another order"):
+    with pytest.raises(ROISeriesReadError, match="got '7Networks_LH_Vis_1' more than once"):
         read_roi_series(path, roi_order="schaefer400-7net")

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from .assets import ATLASES, atlas_centres, atlas_labels, rows_of_edition
+from .assets import ATLASES, atlas_centres, atlas_labels
+from .spellings import canonical_labels, matched_rows, other_resolution
 
 SORTED_BY_Y = "@y"
 
@@ -34,18 +35,6 @@ ROI_ORDERS: tuple[str, ...] = (
 )
 
 ROIOrder = str | Sequence[str]
-
-
-@functools.cache
-def _canonical_names() -> dict[str, str]:
-    # The 7- and 17-network editions name the same 400 parcels differently (vertex overlap 100 %).
-    names7 = np.array(atlas_labels("schaefer400-7net"))
-    return dict(zip(atlas_labels("schaefer400-17net"), rows_of_edition(names7, "schaefer400-17net").tolist()))
-
-
-def canonical_label(label: str) -> str:
-    """One name for a parcel that editions of an atlas name differently; other labels as they are."""
-    return _canonical_names().get(label, label)
 
 
 def labels_of(order: ROIOrder | None) -> tuple[str, ...] | None:
@@ -124,9 +113,19 @@ def resolve_roi_order(order: ROIOrder) -> ResolvedOrder:
         )
     if labels is None:
         return ResolvedOrder(name, (), sorted_by_y)
-    if len({canonical_label(label) for label in labels}) != len(labels):
+    if len(set(canonical_labels(labels))) != len(labels):
         raise ValueError(f"roi_order {order!r} holds the same parcels twice.")
     return ResolvedOrder(name, labels, sorted_by_y)
+
+
+def order_of_labels(labels: Sequence[str]) -> str:
+    """The name of the order that rows with these labels are in, or the list of labels as JSON text."""
+    names = canonical_labels(tuple(labels))
+    for order in (*ROI_ORDERS, *ATLASES):
+        of_order = labels_of(order) or ()
+        if len(of_order) == len(names) and canonical_labels(of_order) == names:
+            return order
+    return roi_order_text(labels)
 
 
 def did_you_mean(order: ROIOrder) -> str:
@@ -291,12 +290,17 @@ def permutation(source: ROIOrder, target: ROIOrder, *, source_coordinates: np.nd
     Raises:
         ValueError: if an order is not known, or the two have no label in common.
     """
-    rows = {canonical_label(label): row for row, label in enumerate(roi_labels(source, source_coordinates))}
     names = roi_labels(target)
-    index = np.array([rows.get(canonical_label(name), -1) for name in names], dtype=np.int64)
+    index = matched_rows(roi_labels(source, source_coordinates), names)
     if (index < 0).all():
+        count = other_resolution(roi_labels(source, source_coordinates))
+        other = (
+            f" ({count} are called as Schaefer's parcels are, in another resolution than 400 or too few to tell)"
+            if count
+            else ""
+        )
         raise ValueError(
             f"Expected rows that can be matched to roi_order {order_name(target)}, got {order_name(source)}, which "
-            "has no label in common with it. Parcellate the scan with the atlas that the model was trained on."
+            f"has no label in common with it{other}. Parcellate the scan with the atlas that the model was trained on."
         )
     return ROIPermutation(index, tuple(name for name, row in zip(names, index) if row < 0))

@@ -3,16 +3,26 @@
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..atlases.roi_orders import ROIOrder, canonical_label, n_rois_of, resolve_roi_order, roi_labels
+from ..atlases.roi_orders import (
+    ROIOrder,
+    n_rois_of,
+    order_name,
+    order_of_labels,
+    resolve_roi_order,
+    roi_labels,
+    roi_order_text,
+)
+from ..atlases.spellings import declared_order, matched_rows, only_counted
 from ..foreign import reading
 from ..processing.time import check_t_r
 from .arrays import read_npy, read_npz
+from .censoring import censored
 from .cifti import SUFFIX as PTSERIES
 from .cifti import is_cifti, read_ptseries, refusal
 from .errors import ROISeriesReadError
@@ -37,6 +47,7 @@ class ROISeries:
         frame_mask: (n_timepoints,) bool, false for frames that were cut, at their true times; `None` if none was.
         coverage: (n_rois,) float32, share of each parcel that held data, of series that were averaged here.
         provenance: how they were made, as JSON takes it.
+        roi_order: order of the rows, as text: a name, or their labels; `None` where nothing tells.
     """
 
     signals: np.ndarray
@@ -45,6 +56,7 @@ class ROISeries:
     frame_mask: np.ndarray | None = None
     coverage: np.ndarray | None = None
     provenance: dict[str, Any] | None = None
+    roi_order: str | None = None
 
 
 def series_suffix(path: str | Path) -> str:
@@ -64,14 +76,20 @@ def read_roi_series(
 ) -> ROISeries:
     """Read an ROI series: `.npy`, `.npz`, `.csv`, `.tsv` (also gzipped), `.mat`, `.ptseries.nii`, or BrainLM's `.dat`.
 
-    Which axis is time follows from the number of ROIs; a file where that does not decide is refused. Tables may have a
-    header with ROI labels, or labels in their first column, and either may be numbers; `.dat` is tab-separated text
-    (n_timepoints, n_rois) without a header, as the authors of BrainLM write it. Values that are infinite, or too large
-    for float32, are missing (NaN), with a warning.
+    Labels of the rows are their order: of a file that has some, the parcels of `roi_order` are taken by their labels,
+    in whatever order they stand, and the rest is named; without `roi_order` the rows stay as they are, in the order
+    that their labels tell. Where there are none, the name of the file may declare the order, as UK Biobank's
+    `fMRI.Schaefer17n400p.csv.gz` does.
+
+    Which axis is time follows from the labels or the number of ROIs; a file where that does not decide is refused.
+    Tables may have a header with ROI labels, or labels in their first column, and either may be numbers; `.dat` is
+    tab-separated text (n_timepoints, n_rois) without a header, as the authors of BrainLM write it. Values that are
+    infinite, or too large for float32, are missing (NaN), with a warning. Frames that XCP-D cut out (`_outliers.tsv`)
+    are NaN at their times; see [`censored`](brain_transformers.data.censoring.censored).
 
     Args:
         path: the file.
-        roi_order: order of the file's ROIs; gives the number of ROIs, and is checked against labels in the file.
+        roi_order: order of the rows that is wanted. Where the file tells nothing of its own, it is taken to be this.
         n_rois: number of ROIs, where the order is not one that is known.
         t_r: repetition time in seconds; wins over what the file and its sidecars tell, with a warning where they
             differ; see [`scan_t_r`].
@@ -83,7 +101,7 @@ def read_roi_series(
         The series, (n_rois, n_timepoints) float32.
 
     Raises:
-        ROISeriesReadError: if the file is missing, damaged, or not a series of that many ROIs.
+        ROISeriesReadError: if the file is missing, damaged, or not a series of those ROIs.
     """
     path = Path(path)
     if t_r is not None:
@@ -103,20 +121,24 @@ def read_roi_series(
         )
     if not path.stat().st_size:
         raise ROISeriesReadError(f"{path}: the file is empty.")
+    by_name = declared_order(path.name)
     with reading(path, f"a series of ROIs ({suffix})", "Is it whole, and what its name says?", ROISeriesReadError):
         array, labels, in_file, label_axis = _load(path, suffix, key, n_rois)
-        if labels is not None and label_axis is not None and roi_order is not None and len(labels) != n_rois:
-            array, labels = _take_by_label(path, array, label_axis, labels, roi_order)
+        if n_rois is None and by_name is not None and n_rois_of(by_name) in array.shape:
+            n_rois = n_rois_of(by_name)
+        if labels is not None and label_axis is None and len(set(array.shape)) == 2 and len(labels) in array.shape:
+            label_axis = array.shape.index(len(labels))
         if suffix == ".dat" and time_axis is None and (n_rois is None or array.shape == (n_rois, n_rois)):
             time_axis = 0  # the layout of this format is fixed
-        if time_axis is None and label_axis is not None:
+        if time_axis is None and label_axis is not None and array.ndim == 2:
             time_axis = 1 - label_axis
-        signals = _orient(path, array, n_rois, time_axis)
-        if labels is not None and len(labels) != signals.shape[0]:
-            labels = None
-        if labels is not None and roi_order is not None:
-            _check_labels(path, labels, roi_order)
-        return ROISeries(signals, labels, scan_t_r(path, given=t_r, header=in_file))
+        named = labels is not None and time_axis is not None and array.shape[1 - time_axis] == len(labels)
+        signals = _orient(path, array, None if named and tells_parcels(labels) else n_rois, time_axis)
+        labels = labels if labels is not None and len(labels) == len(signals) else None
+        series = ROISeries(signals, labels, scan_t_r(path, given=t_r, header=in_file))
+        series = in_order(path, series, roi_order, n_rois, by_name)
+        series.signals, series.frame_mask = censored(path, series.signals)
+        return series
 
 
 def read_coordinates(path: str | Path, *, n_rois: int | None = 424) -> np.ndarray:
@@ -180,11 +202,27 @@ def _load(
         return array, labels, t_r, None
     table = read_table(path, n_rois)
     named = [(axis, names) for axis, names in ((0, table.rows), (1, table.columns)) if names is not None]
-    fitting = [(axis, names) for axis, names in named if len(names) == n_rois] or named
-    for axis, names in fitting:
-        if _are_words(names):
-            return table.values, names, None, axis
-    return table.values, fitting[0][1] if fitting else None, None, None  # numbers do not tell which axis is time
+    worded = [(axis, names) for axis, names in named if _are_words(names)]
+    fitting = [(axis, names) for axis, names in worded if len(names) == n_rois] or worded
+    if len(fitting) > 1:
+        # Parcels have names, and frames are counted: T0, T1, ...
+        fitting = (
+            [(axis, names) for axis, names in fitting if not only_counted(names)]
+            or [(axis, names) for axis, names in fitting if not all(map(_FRAME.fullmatch, names))]
+            or fitting
+        )
+    if len(fitting) > 1 and len(fitting[0][1]) != n_rois:
+        raise ROISeriesReadError(
+            f"rows ({', '.join(fitting[0][1][:2])}, ...) and columns ({', '.join(fitting[1][1][:2])}, ...) have "
+            "names, so it cannot be told which are parcels. Give roi_order (--roi-order)."
+        )
+    if fitting:
+        return table.values, fitting[0][1], None, fitting[0][0]
+    numbered = [names for _, names in named if len(names) == n_rois] or [names for _, names in named]
+    return table.values, numbered[0] if numbered else None, None, None  # numbers do not tell which axis is time
+
+
+_FRAME = re.compile(r"(t|tr|time|time ?point|frame|vol(ume)?|scan)[ _.-]*\d+", re.IGNORECASE)
 
 
 def _are_words(names: Sequence[str]) -> bool:
@@ -326,65 +364,105 @@ def _refuse_matrix(path: Path, signals: np.ndarray) -> None:
         )
 
 
-def _take_by_label(
-    path: Path, array: np.ndarray, axis: int, labels: tuple[str, ...], roi_order: ROIOrder
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The parcels of the order out of a file that has more, such as cortex and subcortex of XCP-D's 4S atlases.
+def in_order(
+    path: Path,
+    series: ROISeries,
+    roi_order: ROIOrder | None,
+    n_rois: int | None = None,
+    by_name: str | None = None,
+) -> ROISeries:
+    """A series with its rows in an order that is wanted, matched by their labels; or told its own order.
 
-    A file that lacks one stays as it is, and is refused for its number of parcels.
+    Args:
+        path: the file, for messages.
+        series: with labels of its rows, where there are some.
+        roi_order: what is wanted, or `None` for its own order.
+        n_rois: number of rows that are wanted.
+        by_name: the order that the file's name declares, for rows without labels.
+
+    Raises:
+        ROISeriesReadError: if rows have the labels of other parcels, the same label twice, or a name that contradicts
+            the order.
     """
-    places = _places(labels, roi_order)
-    rows = {place: row for row, place in enumerate(places) if place is not None}
-    n_rois = n_rois_of(roi_order)
-    if n_rois is None or len(rows) != n_rois or len(set(labels)) != len(labels):
-        return array, labels
-    order = [rows[place] for place in range(n_rois)]
-    others = [label for label, place in zip(labels, places) if place is None]
-    if len(order) + len(others) != len(labels):
-        return array, labels  # two spellings of one parcel
-    warnings.warn(
-        f"{path}: {len(others)} of {len(labels)} parcels (first: {others[0]!r}) are not part of the roi_order and are "
-        "left out; the others are taken by their labels.",
-        UserWarning,
-        stacklevel=4,
-    )
-    return np.take(array, order, axis), tuple(labels[row] for row in order)
-
-
-def _check_labels(path: Path, labels: tuple[str, ...], roi_order: ROIOrder) -> None:
-    """Refuse a file whose own labels contradict the order it is declared to have; say what cannot be compared."""
-    if not resolve_roi_order(roi_order).known:
-        return
-    found = _places(labels, roi_order)
-    wrong = [row for row, place in enumerate(found) if place is not None and place != row]
-    if wrong:
+    labels, n_rows = series.roi_labels, len(series.signals)
+    wanted = _labels_of_rows(roi_order)
+    if labels is not None and not tells_parcels(labels) and set(labels) != set(wanted):
+        labels = None
+    if labels is not None and len(set(labels)) != len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
         raise ROISeriesReadError(
-            f"{path}: its labels are in another order than the roi_order it is declared to have (row {wrong[0]} is "
-            f"{labels[wrong[0]]!r}; {len(wrong)} of {len(labels)} are elsewhere). Declare the order that the labels "
-            "have, or give them as a list."
+            f"{path}: expected a label of its own for every parcel, got {twice!r} more than once."
         )
-    unknown = [label for label, place in zip(labels, found) if place is None]
-    if unknown and _are_words(unknown):
-        others = ", the others agree" if len(unknown) < len(labels) else ""
-        warnings.warn(
-            f"{path}: {len(unknown)} of {len(labels)} labels (first: {unknown[0]!r}) are not among those of the "
-            f"roi_order, so their rows are taken as declared{others}.",
-            UserWarning,
-            stacklevel=4,
+    if by_name is not None and n_rois_of(by_name) != n_rows:
+        by_name = None
+    if roi_order is None:
+        own = by_name if labels is None else order_of_labels(labels)
+        return replace(series, roi_order=own)
+    known, as_given = resolve_roi_order(roi_order).known, replace(series, roi_order=roi_order_text(roi_order))
+    if labels is None or not known:
+        if n_rois is not None and n_rows != n_rois:
+            raise ROISeriesReadError(f"{path}: expected {n_rois} ROIs, got {n_rows}. Check roi_order (--roi-order).")
+        if labels is None and known and by_name is not None and roi_order_text(roi_order) != by_name:
+            raise ROISeriesReadError(
+                f"{path}: its name declares the order {by_name!r}, and roi_order is {order_name(roi_order)}. Leave "
+                "roi_order (--roi-order) out, or rename the file if its name is wrong."
+            )
+        if known and by_name is None and series.roi_labels is not None and _are_words(series.roi_labels):
+            first = f"{n_rows} of {n_rows} labels (first: {series.roi_labels[0]!r})"
+            _warn(f"{path}: {first} only count, so their rows are taken as declared.")
+        return as_given
+    index = matched_rows(labels, wanted)
+    found = index[index >= 0]
+    taken = set(found.tolist())
+    others = [label for row, label in enumerate(labels) if row not in taken]
+    unknown = f"{path}: {len(others)} of {n_rows} labels (first: {', '.join(map(repr, others[:1]))}) are not among "
+    unknown += "those of the roi_order, so their rows are taken as declared"
+    if not found.size:
+        if n_rows != n_rois:
+            raise ROISeriesReadError(
+                f"{path}: expected parcels of roi_order {order_name(roi_order)}, got {n_rows} with other labels "
+                f"({', '.join(labels[:3])}, ...). They come from another atlas: check roi_order (--roi-order)."
+            )
+        _warn(f"{unknown}.")
+        return as_given
+    in_place = n_rows == n_rois and bool((index[index >= 0] == np.flatnonzero(index >= 0)).all())
+    if in_place:
+        if others:
+            _warn(f"{unknown}, the others agree.")
+        return as_given
+    if found.size * 2 < len(index):
+        raise ROISeriesReadError(
+            f"{path}: expected the {len(index)} parcels of roi_order {order_name(roi_order)}, got {found.size} of "
+            f"them among {n_rows} labels (others: {', '.join(others[:3])}, ...). Check roi_order (--roi-order)."
         )
+    moved = bool((np.diff(found) < 0).any())
+    said = [f"{len(others)} of {n_rows} parcels ({_listed(others)}) are not part of the roi_order and are left out"]
+    said = said if others else []
+    if missing := [label for label, row in zip(wanted, index) if row < 0]:
+        said.append(f"{len(missing)} of its {len(index)} parcels ({_listed(missing)}) are not in the file")
+    said += ["rows stand in another order than the roi_order and are put into it"] if moved else []
+    _warn(f"{path}: {'; '.join([*said, 'the others are taken by their labels'])}.")
+    names = tuple(label for label, row in zip(wanted, index) if row >= 0)
+    return replace(
+        series,
+        signals=np.ascontiguousarray(series.signals[found]),
+        roi_labels=tuple(labels[row] for row in found),
+        roi_order=order_of_labels(names) if missing else roi_order_text(roi_order),
+    )
 
 
-def _places(labels: tuple[str, ...], roi_order: ROIOrder) -> list[int | None]:
-    """Row of each label in an order, `None` for labels that it does not have."""
+def _labels_of_rows(roi_order: ROIOrder | None) -> tuple[str, ...]:
+    """The label of each row of an order; none for a name that is not known, or sorted by centres we do not ship."""
     try:
-        declared = roi_labels(roi_order)
+        return () if roi_order is None else roi_labels(roi_order)
     except ValueError:
-        declared = ()  # a name without labels, or sorted by coordinates that are not shipped
-    rows = {name: row for row, label in enumerate(declared) for name in _spellings(label)}
-    return [next((rows[name] for name in _spellings(label) if name in rows), None) for label in labels]
+        return ()
 
 
-def _spellings(label: str) -> set[str]:
-    """How tools write a label: in the names of either edition, with or without the edition in front, in any case."""
-    names = {label, canonical_label(label), canonical_label(f"17Networks_{label}")}
-    return {name.removeprefix("7Networks_").removeprefix("17Networks_").casefold() for name in names}
+def tells_parcels(labels: Sequence[str] | None) -> bool:
+    """Whether labels are names of parcels; those that only count say where time is, and nothing of the parcels."""
+    return labels is not None and not only_counted(labels)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=4)
