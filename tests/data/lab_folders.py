@@ -18,6 +18,14 @@ BEHIND_4S = [
 LABELS_4S = [name.removeprefix("7Networks_") for name in roi_labels("schaefer400-7net")] + BEHIND_4S
 
 
+# Tian's own names of his 50 parcels of scale III.
+_RIGHT = (
+    "HIP-head-m HIP-head-l HIP-body HIP-tail THA-VPm THA-VPl THA-VAi THA-VAs THA-DAm THA-DAl PUT-VA PUT-DA PUT-VP "
+    "PUT-DP CAU-VA CAU-DA CAU-body CAU-tail lAMY mAMY THA-DP NAc-shell NAc-core pGP aGP"
+)
+LABELS_TIAN = [f"{name}-{side}" for side in ("rh", "lh") for name in _RIGHT.split(" ")]
+
+
 def series(n_rois: int, n_timepoints: int, seed: int = 0) -> np.ndarray:
     """Made-up signals of parcels, (n_rois, n_timepoints), float32."""
     rng = np.random.default_rng(seed)

@@ -181,7 +181,9 @@ def test_names_without_bids_and_subjects_without_rows(tmp_path):
 
 
 def test_what_is_missing_is_said(tmp_path, folder):
-    with pytest.raises(ValueError, match="roi_order is missing"):
+    with pytest.raises(
+        ValueError, match=r"roi_order \(--roi-order\) is missing. 6 scans .*\(first: .*_bold.npy, \(5, 12\)\)"
+    ):
         load_dataset(folder)
     with pytest.raises(FileNotFoundError, match="got none"):
         load_dataset(tmp_path, roi_order=LABELS, pattern="*.mat")

@@ -177,7 +177,7 @@ def test_one_run_in_two_formats_atlases_or_sites_is_refused(tmp_path):
         (
             ("sub-01_bold.npy", "sub-01_bold.csv"),
             ("sub-01_atlas-Tian_timeseries.tsv", "sub-01_atlas-Glasser_timeseries.tsv"),
-            ("1000001/fMRI.Schaefer17n400p.csv.gz", "1000001/fMRI.Tian_Subcortex_S3_3T.csv.gz"),
+            ("1000001/fMRI.Glasser.csv.gz", "1000001/fMRI.Schaefer17n100p.csv.gz"),
             ("siteA/sub-01/func/sub-01_bold.npy", "siteB/sub-01/func/sub-01_bold.npy"),
         )
     ):

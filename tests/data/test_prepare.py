@@ -102,7 +102,7 @@ def test_bad_files_stop_it_or_are_reported(folder, tmp_path, capsys):
 
 def test_order_is_required_and_may_be_a_file(folder, tmp_path, capsys):
     assert command(folder, "--output", tmp_path / "dataset") == 2
-    assert "--roi-order is missing" in capsys.readouterr().err
+    assert "(--roi-order) is missing" in capsys.readouterr().err
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(roi_labels("aal2-94")) + "\n")
     assert command(folder, "--output", tmp_path / "dataset", "--roi-order", labels) == 0

@@ -51,13 +51,16 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--roi-order",
-        help=f"order of the parcels: one of {', '.join(ROI_ORDERS)}, or a text file with one label a line",
+        help=f"order of the parcels: one of {', '.join(ROI_ORDERS)}, or a text file with one label a line; by default "
+        "what labels in the files or their names tell, and rows with labels are put into an order that is given",
     )
     parser.add_argument(
         "--t-r", type=float, help="repetition time in seconds; by default what the files say, and never against it"
     )
     parser.add_argument(
-        "--atlas", help="label image (NIfTI) for BOLD images, or schaefer400-7net / -17net to fetch it"
+        "--atlas",
+        help="label image (NIfTI) for BOLD images, or schaefer400-7net / -17net to fetch it; for runs with tables of "
+        "several atlases the one to take, such as 4S456Parcels, or several joined with +",
     )
     parser.add_argument("--n-rois", type=int, help="number of parcels, for an order that is not a known one")
     parser.add_argument("--pattern", help="glob of the files below FOLDER, such as '*/functional/*.mat'")
@@ -456,16 +459,13 @@ def _by_reason(builder: Any) -> dict[str, list[str]]:
     return reasons
 
 
-def _roi_order(args: argparse.Namespace) -> ROIOrder:
+def _roi_order(args: argparse.Namespace) -> ROIOrder | None:
     value = args.roi_order
-    if value is None and args.atlas in ROI_ORDERS:
-        value = args.atlas
-    if value is None:
-        raise ValueError(
-            "--roi-order is missing: files do not tell the order of their parcels. Use one of "
-            f"{', '.join(ROI_ORDERS)}, or a text file with one label a line."
-        )
-    if value.startswith("[") or not (Path(value).is_file() or Path(value).suffix in (".txt", ".csv", ".tsv")):
+    if (
+        value is None
+        or value.startswith("[")
+        or not (Path(value).is_file() or Path(value).suffix in (".txt", ".csv", ".tsv"))
+    ):
         return value
     try:
         lines = Path(value).read_text(encoding="utf-8-sig").splitlines()

@@ -2,18 +2,25 @@
 
 import difflib
 import re
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..atlases.roi_orders import ROI_ORDERS, ROIOrder, n_rois_of, resolve_roi_order, roi_order_text
+from ..atlases.spellings import declared_order
 from ..optional import require
 from ..processing.rows import frames_that_count
 from ..processing.time import check_t_r, known_t_r
-from .readers import read_coordinates, read_roi_series
+from .censoring import censored
+from .derivatives import has_tables_of
+from .errors import ROISeriesReadError
+from .readers import OrderNotToldError, joined, read_coordinates, read_roi_series
 from .row_kinds import SERIES, arrow_table
+from .runs import ScanParts
 from .saved_datasets import is_saved, load_saved
 from .scan_folders import ScanFolderBuilder
 from .scan_names import NAME_COLUMNS
@@ -41,7 +48,8 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
 
     Args:
         folder: where the files are, at any depth. Sub-folders train, validation (or val) and test become splits.
-        roi_order: order of the files' ROIs.
+        roi_order: order of the rows; by default what the files tell: labels in them, or the order that their names
+            declare. Rows with labels are put into an order that is given.
         n_rois: number of ROIs, where the order is not one that is known.
         t_r: repetition time in seconds, 0.05 to 30; by default what the files say, which it must not contradict.
         pattern: glob of the files, such as `"*/functional/*.mat"`; by default every file of a known format.
@@ -52,7 +60,8 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         participants: a participants.tsv; by default the one in the folder, if any. With a column session_id its values
             are those of a session.
         time_axis, key: see `read_roi_series`.
-        atlas: label image or name, for 4-D BOLD images; see `parcellate`.
+        atlas: label image or name, for 4-D BOLD images; see `parcellate`. For runs with tables of several atlases,
+            which one to take, such as `"4S456Parcels"`, or several joined with `+`.
         cleaning: what else `parcellate` does with images, such as `{"confounds": {"strategy": ["motion", "wm_csf"]},
             "low_pass": 0.1}`; nothing by default.
         on_error: `"raise"` or `"skip"`.
@@ -70,7 +79,7 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         self,
         folder: str | Path,
         *,
-        roi_order: ROIOrder,
+        roi_order: ROIOrder | None = None,
         n_rois: int | None = None,
         t_r: float | None = None,
         time_axis: int | None = None,
@@ -79,11 +88,16 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         cleaning: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        tables = str(atlas) if atlas is not None and has_tables_of(Path(folder), str(atlas)) else None
+        atlas = None if tables is not None else atlas
         if cleaning and atlas is None:
             raise ValueError("Expected cleaning with BOLD images and an atlas, got no atlas. Leave it out for series.")
         if time_axis not in (None, 0, 1):
             raise ValueError(f"Expected time_axis to be 0 or 1, got {time_axis!r}.")
-        n_rois = _checked_size(roi_order, n_rois, time_axis)
+        if roi_order is None and atlas is not None:
+            roi_order = order_of_atlas(atlas)
+        if roi_order is not None:
+            n_rois = _checked_size(roi_order, n_rois, time_axis)
         self._atlas_image = None if atlas is None else self._load_atlas(atlas, roi_order, n_rois)
         sources = [] if atlas is None else [atlas]
         if cleaning and "confounds" in cleaning:
@@ -92,8 +106,10 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
             folder,
             images=None if atlas is None else "bold",
             sources=sources,
+            atlas=tables,
+            roi_order=roi_order,
             options={
-                "roi_order": roi_order_text(roi_order),
+                "roi_order": None if roi_order is None else roi_order_text(roi_order),
                 "n_rois": n_rois,
                 "t_r": None if t_r is None else check_t_r(t_r, "t_r (--t-r)"),
                 "time_axis": time_axis,
@@ -103,6 +119,25 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
             },
             **options,
         )
+        if roi_order is None and self.config.files:
+            self._ask_for_order()
+
+    def _ask_for_order(self) -> None:
+        """Ask for the order once, instead of for every file, where the first one tells none."""
+        name = next(name for names in self.config.files.values() for name in names)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.read(Path(self.config.folder) / name)
+        except OrderNotToldError as error:
+            total = sum(map(len, self.config.files.values()))
+            raise ValueError(
+                f"{self.config.folder}: roi_order (--roi-order) is missing. {total} scans do not tell the order of "
+                f"their parcels (first: {name}{_told(error)}). Use one of {', '.join(ROI_ORDERS)}, or the list of "
+                "labels (a text file with one a line)."
+            ) from error
+        except ROISeriesReadError:
+            return  # which is told with the others
 
     @staticmethod
     def _load_atlas(atlas: str | Path, roi_order: ROIOrder, n_rois: int | None) -> Any:
@@ -125,27 +160,65 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         return image
 
     def read(self, path: Path) -> dict[str, Any]:
-        """The series of a file, or of an image averaged over the atlas."""
+        """The series of a scan: of a file, of tables of one run, of a run in a file, or averaged over the atlas."""
         how = self.config.options
+        parts = self._parts.get(path.relative_to(self.config.folder).as_posix(), ScanParts(()))
+        files = [Path(self.config.folder) / name for name in parts.files] or [path]
         if how["t_r"] is not None:
-            refuse_other_t_r(path, how["t_r"])
+            refuse_other_t_r(files[0], how["t_r"])
         if self._atlas_image is not None:
             from .parcellation import parcellate
 
             options = {"n_rois": how["n_rois"], "t_r": how["t_r"], **how["cleaning"]}
-            series = parcellate(path, self._atlas_image, **options)
+            series = parcellate(files[0], self._atlas_image, **options)
+            signals, kept = censored(files[0], series.signals)
+            if series.frame_mask is not None:
+                kept = series.frame_mask.astype(bool) & (True if kept is None else kept)
+            series = replace(series, signals=signals, frame_mask=kept, roi_order=how["roi_order"])
         else:
-            series = read_roi_series(
-                path, **{name: how[name] for name in ("roi_order", "n_rois", "t_r", "time_axis", "key")}
+            wanted = {name: how[name] for name in ("roi_order", "n_rois")}
+            options = {name: how[name] for name in ("t_r", "time_axis", "key")}
+            if len(files) == 1:
+                series = read_roi_series(files[0], **wanted, **options)
+            else:
+                series = joined(files, [read_roi_series(file, **options) for file in files], **wanted)
+        if series.roi_order is None:
+            raise OrderNotToldError(
+                f"{path}: expected labels of {len(series.signals)} rows, got none. Give roi_order (--roi-order)."
             )
+        signals, kept = series.signals, series.frame_mask
+        if parts.run is not None:
+            frames = parts.frames(Path(self.config.folder), signals.shape[1])
+            signals, kept = np.ascontiguousarray(signals[:, frames]), None if kept is None else kept[frames]
         return {
-            "signals": series.signals,
-            "n_rois": series.signals.shape[0],
-            "n_timepoints": series.signals.shape[1],
+            "signals": signals,
+            "n_rois": signals.shape[0],
+            "n_timepoints": signals.shape[1],
             "t_r": how["t_r"] if how["t_r"] is not None else series.t_r,
-            "roi_order": how["roi_order"],
-            "frame_mask": np.zeros(0, bool) if series.frame_mask is None else series.frame_mask.astype(bool),
+            "roi_order": series.roi_order,
+            "frame_mask": np.zeros(0, bool) if kept is None or kept.all() else kept,
         }
+
+
+def _told(error: Exception) -> str:
+    shape = re.search(r"axis of (\(.*?\))|labels of (\d+) rows", str(error))
+    return f", {shape[0].removeprefix('axis of ').removeprefix('labels of ')}" if shape else ""
+
+
+def order_of_atlas(atlas: str | Path) -> str:
+    """The order of the parcels of an atlas that tells one.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if str(atlas) in ROI_ORDERS:
+        return str(atlas)
+    if (declared := declared_order(Path(atlas).name)) is not None:
+        return declared
+    raise ValueError(
+        f"{atlas}: roi_order (--roi-order) is missing: the label image does not tell the names of its parcels. Use "
+        f"one of {', '.join(ROI_ORDERS)}, or the list of labels (a text file with one a line)."
+    )
 
 
 def _checked_size(roi_order: ROIOrder, n_rois: int | None, time_axis: int | None) -> int | None:
@@ -198,7 +271,7 @@ def load_dataset(
 
     Args:
         path: a folder of ROI series, or a folder that `brain-transformers prepare` or `save_to_disk` wrote.
-        roi_order: order of the files' ROIs. Required for a folder of series; for a saved dataset it is checked.
+        roi_order: order of the rows; by default what the files tell. For a saved dataset it is checked.
         t_r: repetition time in seconds; by default what the files say. For a saved dataset it is checked.
         split: `"train"`, `"validation"` or `"test"`, for folders with sub-folders of these names.
         cache_dir: where to put the Arrow files.
@@ -210,7 +283,8 @@ def load_dataset(
         A `Dataset`; a `DatasetDict` if the folder has several splits and none was chosen.
 
     Raises:
-        ValueError: if roi_order is missing, or roi_order, t_r or options contradict a saved dataset.
+        ValueError: if files tell no order and roi_order is missing, or roi_order, t_r or options contradict a saved
+            dataset.
         ROISeriesReadError: if files could not be read; the message lists all of them.
     """
     folder = Path(path)
@@ -221,11 +295,6 @@ def load_dataset(
                 "Leave them out, or load the folder of scans."
             )
         return load_saved(folder, roi_order, split, t_r)
-    if roi_order is None:
-        raise ValueError(
-            f"{path}: roi_order is missing. Files do not tell the order of their rows; name it, for example "
-            'roi_order="schaefer400-7net", or give the list of labels.'
-        )
     builder = ROISeriesFolderBuilder(folder, roi_order=roi_order, t_r=t_r, cache_dir=cache_dir, **options)
     names = list(builder.config.files)
     if split is not None and split not in names:

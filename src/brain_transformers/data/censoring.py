@@ -1,6 +1,5 @@
 """Frames that were cut out of a series, put back at their true times as gaps."""
 
-import re
 import warnings
 from pathlib import Path
 
@@ -8,10 +7,10 @@ import numpy as np
 
 from ..foreign import reading
 from .errors import ROISeriesReadError
+from .sidecars import RUN_OF_NAME
 from .tables import read_table
 
-_SUFFIX = "_outliers.tsv"
-_RUN = re.compile(r"sub-[^_.]+(?:_(?:ses|task|acq|ce|rec|dir|run|echo)-[^_.]+)*")
+OUTLIERS = "_outliers.tsv"
 
 
 def censored(path: Path, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -58,8 +57,8 @@ def censored(path: Path, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray | 
 
 def outliers_table(path: Path) -> Path | None:
     """The `_outliers.tsv` of a scan's run, beside it: with what stands in the name before its space and atlas."""
-    run = _RUN.match(path.name)
-    table = path.with_name(f"{run[0]}{_SUFFIX}") if run else path
+    run = RUN_OF_NAME.match(path.name)
+    table = path.with_name(f"{run[0]}{OUTLIERS}") if run else path
     return table if run and table.is_file() else None
 
 

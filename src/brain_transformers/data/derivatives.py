@@ -12,8 +12,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..atlases.roi_orders import ROI_ORDERS, ROIOrder
+from .censoring import OUTLIERS
 from .nifti import NATIVE_SPACES
 from .readers import SERIES_SUFFIXES, series_suffix
+from .runs import ScanParts, choose_tables, cleanest, is_hcp_image, without_joined_runs
 from .scan_names import (
     IMAGE_SUFFIXES,
     SPLITS,
@@ -59,8 +62,9 @@ class FoundScans:
         left_out: relative path -> why it is no scan of this dataset.
         unusable: relative path -> why a scan cannot be used.
         notes: what the user has to know, as sentences.
-        sidecars: JSON files, which may say how scans were taken.
+        sidecars: files that may say how scans were taken: JSON, and tables of cut volumes.
         sessions: the `*_sessions.tsv` of single subjects.
+        parts: relative path -> what the scan is made of, where that is not this one file.
     """
 
     files: dict[str, list[str]]
@@ -70,6 +74,7 @@ class FoundScans:
     notes: list[str] = field(default_factory=list)
     sidecars: list[Path] = field(default_factory=list)
     sessions: list[Path] = field(default_factory=list)
+    parts: dict[str, ScanParts] = field(default_factory=dict)
 
 
 def find_scans(
@@ -81,6 +86,9 @@ def find_scans(
     participants: Collection[str] = (),
     other_files: Collection[Path] = (),
     skip_unusable: bool = False,
+    atlas: str | None = None,
+    roi_order: ROIOrder | None = None,
+    listing: Sequence[str] | None = None,
 ) -> FoundScans:
     """Find the scans of a folder by their names.
 
@@ -93,6 +101,9 @@ def find_scans(
         other_files: files that are known to be something else, such as the participants table.
         skip_unusable: list files without a subject in `unusable` where name_pattern says nothing about them, else
             refuse them.
+        atlas: which tables of a run to take, see [`choose_tables`](brain_transformers.data.runs.choose_tables).
+        roi_order: the order that is wanted, by which tables are chosen.
+        listing: relative paths of all files, where they are known; by default those in the folder.
 
     Returns:
         The scans; native and raw images beside normalised ones and other tables are in `left_out`.
@@ -104,9 +115,10 @@ def find_scans(
     expression = None if name_pattern is None else compile_name_pattern(name_pattern)
     found = FoundScans({}, {})
     elsewhere = {path.resolve() for path in other_files}
+    everything = sorted(listing) if listing is not None else list(_walk(root, "", found))
     candidates = [
         name
-        for name in _candidates(root, pattern, images, found)
+        for name in _candidates(root, everything, pattern, images, found)
         if not elsewhere or (root / name).resolve() not in elsewhere
     ]
     missing = sorted(name for name in candidates if not (root / name).exists())
@@ -131,23 +143,49 @@ def find_scans(
     else:
         refuse_shared_ids(root, found.names)
     if images:
-        kept = _without_native(root, kept, found, pattern, images)
+        kept = cleanest(_without_native(root, kept, found, pattern, images), found)
     kept = _without_parts(kept, found)
+    if not images:
+        kept = choose_tables(kept, found, atlas, roi_order)
+    kept = without_joined_runs(root, kept, everything, found)
     _refuse_variants(root, kept, found)
-    chosen = set(kept)
-    found.files = {split: [n for n in names if n in chosen] for split, names in by_split.items()}
-    found.files = {split: names for split, names in found.files.items() if names}
+    for split, names in by_split.items():
+        here = set(names)
+        taken = [name for name in kept if (found.parts[name].files[0] if name in found.parts else name) in here]
+        found.files |= {split: taken} if taken else {}
     _say_who(found)
     return found
+
+
+def has_tables_of(root: Path, atlas: str) -> bool:
+    """Whether a folder has tables whose names say that they are of an atlas, or of several joined with `+`.
+
+    Raises:
+        ValueError: if it has tables of others, and this is the name of no label image.
+    """
+    if not root.is_dir() or Path(atlas).exists() or re.search(r"[:/\\]|\.nii", atlas):
+        return False
+    files = (name for name in _walk(root, "", FoundScans({}, {})) if series_suffix(name))
+    told = (scan_name(name).variant for name in files)
+    there = {value for variant in told if (value := variant.get("atlas") or variant.get("seg"))}
+    if set(atlas.casefold().split("+")) <= {value.casefold() for value in there}:
+        return True
+    if there and atlas not in ROI_ORDERS:
+        raise ValueError(
+            f"{root}: expected atlas (--atlas) to be a label image, or that of the tables here ("
+            f"{some(sorted(there))}; several are joined with +), got {atlas!r}."
+        )
+    return False
 
 
 # --- files ---
 
 
-def _candidates(root: Path, pattern: str | None, images: str | None, found: FoundScans) -> list[str]:
+def _candidates(
+    root: Path, everything: list[str], pattern: str | None, images: str | None, found: FoundScans
+) -> list[str]:
     """Relative paths that may be scans; what is certainly none goes to `found.left_out`."""
-    everything = list(_walk(root, "", found))
-    found.sidecars = [root / name for name in everything if name.lower().endswith(".json")]
+    found.sidecars = [root / name for name in everything if name.lower().endswith((".json", OUTLIERS))]
     found.sessions = [root / name for name in everything if re.search(r"(^|/)sub-[^/]+_sessions\.tsv$", name)]
     chosen: Collection[str] = everything
     if pattern is not None:
@@ -161,7 +199,11 @@ def _candidates(root: Path, pattern: str | None, images: str | None, found: Foun
         chosen = [name for name in everything if name in chosen]
     of_kind = [name for name in chosen if (is_image(name) if images else bool(series_suffix(name)))]
     if images and pattern is None:
-        of_kind = [name for name in of_kind if name_parts(name)[1].endswith(images)]
+        of_kind = [
+            name
+            for name in of_kind
+            if name_parts(name)[1].endswith(images) or (images == "bold" and is_hcp_image(name))
+        ]
     if pattern is None and not images:
         dense = "dense CIFTI, of vertices and voxels; average it over parcels first (wb_command -cifti-parcellate)"
         found.left_out.update({name: dense for name in chosen if name.lower().endswith(".dtseries.nii")})

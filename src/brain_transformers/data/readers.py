@@ -1,5 +1,6 @@
 """Read one ROI series, or one table of coordinates, from a file."""
 
+import itertools
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..atlases.roi_orders import (
+    ROI_ORDERS,
     ROIOrder,
     n_rois_of,
     order_name,
@@ -34,6 +36,10 @@ from .tables import is_number, read_lines, read_table
 SERIES_SUFFIXES = (".npy", ".npz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".mat", ".dat", PTSERIES)
 _T_R_KEYS = ("t_r", "tr", "TR", "RepetitionTime")
 _LABEL_KEYS = ("roi_labels", "labels", "roi_names", "region_names", "regions", "rois", "names")
+
+
+class OrderNotToldError(ROISeriesReadError):
+    """A file that tells neither which of its rows is which parcel, nor was said to."""
 
 
 @dataclass
@@ -309,7 +315,7 @@ def _orient(path: Path, array: np.ndarray, n_rois: int | None, time_axis: int | 
                 f"{path}: expected {n_rois} ROIs, got shape {array.shape} with time on axis {time_axis}."
             )
     elif n_rois is None:
-        raise ROISeriesReadError(
+        raise OrderNotToldError(
             f"{path}: the number of ROIs is not known, so which axis of {array.shape} is time cannot be told. "
             "Give roi_order (--roi-order), n_rois (--n-rois) or time_axis (--time-axis)."
         )
@@ -402,11 +408,8 @@ def in_order(
     if labels is None or not known:
         if n_rois is not None and n_rows != n_rois:
             raise ROISeriesReadError(f"{path}: expected {n_rois} ROIs, got {n_rows}. Check roi_order (--roi-order).")
-        if labels is None and known and by_name is not None and roi_order_text(roi_order) != by_name:
-            raise ROISeriesReadError(
-                f"{path}: its name declares the order {by_name!r}, and roi_order is {order_name(roi_order)}. Leave "
-                "roi_order (--roi-order) out, or rename the file if its name is wrong."
-            )
+        if labels is None and by_name is not None:
+            _refuse_other_edition(path, by_name, roi_order)
         if known and by_name is None and series.roi_labels is not None and _are_words(series.roi_labels):
             first = f"{n_rows} of {n_rows} labels (first: {series.roi_labels[0]!r})"
             _warn(f"{path}: {first} only count, so their rows are taken as declared.")
@@ -449,6 +452,50 @@ def in_order(
         roi_labels=tuple(labels[row] for row in found),
         roi_order=order_of_labels(names) if missing else roi_order_text(roi_order),
     )
+
+
+def joined(
+    paths: Sequence[Path], parts: Sequence[ROISeries], roi_order: ROIOrder | None = None, n_rois: int | None = None
+) -> ROISeries:
+    """The series of one scan whose parcels are in several tables, in an order that is wanted or that of a model.
+
+    Raises:
+        ROISeriesReadError: if they differ in length or repetition time, one tells no order, or a parcel is there twice.
+    """
+    first, names = parts[0], " + ".join([str(paths[0]), *(path.name for path in paths[1:])])
+    for path, part in zip(paths, parts):
+        if part.roi_order is None:
+            raise OrderNotToldError(
+                f"{path}: expected labels of {len(part.signals)} rows, got none. Give roi_order (--roi-order)."
+            )
+        if part.signals.shape[1] != first.signals.shape[1] or part.t_r != first.t_r:
+            raise ROISeriesReadError(
+                f"{names}: expected tables of one scan, got {first.signals.shape[1]} and {part.signals.shape[1]} "
+                f"timepoints, t_r {first.t_r} and {part.t_r}. Take one of them (--atlas)."
+            )
+        if not tells_parcels(part.roi_labels):
+            _refuse_other_edition(path, part.roi_order, roi_order)
+    labels = tuple(label for part in parts for label in roi_labels(str(part.roi_order)))
+    series = replace(first, signals=np.concatenate([part.signals for part in parts]), roi_labels=labels)
+    if roi_order is None:
+        # In the order of a model where there is one, such as that of Brain-JEPA, which has the subcortex first.
+        together = {"+".join(order) for order in itertools.permutations(str(part.roi_order) for part in parts)}
+        roi_order = next((order for order in ROI_ORDERS if order in together), None)
+        n_rois = None if roi_order is None else n_rois_of(roi_order)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*rows stand in another order", category=UserWarning)
+        return in_order(Path(names), series, roi_order, n_rois)
+
+
+def _refuse_other_edition(path: Path, declared: str, roi_order: ROIOrder | None) -> None:
+    """Refuse an order that has the parcels which a file's name declares, in other rows."""
+    wanted = _labels_of_rows(roi_order)
+    rows = matched_rows(wanted, roi_labels(declared)) if wanted else np.empty(0)
+    if rows.size and (rows >= 0).all() and (np.diff(rows) != 1).any():
+        raise ROISeriesReadError(
+            f"{path}: its name declares the order {declared!r}, and roi_order is {order_name(roi_order or '')}. Leave "
+            "roi_order (--roi-order) out, or rename the file if its name is wrong."
+        )
 
 
 def _labels_of_rows(roi_order: ROIOrder | None) -> tuple[str, ...]:

@@ -79,6 +79,7 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
         options: of the kind, whatever `read` needs; they are part of the cache's name.
         pattern, name_pattern, participants, on_error, cache_dir: see [`ROISeriesFolderBuilder`].
         sources: further files that the rows follow from.
+        finding: options of [`find_scans`](brain_transformers.data.derivatives.find_scans) that the kind has.
     """
 
     BUILDER_CONFIG_CLASS = ScanFolderConfig
@@ -98,6 +99,7 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
         on_error: str = "raise",
         sources: Sequence[str | Path] = (),
         cache_dir: str | Path | None = None,
+        **finding: Any,
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f'Expected on_error to be "raise" or "skip", got {on_error!r}.')
@@ -119,10 +121,11 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
             participants=set(people.sessions),
             other_files=others,
             skip_unusable=on_error == "skip",
+            **finding,
         )
         self._participants = read_participants(table, taken, found.sessions) if found.sessions else people
         self.left_out, self.notes = found.left_out, [*found.notes, *self._participants.notes]
-        self._names, self._unusable = found.names, found.unusable
+        self._names, self._unusable, self._parts = found.names, found.unusable, found.parts
         self._match_participants(root, found, table)
         if table is None and (other := _other_table(root)) is not None:
             self.notes.append(
@@ -132,7 +135,8 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
             raise ROISeriesReadError(_listed(self._unusable.values(), len(found.names)))
         self._on_error = on_error
         self.skipped: dict[str, str] = {}
-        files = [root / name for names in found.files.values() for name in names]
+        parts = [name for part in found.parts.values() for name in (*part.files, *(table for _, table in part.runs))]
+        files = [root / name for name in [*(name for names in found.files.values() for name in names), *parts]]
         files += [*found.sidecars, *_outer_sidecars(root), *found.sessions, *others]
         try:
             super().__init__(

@@ -92,6 +92,8 @@ def scan_name(name: str, expression: re.Pattern[str] | None = None, participants
     for folder in folders:
         if folder.startswith("ses-"):
             entities.setdefault("ses", folder[4:])
+    if inside is not None and bare == [stem] and (table := _UKB_NAME.fullmatch(stem)) and table["atlas"]:
+        entities["atlas"], bare = table["atlas"], []  # labs copy this layout into folders of their own
     known = "sub" in entities
     if not known and (told := _cohort(folders, stem)):
         entities, bare, place, known = told, [], [], True

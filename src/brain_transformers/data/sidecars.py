@@ -20,6 +20,9 @@ _TOLERANCE = 1e-3
 _MAY_DIFFER = frozenset(
     {"space", "desc", "res", "den", "atlas", "seg", "scale", "stat", "label", "echo", "part", "cohort"}
 )
+RUN_OF_NAME = re.compile(r"sub-[^_.]+(?:_(?:ses|task|acq|ce|rec|dir|run|echo)-[^_.]+)*")
+"""The beginning of a BIDS name that says which run it is of, before what tools add to it."""
+_MOST_SOURCES = 50
 _ENTITY = re.compile(r"([A-Za-z0-9]+)-([A-Za-z0-9.+]+)")
 
 
@@ -30,7 +33,7 @@ def scan_t_r(path: str | Path, *, given: float | None = None, header: float | No
         path: the scan. Its sidecars are those of BIDS: `<name>.json` beside it, and JSON files in its folder and the
             folders above, up to the dataset's root, whose entities are all among its own. The nearest that has a
             `RepetitionTime`, or a `SamplingFrequency` in Hz, counts; a gap (`null`, `"n/a"`) is none. A table of
-            parcels also asks the `_bold.json` of its run.
+            parcels also asks the `_bold.json` of its run, and then those of the `Sources` that its sidecar names.
         given: what the user says; it wins, with a warning where the files say otherwise.
         header: what the file itself says; `None` or 0 where it says nothing.
 
@@ -141,7 +144,36 @@ def _ranks(path: Path) -> list[list[Path]]:
                     fitting.setdefault(same, []).append(folder / name)
             # The more entities a sidecar names, the nearer it is.
             ranks += [fitting[count] for count in sorted(fitting, reverse=True)]
-    return [rank for rank in ranks if rank]
+    return [rank for rank in [*ranks, _of_sources(path, ranks)] if rank]
+
+
+def _of_sources(path: Path, ranks: list[list[Path]]) -> list[Path]:
+    """Sidecars of the images that a scan was made of, which its own sidecars name as `Sources`, BIDS URIs."""
+    root = _folders(path)[-1]
+    found: list[Path] = []
+    for sidecar in (sidecar for rank in ranks for sidecar in rank):
+        sources = read_json(sidecar, "a BIDS sidecar", ROISeriesReadError).get("Sources")
+        for source in (
+            [one for one in sources if isinstance(one, str)][:_MOST_SOURCES] if isinstance(sources, list) else []
+        ):
+            match = re.fullmatch(r"(?:bids:([^:/]*):)?(.+?)(?:\.nii(?:\.gz)?|\.[dp]tseries\.nii|\.tsv)", source)
+            if match and (place := _dataset(root, match[1] or "")) is not None:
+                file = place / f"{match[2]}.json"
+                found += [file] if file.name.split("_")[0] == path.name.split("_")[0] and file.is_file() else []
+    return list(dict.fromkeys(found))
+
+
+def _dataset(root: Path, name: str) -> Path | None:
+    """The folder of a dataset that a BIDS URI names: this one, or one of the `DatasetLinks` of its description."""
+    if not name:
+        return root
+    description = root / "dataset_description.json"
+    links = read_json(description, "a description of a dataset", ROISeriesReadError) if description.is_file() else {}
+    link = links.get("DatasetLinks")
+    link = link.get(name) if isinstance(link, dict) else None
+    if not isinstance(link, str) or re.match(r"(?!file:)\w+:", link):
+        return None
+    return root / link.removeprefix("file://").removeprefix("file:")
 
 
 def _stems(name: str) -> list[str]:
