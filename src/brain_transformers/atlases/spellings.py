@@ -26,7 +26,7 @@ _SCHAEFER = re.compile(rf"(?:(?:7|17)networks_)?[lr]h_(?:{_NETWORKS})[a-z]*_.+",
 _COARSER = 300
 # Names that only count: of rows, columns or label values.
 _COUNTED = re.compile(
-    r"(roi|parcel|region|label|node|network|area|value|col(umn)?|var|v|x|c|t|tr|time|time ?point|frame|vol(ume)?|scan)?"
+    r"(roi|parcel|region|label|node|network|area|value|col(umn)?|var|v|x|c|t|tr|time( ?point)?|frame|vol(ume)?|scan)?"
     r"[ _.-]*\d+",
     re.IGNORECASE,
 )

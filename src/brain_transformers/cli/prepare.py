@@ -20,7 +20,7 @@ _MAX_NAMED = 5
 _MADE_OF = "prepared.json"  # saved_datasets.MADE_OF_FILE, which is imported later
 # Kind -> its own flags.
 _KINDS = {
-    "series": ("roi_order", "atlas", "n_rois", "key", "time_axis"),
+    "series": ("roi_order", "atlas", "atlas_names", "n_rois", "key", "time_axis"),
     "volumes": ("resample", "volume_size", "normalization", "background", "dtype", "min_frames"),
     "t1": ("brain_mask",),
 }
@@ -61,6 +61,11 @@ def add_parser(commands: Any) -> None:
         "--atlas",
         help="label image (NIfTI) for BOLD images, or schaefer400-7net / -17net to fetch it; for runs with tables of "
         "several atlases the one to take, such as 4S456Parcels, or several joined with +",
+    )
+    parser.add_argument(
+        "--atlas-names",
+        type=Path,
+        help="table with a number and a name in every line, for a label image; by default the one beside it",
     )
     parser.add_argument("--n-rois", type=int, help="number of parcels, for an order that is not a known one")
     parser.add_argument("--pattern", help="glob of the files below FOLDER, such as '*/functional/*.mat'")

@@ -1,5 +1,6 @@
 """Arrow datasets of series: from folders, from saved datasets and from arrays; one row a scan, in its own units."""
 
+import contextlib
 import difflib
 import re
 import warnings
@@ -10,15 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..atlases.roi_orders import ROI_ORDERS, ROIOrder, n_rois_of, resolve_roi_order, roi_order_text
-from ..atlases.spellings import declared_order
+from ..atlases.assets import ATLASES
+from ..atlases.roi_orders import (
+    ROI_ORDERS,
+    ROIOrder,
+    label_centres,
+    n_rois_of,
+    order_of_labels,
+    resolve_roi_order,
+    roi_order_text,
+)
+from ..atlases.spellings import declared_order, matched_rows
+from ..files import digest
 from ..optional import require
 from ..processing.rows import frames_that_count
 from ..processing.time import check_t_r, known_t_r
 from .censoring import censored
+from .cifti import DENSE_SUFFIX
 from .derivatives import has_tables_of
 from .errors import ROISeriesReadError
-from .readers import OrderNotToldError, joined, read_coordinates, read_roi_series
+from .readers import OrderNotToldError, in_order, joined, read_coordinates, read_roi_series
 from .row_kinds import SERIES, arrow_table
 from .runs import ScanParts
 from .saved_datasets import is_saved, load_saved
@@ -62,6 +74,7 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         time_axis, key: see `read_roi_series`.
         atlas: label image or name, for 4-D BOLD images; see `parcellate`. For runs with tables of several atlases,
             which one to take, such as `"4S456Parcels"`, or several joined with `+`.
+        atlas_names: what the numbers of a label image mean, see [`load_atlas`](brain_transformers.data.load_atlas).
         cleaning: what else `parcellate` does with images, such as `{"confounds": {"strategy": ["motion", "wm_csf"]},
             "low_pass": 0.1}`; nothing by default.
         on_error: `"raise"` or `"skip"`.
@@ -85,6 +98,7 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         time_axis: int | None = None,
         key: str | None = None,
         atlas: str | Path | None = None,
+        atlas_names: Any = None,
         cleaning: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
@@ -94,17 +108,29 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
             raise ValueError("Expected cleaning with BOLD images and an atlas, got no atlas. Leave it out for series.")
         if time_axis not in (None, 0, 1):
             raise ValueError(f"Expected time_axis to be 0 or 1, got {time_axis!r}.")
-        if roi_order is None and atlas is not None:
-            roi_order = order_of_atlas(atlas)
+        self._atlas: Any = None
+        if atlas is not None:
+            from .atlas_images import read_atlas
+
+            name = None if roi_order is None else resolve_roi_order(roi_order).name or "a list"
+            if str(atlas) in ROI_ORDERS and name not in (None, str(atlas)) and not Path(atlas).exists():
+                raise ValueError(
+                    f"The atlas {atlas} has its parcels in the order of its name, but roi_order is {name!r}. Use "
+                    f"roi_order={str(atlas)!r} (--roi-order)."
+                )
+            self._atlas = read_atlas(atlas, atlas_names)
+            roi_order = _order_of_atlas(self._atlas, atlas) if roi_order is None else roi_order
         if roi_order is not None:
             n_rois = _checked_size(roi_order, n_rois, time_axis)
-        self._atlas_image = None if atlas is None else self._load_atlas(atlas, roi_order, n_rois)
-        sources = [] if atlas is None else [atlas]
+        sources = [file for file in (atlas, atlas_names) if isinstance(file, (str, Path))]
+        if self._atlas is not None and roi_order is not None:
+            _check_atlas(self._atlas, str(atlas), roi_order, n_rois)
+            images = "bold" if self._atlas.models is None else DENSE_SUFFIX
         if cleaning and "confounds" in cleaning:
             sources += sorted(Path(folder).rglob("*desc-confounds*.tsv"))
         super().__init__(
             folder,
-            images=None if atlas is None else "bold",
+            images=None if self._atlas is None else images,
             sources=sources,
             atlas=tables,
             roi_order=roi_order,
@@ -115,6 +141,7 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
                 "time_axis": time_axis,
                 "key": key,
                 "atlas": None if atlas is None else str(atlas),
+                "atlas_names": None if atlas_names is None else digest(atlas_names),
                 "cleaning": dict(cleaning or {}),
             },
             **options,
@@ -139,26 +166,6 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         except ROISeriesReadError:
             return  # which is told with the others
 
-    @staticmethod
-    def _load_atlas(atlas: str | Path, roi_order: ROIOrder, n_rois: int | None) -> Any:
-        from .atlas_images import check_atlas_order, read_atlas
-
-        name = resolve_roi_order(roi_order).name
-        if str(atlas) in ROI_ORDERS and name != str(atlas) and not Path(atlas).exists():
-            raise ValueError(
-                f"The atlas {atlas} has its parcels in the order of its name, but roi_order is {name or 'a list'!r}. "
-                f"Use roi_order={str(atlas)!r} (--roi-order)."
-            )
-        image = read_atlas(atlas)
-        highest = len(image.ids)
-        if n_rois is not None and highest != n_rois:
-            raise ValueError(
-                f"{atlas}: the label image goes up to label {highest}, but roi_order has {n_rois} parcels. "
-                "Use the label image that belongs to the roi_order."
-            )
-        check_atlas_order(image, roi_order, str(atlas))
-        return image
-
     def read(self, path: Path) -> dict[str, Any]:
         """The series of a scan: of a file, of tables of one run, of a run in a file, or averaged over the atlas."""
         how = self.config.options
@@ -166,15 +173,16 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         files = [Path(self.config.folder) / name for name in parts.files] or [path]
         if how["t_r"] is not None:
             refuse_other_t_r(files[0], how["t_r"])
-        if self._atlas_image is not None:
+        if self._atlas is not None:
             from .parcellation import parcellate
 
-            options = {"n_rois": how["n_rois"], "t_r": how["t_r"], **how["cleaning"]}
-            series = parcellate(files[0], self._atlas_image, **options)
+            n_rois = how["n_rois"] if self._atlas.labels is None else None
+            series = parcellate(files[0], self._atlas, n_rois=n_rois, t_r=how["t_r"], **how["cleaning"])
             signals, kept = censored(files[0], series.signals)
             if series.frame_mask is not None:
                 kept = series.frame_mask.astype(bool) & (True if kept is None else kept)
-            series = replace(series, signals=signals, frame_mask=kept, roi_order=how["roi_order"])
+            series = replace(series, signals=signals, frame_mask=kept)
+            series = in_order(path, series, how["roi_order"], how["n_rois"])
         else:
             wanted = {name: how[name] for name in ("roi_order", "n_rois")}
             options = {name: how[name] for name in ("t_r", "time_axis", "key")}
@@ -205,20 +213,47 @@ def _told(error: Exception) -> str:
     return f", {shape[0].removeprefix('axis of ').removeprefix('labels of ')}" if shape else ""
 
 
-def order_of_atlas(atlas: str | Path) -> str:
-    """The order of the parcels of an atlas that tells one.
+def _order_of_atlas(atlas: Any, asked: str | Path) -> str:
+    """The order of the parcels of a label image: by their names, that of the file, or where they lie.
 
     Raises:
-        ValueError: if it does not.
+        ValueError: if nothing tells.
     """
-    if str(atlas) in ROI_ORDERS:
-        return str(atlas)
-    if (declared := declared_order(Path(atlas).name)) is not None:
+    from .atlas_images import check_atlas_order
+
+    if atlas.labels is not None:
+        return order_of_labels(atlas.labels)
+    if str(asked) in ROI_ORDERS:
+        return str(asked)
+    declared, n_rois = declared_order(Path(asked).name), len(atlas.ids)
+    if declared is not None and n_rois_of(declared) == n_rois:
         return declared
+    for order in (*ROI_ORDERS, *ATLASES):
+        if n_rois_of(order) == n_rois and np.isfinite(label_centres(order)).all():
+            with contextlib.suppress(ROISeriesReadError):
+                check_atlas_order(atlas, order, str(asked))
+                return order
     raise ValueError(
-        f"{atlas}: roi_order (--roi-order) is missing: the label image does not tell the names of its parcels. Use "
-        f"one of {', '.join(ROI_ORDERS)}, or the list of labels (a text file with one a line)."
+        f"{asked}: roi_order (--roi-order) is missing: the label image does not tell the names of its {n_rois} "
+        f"parcels. Use one of {', '.join(ROI_ORDERS)}, the list of labels (a text file with one a line), or a "
+        "table of numbers and names (atlas_names, --atlas-names)."
     )
+
+
+def _check_atlas(atlas: Any, asked: str | Path, roi_order: ROIOrder, n_rois: int | None) -> None:
+    """Refuse a label image that does not hold the parcels of an order, or holds them elsewhere."""
+    from .atlas_images import check_atlas_order
+
+    if atlas.labels is not None and (matched_rows(atlas.labels, resolve_roi_order(roi_order).labels) >= 0).any():
+        check_atlas_order(atlas, atlas.labels, str(asked))  # whose rows are put into the order
+        return
+    highest = len(atlas.ids)
+    if n_rois is not None and highest != n_rois:
+        raise ValueError(
+            f"{asked}: the label image goes up to label {highest}, but roi_order has {n_rois} parcels. "
+            "Use the label image that belongs to the roi_order."
+        )
+    check_atlas_order(atlas, roi_order, str(asked))
 
 
 def _checked_size(roi_order: ROIOrder, n_rois: int | None, time_axis: int | None) -> int | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..atlases.roi_orders import ROI_ORDERS, ROIOrder
 from .censoring import OUTLIERS
+from .cifti import DENSE_SUFFIX
 from .nifti import NATIVE_SPACES
 from .readers import SERIES_SUFFIXES, series_suffix
 from .runs import ScanParts, choose_tables, cleanest, is_hcp_image, without_joined_runs
@@ -197,16 +198,23 @@ def _candidates(
                 '"**/*_bold.nii.gz".'
             ) from error
         chosen = [name for name in everything if name in chosen]
-    of_kind = [name for name in chosen if (is_image(name) if images else bool(series_suffix(name)))]
-    if images and pattern is None:
+    dense = images == DENSE_SUFFIX
+    of_kind = [
+        name
+        for name in chosen
+        if (name.lower().endswith(DENSE_SUFFIX) if dense else is_image(name) if images else bool(series_suffix(name)))
+    ]
+    if images and pattern is None and not dense:
         of_kind = [
             name
             for name in of_kind
             if name_parts(name)[1].endswith(images) or (images == "bold" and is_hcp_image(name))
         ]
     if pattern is None and not images:
-        dense = "dense CIFTI, of vertices and voxels; average it over parcels first (wb_command -cifti-parcellate)"
-        found.left_out.update({name: dense for name in chosen if name.lower().endswith(".dtseries.nii")})
+        of_voxels = (
+            "dense CIFTI, of vertices and voxels; give a label file (.dlabel.nii) as atlas (--atlas) to average it"
+        )
+        found.left_out.update({name: of_voxels for name in chosen if name.lower().endswith(DENSE_SUFFIX)})
     candidates = []
     for name in of_kind:
         if (why := _no_series(name, pattern is not None, images)) is not None:
@@ -216,8 +224,8 @@ def _candidates(
         else:
             candidates.append(name)
     if not candidates:
-        suffixes = IMAGE_SUFFIXES if images else SERIES_SUFFIXES
-        default = f"**/*{images}.nii*" if images else "**/*"
+        suffixes = (DENSE_SUFFIX,) if dense else IMAGE_SUFFIXES if images else SERIES_SUFFIXES
+        default = f"**/*{images}" if dense else f"**/*{images}.nii*" if images else "**/*"
         others = sum(map(is_image, everything)) if not images else 0
         hint = f" There are {others} images: give atlas (--atlas) to average them over parcels." if others else ""
         hint += (

@@ -460,7 +460,8 @@ def joined(
     """The series of one scan whose parcels are in several tables, in an order that is wanted or that of a model.
 
     Raises:
-        ROISeriesReadError: if they differ in length or repetition time, one tells no order, or a parcel is there twice.
+        ROISeriesReadError: if they differ in length or repetition time, one tells no order, or a parcel is there
+            twice.
     """
     first, names = parts[0], " + ".join([str(paths[0]), *(path.name for path in paths[1:])])
     for path, part in zip(paths, parts):

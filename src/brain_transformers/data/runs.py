@@ -275,7 +275,8 @@ def _entity(token: str) -> tuple[str, str]:
 # --- cleaned images of HCP ---
 
 _HCP_IMAGE = re.compile(
-    r"(?:^|.*/)MNINonLinear/Results/(?P<run>[^/]+)/(?P=run)(?P<clean>(?:_hp\d+[a-z]*)?(?:_clean|_rclean|_tclean)*)\.nii(\.gz)?"
+    r"(?:^|.*/)MNINonLinear/Results/(?P<run>[^/]+)/(?P=run)(?:_Atlas(?:_MSMAll)?)?(?:_hp\d+[a-z]*)?"
+    r"(?:_clean|_rclean|_tclean)*(?:\.dtseries\.nii|\.nii(?:\.gz)?)"
 )
 
 

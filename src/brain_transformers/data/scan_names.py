@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cifti import DENSE_SUFFIX
 from .readers import series_suffix
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -331,7 +332,9 @@ def is_image(name: str) -> bool:
 
 def suffix_of(name: str) -> str:
     lower = name.lower()
-    suffix = series_suffix(name) or next((end for end in IMAGE_SUFFIXES[::-1] if lower.endswith(end)), "")
+    suffix = series_suffix(name) or next(
+        (end for end in (*IMAGE_SUFFIXES, DENSE_SUFFIX)[::-1] if lower.endswith(end)), ""
+    )
     return suffix or Path(name).suffix
 
 
