@@ -299,6 +299,7 @@ class SemantoksHDF5Builder(datasets.ArrowBasedBuilder):
                         "n_timepoints": signals.shape[1],
                         "t_r": how["t_r"],
                         "roi_order": how["roi_order"],
+                        "frame_mask": np.zeros(0, bool),
                         "subject": recording.subject,
                         "subject_known": True,
                         "source_file": Path(path).name,
