@@ -135,7 +135,7 @@ def _make(
             content, said = rows_digest(chunk), parts.read(number)
             if said is None or said["content"] != content:
                 table, skipped = make(chunk)
-                parts.write(number, partial(_write, table), {"left_out": skipped, "content": content})
+                parts.write(number, partial(_write, table), left_out=skipped, content=content)
             else:
                 skipped = said["left_out"]
             saved()
