@@ -94,6 +94,23 @@ def test_packed_and_whole_sequences_give_the_same(implementation: str) -> None:
     assert not bool((packed.last_hidden_state[1, 2:5] == 0).all())  # padded tokens pass through the layers
 
 
+def test_padded_tokens_that_nobody_reads_do_not_run() -> None:
+    model, inputs, mask = tiny(), {"signals": scans()}, padding(5, 2, 4)
+    seen: list[int] = []
+    model.layers[0].mlp.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[:2].numel()))
+    with torch.no_grad():
+        whole = model(**inputs, attention_mask=mask)
+        in_all, n_observed = sum(seen), int(mask.sum())
+        seen.clear()
+        spared = model(**inputs, attention_mask=mask, keep_padding=False)
+        states = model(**inputs, attention_mask=mask, keep_padding=False, output_hidden_states=True)
+    assert (in_all, seen[0]) == (mask.numel(), n_observed)
+    assert torch.equal(spared.pooler_output, whole.pooler_output)
+    assert torch.equal(spared.last_hidden_state[mask == 1], whole.last_hidden_state[mask == 1])
+    assert not spared.last_hidden_state[mask == 0].any()
+    torch.testing.assert_close(states.last_hidden_state, whole.last_hidden_state, rtol=1e-4, atol=1e-5)
+
+
 def test_padding_is_never_attended_to_and_its_gradients_are_those_of_the_whole() -> None:
     model = tiny("ForMaskedModeling").train()
     mask = padding(5, 2, 4)

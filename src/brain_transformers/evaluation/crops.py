@@ -49,8 +49,9 @@ def crop_features(
         ValueError: for an unknown option, an empty dataset, or a scan that the extractor refuses.
     """
     body, pick = body_and_pooling(model, extractor, pooling)
-    options = {"batch_size": batch_size, "device": device, "dtype": dtype, "progress": progress}
-    return _run_crops(body, dataset, extractor, n_crops, pick, description="Embedding crops", **options)
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "dtype": dtype, "progress": progress}
+    options |= {"description": "Embedding crops", "forward": body.where_pooled}
+    return _run_crops(body, dataset, extractor, n_crops, pick, **options)
 
 
 def predict_crops(

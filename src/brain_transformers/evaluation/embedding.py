@@ -211,6 +211,7 @@ def run_windows(
     progress: bool,
     description: str,
     on_error: str = "raise",
+    forward: Mapping[str, Any] | None = None,
 ) -> WindowValues:
     """Run a model on the windows of all scans, in batches that span scans, without gradients.
 
@@ -227,6 +228,7 @@ def run_windows(
         progress: show a progress bar over scans.
         description: what the bar says.
         on_error: `"raise"`, or `"skip"` to leave out scans that cannot be used or whose values are not finite.
+        forward: further arguments of the model.
 
     Raises:
         ValueError: for an unknown option, an empty dataset, a scan that the extractor refuses or that gives values
@@ -258,7 +260,7 @@ def run_windows(
                 joined = join([item[1] for item in batch])
                 inputs = {name: torch.as_tensor(value, device=device) for name, value in joined.items()}
                 main = collator.processor.main_input(inputs)
-                found = pick(model(**inputs), inputs).float().cpu().numpy()
+                found = pick(model(**inputs, **(forward or {})), inputs).float().cpu().numpy()
                 for window in np.flatnonzero(~np.isfinite(found).all(1)):
                     scans.refuse(
                         batch[window][0],
@@ -347,6 +349,7 @@ def embed_dataset(
         progress=progress,
         description="Embedding",
         on_error=on_error,
+        forward=body.where_pooled,
     )
     if run.left_out:
         listing = "\n  ".join(list(run.left_out.values())[:_MAX_LISTED])

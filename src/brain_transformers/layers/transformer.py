@@ -121,8 +121,9 @@ class PreNormLayer(GradientCheckpointingLayer):
 
     def without_attention(self, hidden_states: torch.Tensor, lengths: SequenceLengths | None = None) -> torch.Tensor:
         """What the layer makes of tokens that attend to nothing, as with a `keep_mask` that is false for them."""
-        nothing = hidden_states.new_zeros(*hidden_states.shape[:2], self.attention.out_proj.in_features)
-        return self._rest(hidden_states, self.attention.out_proj(nothing), lengths)
+        projection: Any = self.attention.out_proj
+        nothing = projection(hidden_states.new_zeros(1, 1, projection.in_features))  # the same for each of them
+        return self._rest(hidden_states, nothing.expand(*hidden_states.shape[:2], -1), lengths)
 
     def _rest(
         self, hidden_states: torch.Tensor, attention_output: torch.Tensor, lengths: SequenceLengths | None

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -161,6 +161,8 @@ class BrainPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     # Whether pretraining hides the tokens with the highest `noise`, of which the Trainer draws one number a token.
     masked_by_noise = False
+    # Arguments of the body that spare what is not read where only tokens that were measured are, as in pooling.
+    where_pooled: ClassVar[Mapping[str, Any]] = {}
     # What `get_input_embeddings` answers: LoRA with reentrant checkpointing needs gradients from there on.
     _input_embed_layer = "embeddings"
     supports_gradient_checkpointing = True

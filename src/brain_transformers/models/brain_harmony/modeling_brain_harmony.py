@@ -299,8 +299,12 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
         signals: torch.Tensor | None = None,
         patch_size: PatchSize | None = None,
         t1_volumes: torch.Tensor | None = None,
+        keep_padding: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Tokens of both encoders, computed or as they are given; arguments as of [`BrainHarmonyModel`].
+
+        Args:
+            keep_padding: see [`HarmonixFModel`].
 
         Returns:
             `inputs_embeds` `(batch, n_tokens, input_size)`, with zeros for what is missing; and which of them are
@@ -343,7 +347,7 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
         tokens = first.new_zeros(batch, self.config.n_tokens, self.config.input_size, dtype=torch.float32)
         with torch.no_grad():
             if signals is not None:
-                self._encode_fmri(tokens[:, :n_fmri], signals, observed[:, :n_fmri], patch_size)
+                self._encode_fmri(tokens[:, :n_fmri], signals, observed[:, :n_fmri], patch_size, keep_padding)
             if t1_volumes is not None:
                 rows = observed[:, n_fmri:].any(1)
                 if bool(rows.any()):
@@ -352,7 +356,12 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
         return tokens, None if signals is not None and t1_volumes is not None and attention_mask is None else observed
 
     def _encode_fmri(
-        self, tokens: torch.Tensor, signals: torch.Tensor, observed: torch.Tensor, patch_size: PatchSize | None
+        self,
+        tokens: torch.Tensor,
+        signals: torch.Tensor,
+        observed: torch.Tensor,
+        patch_size: PatchSize | None,
+        keep_padding: bool,
     ) -> None:
         """Write the tokens of the scans that were measured into `tokens` `(batch, n_fmri_tokens, input_size)`."""
         encoder: Any = self.base_model.get_submodule("fmri_encoder")
@@ -370,7 +379,8 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
                 f"signals must have {encoder.config.n_windows} patches of patch_size frames, padded at the end, got "
                 f"{n_windows} from {tuple(signals.shape)}. Pass the scan through the processor."
             )
-        output = encoder(signals, None if bool(mask.all()) else mask, patch_size, return_dict=True)
+        given = None if bool(mask.all()) else mask
+        output = encoder(signals, given, patch_size, keep_padding=keep_padding, return_dict=True)
         tokens[rows] = output.last_hidden_state[:, int(encoder.has_cls_token) :].float()
 
     def _check_embeds(self, inputs_embeds: torch.Tensor) -> None:
@@ -440,9 +450,11 @@ class BrainHarmonyModel(BrainHarmonyPreTrainedModel):
         Raises:
             ValueError: for inputs of another shape, or a sample without observed tokens.
         """
-        inputs_embeds, observed = self.stage0(inputs_embeds, attention_mask, signals, patch_size, t1_volumes)
         asked = ("output_hidden_states", "output_attentions")
         whole = any(kwargs.get(name, getattr(self.config, name)) for name in asked)
+        inputs_embeds, observed = self.stage0(
+            inputs_embeds, attention_mask, signals, patch_size, t1_volumes, keep_padding=whole
+        )
         hidden_states = self.embeddings(inputs_embeds)
         if observed is None or whole or torch.compiler.is_compiling() or torch.jit.is_tracing():
             hidden_states = self._encode(hidden_states, observed, whole, **kwargs)
@@ -586,7 +598,7 @@ class BrainHarmonyForSequenceClassification(BrainForSequenceClassification, Brai
     def mix_inputs(self, inputs: Mapping[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
         """See [`BrainPreTrainedModel.mix_inputs`]; tokens are mixed, of which padded ones are made 0 first."""
         names = ("inputs_embeds", "attention_mask", "signals", "patch_size", "t1_volumes")
-        tokens, observed = self.stage0(**{name: inputs[name] for name in names if name in inputs})
+        tokens, observed = self.stage0(**{name: inputs[name] for name in names if name in inputs}, keep_padding=False)
         rest = {name: value for name, value in inputs.items() if name not in names}
         if observed is not None:
             tokens, rest["attention_mask"] = tokens * observed[:, :, None], observed

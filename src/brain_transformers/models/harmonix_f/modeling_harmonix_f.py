@@ -206,6 +206,7 @@ class HarmonixFPreTrainedModel(ROIPreTrainedModel):
 
     config: HarmonixFConfig
     base_model_prefix = "harmonix_f"
+    where_pooled = {"keep_padding": False}
     _no_split_modules = ["PreNormLayer", "HarmonixFEmbeddings"]
     _can_record_outputs = {"hidden_states": PreNormLayer, "attentions": SelfAttention}
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\.", r"^classifier\."]
@@ -312,6 +313,7 @@ class HarmonixFModel(HarmonixFPreTrainedModel):
         patch_size: PatchSize | None = None,
         context_indices: Indices | None = None,
         output_indices: torch.Tensor | None = None,
+        keep_padding: bool = True,
         **kwargs: Any,
     ) -> BrainModelOutput:
         """Encode windows of parcellated BOLD.
@@ -324,6 +326,8 @@ class HarmonixFModel(HarmonixFPreTrainedModel):
             context_indices: int64 `(batch, n)` token ids, or several such: only these tokens are encoded, and the
                 output is `(n_masks * batch, n, hidden_size)`, all samples for mask 0 first.
             output_indices: int64 `(batch, n)`: all tokens are encoded but only these come out, in this order.
+            keep_padding: whether padded tokens are wanted. They do not touch the others, so that where these alone are
+                read they need not run: they are then 0, unless states of all layers are asked for.
 
         Returns:
             `last_hidden_state` `(batch, [1 +] n_tokens, hidden_size)` after the final norm, in natural order, padded
@@ -344,11 +348,14 @@ class HarmonixFModel(HarmonixFPreTrainedModel):
         asked = any(
             kwargs.get(name, getattr(self.config, name)) for name in ("output_hidden_states", "output_attentions")
         )
-        hidden_states = encode(self, hidden_states, keep, wanted, whole=asked, **kwargs)
+        hidden_states = encode(self, hidden_states, keep, wanted, asked, keep_padding, **kwargs)
         if output_indices is not None:
             keep = None if keep is None else keep.gather(1, output_indices)
             cls = 0
         hidden_states = self.layernorm(hidden_states)
+        if keep is not None and not keep_padding and not asked:
+            padded = nn.functional.pad(~keep, (hidden_states.shape[1] - keep.shape[1], 0))
+            hidden_states = hidden_states.masked_fill(padded[:, :, None], 0.0)
         pooled = pool_tokens(hidden_states, self.config.pooling, keep, has_cls=bool(cls))
         return BrainModelOutput(last_hidden_state=hidden_states, pooler_output=pooled)
 
@@ -359,6 +366,7 @@ def encode(
     keep_mask: torch.Tensor | None,
     query_ids: torch.Tensor | None = None,
     whole: bool = False,
+    keep_padding: bool = True,
     **kwargs: Any,
 ) -> torch.Tensor:
     """Run the layers over a sequence of which some tokens are padding.
@@ -372,6 +380,7 @@ def encode(
         keep_mask: bool `(batch, n_tokens)`; `None` if nothing is padded.
         query_ids: int64 `(batch, n)`, the tokens that come out.
         whole: run the whole sequence with a mask.
+        keep_padding: also run padded tokens; what comes out for them otherwise means nothing.
     """
     layers: Any = model.layers
     zero = model.config.padded_attention == "zero"
@@ -386,7 +395,8 @@ def encode(
     observed, padded = packing.pack(hidden_states), padding.pack(hidden_states)
     for layer in layers:
         observed = layer(observed, lengths=packing.lengths, **kwargs)
-        padded = layer.without_attention(padded, padding.lengths)
+        if keep_padding:
+            padded = layer.without_attention(padded, padding.lengths)
     hidden_states = packing.unpack(observed, padded, padding)
     return hidden_states if query_ids is None else gather_tokens(hidden_states, query_ids)
 
@@ -499,6 +509,10 @@ class HarmonixFForSequenceClassification(BrainForSequenceClassification, Harmoni
 
     body_class = HarmonixFModel
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\."]
+
+    def body_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """See [`BrainForSequenceClassification.body_options`]."""
+        return dict(self.where_pooled)
 
     def add_head(self) -> None:
         """See [`BrainForSequenceClassification.add_head`]."""
