@@ -39,8 +39,7 @@ def obtain(name: str) -> str:
     """How to get a published checkpoint, or a model whose weights were never published, as Markdown."""
     if MODELS[name].source is None:
         return _MAKE.format(name=name, converter=bt.load_config(name).family.converter)
-    more_than_weights = str(MODELS[name].conversion).count("--") > 1
-    table = " The table that the command names is theirs as well." if more_than_weights else ""
+    table = " The table that the command names is theirs as well." if len(MODELS[name].files) > 1 else ""
     return _OBTAIN.format(source=MODELS[name].source, table=table, command=conversion_command(name))
 
 

@@ -1,11 +1,14 @@
 """Settings for the whole test suite: no network, quiet libraries, the `--golden` option."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Whatever weights the user has fetched, tests begin without any.
+os.environ["BRAIN_TRANSFORMERS_CACHE"] = str(Path(tempfile.gettempdir(), f"brain-transformers-tests-{os.getpid()}"))
 
 import pytest
 import torch

@@ -42,6 +42,9 @@ _EXPORTS = {
     "verify": "hub.contract",
     "write_contract": "hub.contract",
     "list_models": "hub.registry",
+    "get": "hub.weights",
+    "load": "hub.weights",
+    "path_of": "hub.weights",
     "new_model": "hub.starting_models",
     "load_config": "hub.registry",
 }

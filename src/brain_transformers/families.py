@@ -14,7 +14,6 @@ import importlib
 import os
 import pkgutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,30 +53,57 @@ def conversion_command(name: str) -> str:
     )
 
 
-def check_is_no_bare_name(source: Any) -> None:
-    """Refuse the name of a configuration, or nearly so, where a folder or Hub name of weights is needed.
+def cache_folder() -> Path:
+    """Where weights that were fetched by name are kept: `BRAIN_TRANSFORMERS_CACHE`, or a folder in `HF_HOME`."""
+    if own := os.environ.get("BRAIN_TRANSFORMERS_CACHE"):
+        return Path(own).expanduser()
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(home).expanduser() / "brain-transformers"
 
-    Weights of these names lie on no server: without this, one would be asked, at length where there is no network.
+
+def fetched(name: str) -> Path | None:
+    """The folder of the weights of a name, if `brain-transformers get` has fetched them."""
+    folder = cache_folder() / "models" / name
+    return folder if name in MODELS and (folder / "config.json").is_file() else None
+
+
+def weights_source(source: Any) -> Any:
+    """What to load weights from: for the name of a published model the folder of those that were fetched.
+
+    Everything else, a folder of that name included, stays as it is. Weights of these names lie on no server: without
+    this, one would be asked, at length where there is no network.
 
     Raises:
-        FileNotFoundError: saying where the weights are and how to convert them, or which name was meant.
+        FileNotFoundError: for a name without weights, saying how to get them, or which name was meant.
     """
     if not isinstance(source, str) or "/" in source or Path(source).exists():
-        return
+        return source
     if source not in MODELS:
         if similar := difflib.get_close_matches(source, MODELS, n=1, cutoff=0.8):
             raise FileNotFoundError(
                 f"There is no folder {source} here, and no model of that name: {similar[0]!r} is one."
             )
-        return
-    entry = MODELS[source]
-    start = f"There is no folder {source} here; {source!r} is a configuration, and comes without weights. "
-    if entry.source is None:
-        published = "None were published. "
-    else:
-        published = f"Get those of the authors ({entry.source}) and convert them once: {conversion_command(source)}. "
+        return source
+    return fetched_folder(source)
+
+
+def fetched_folder(name: str) -> Path:
+    """The folder of the weights of a name.
+
+    Raises:
+        FileNotFoundError: if they were not fetched; the message says how to.
+    """
+    if (folder := fetched(name)) is not None:
+        return folder
+    entry = MODELS[name]
+    how = "None were published."
+    if entry.source is not None:
+        given = "".join(f" {file.flag} FILE" for file in entry.files if file.needs_a_person)
+        takes = "takes the files that you download from" if given else "fetches them from"
+        how = f"`brain-transformers get {name}{given}` {takes} their authors ({entry.source})."
     raise FileNotFoundError(
-        f"{start}{published}Random weights: AutoModel.from_config(brain_transformers.load_config({source!r}))."
+        f"There are no weights of {name} here. {how} Random weights: "
+        f"AutoModel.from_config(brain_transformers.load_config({name!r}))."
     )
 
 
@@ -89,17 +115,18 @@ def _register_models() -> None:
             if auto_class != "AutoConfig":
                 registry = getattr(modeling_auto, auto_class)
                 registry.register(family.load_class("Config"), family.load_class(kind), exist_ok=True)
+                _check_first(registry, "from_pretrained", ("config.json",))
         if family.joint_processor is not None:
             from transformers import AutoProcessor  # which the models have loaded, and takes seconds otherwise
 
             AutoProcessor.register(family.load_class("Config"), family.load_processor(joint=True), exist_ok=True)
 
 
-def _check_first(cls: type, method: str, check: Callable[[Any], None], files: tuple[str, ...]) -> None:
-    """Let a class method see its first argument checked first, once: as a name, and as a folder with these files.
+def _check_first(cls: type, method: str, files: tuple[str, ...]) -> None:
+    """Let a class method see its first argument as [`weights_source`] gives it, once, and these files of it checked.
 
-    transformers has no place for a package to say what a name means before a server is asked for it. Whatever passes
-    the check goes on as it would without it.
+    transformers has no place for a package to say what a name means before a server is asked for it. Whatever is no
+    name of ours goes on as it would without it.
     """
     original = getattr(cls, method)
     if getattr(original, "checked_first", False):
@@ -107,9 +134,9 @@ def _check_first(cls: type, method: str, check: Callable[[Any], None], files: tu
 
     @functools.wraps(original.__func__)
     def checked(cls: type, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        check(pretrained_model_name_or_path)
-        _check_files(pretrained_model_name_or_path, files)
-        return original.__func__(cls, pretrained_model_name_or_path, *args, **kwargs)
+        source = weights_source(pretrained_model_name_or_path)
+        _check_files(source, files)
+        return original.__func__(cls, source, *args, **kwargs)
 
     checked.checked_first = True  # type: ignore[attr-defined]
     setattr(cls, method, classmethod(checked))
@@ -142,6 +169,7 @@ def _check_files(source: Any, names: tuple[str, ...]) -> None:
 def register_auto_classes() -> None:
     """Register every family with AutoConfig, AutoFeatureExtractor and the AutoModel classes. Safe to call again."""
     from transformers import AutoConfig, AutoFeatureExtractor
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
     from .models.configuration_base import BrainConfig
     from .processing.base import ScanProcessor
@@ -158,10 +186,15 @@ def register_auto_classes() -> None:
     for cls, method, files in (
         (AutoConfig, "from_pretrained", config),
         (AutoFeatureExtractor, "from_pretrained", processor + config),
+        (BrainConfig, "from_pretrained", config),
         (BrainConfig, "get_config_dict", config),
+        (ScanProcessor, "from_pretrained", processor),
         (ScanProcessor, "get_feature_extractor_dict", processor),
+        # Of which those classes take the method that are made when they are first imported.
+        (_BaseAutoModelClass, "from_pretrained", config),
     ):
-        _check_first(cls, method, check_is_no_bare_name, files)
+        _check_first(cls, method, files)
+    BrainConfig.weights_source = staticmethod(weights_source)
     if _MODELING_AUTO in sys.modules:
         _register_models()
     else:

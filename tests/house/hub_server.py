@@ -23,17 +23,45 @@ REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
 
 @dataclass
 class Repository:
-    """Files of a repository and what is known about it."""
+    """Files of a repository and what is known about it.
 
-    private: bool
+    Attributes:
+        private: whether only who has the token may see it.
+        gated: whether nobody may have its files, who may all see it.
+        files: the newest ones, by name.
+        lfs: names of those that are kept as large ones.
+        commits: number of them.
+        earlier: files of each commit that was asked for or replaced.
+        damaged: name of a file -> what is served in its place, as by a server that mixes something up.
+        cut: name of a file -> how much of it is served before the connection ends, once; the next call fails.
+    """
+
+    private: bool = False
+    gated: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
     lfs: set[str] = field(default_factory=set)
     commits: int = 0
+    earlier: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    damaged: dict[str, bytes] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
 
     @property
     def sha(self) -> str:
+        """The newest commit, which can be asked for from now on."""
         content = "".join(f"{name}{hashlib.sha1(data).hexdigest()}" for name, data in sorted(self.files.items()))
-        return hashlib.sha1(f"{self.commits}{content}".encode()).hexdigest()
+        sha = hashlib.sha1(f"{self.commits}{content}".encode()).hexdigest()
+        self.earlier.setdefault(sha, dict(self.files))
+        return sha
+
+    def at(self, revision: str) -> tuple[str, dict[str, bytes] | None]:
+        """A commit and its files, which are `None` if there is no such commit."""
+        sha = self.sha if revision == "main" else revision
+        return sha, self.earlier.get(sha)
+
+
+def git_hash(data: bytes) -> str:
+    """What Git calls a file with this content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 class HubServer:
@@ -134,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             ("PUT", r"/lfs-storage/(?P<oid>[0-9a-f]{64})", self._lfs_put),
             ("POST", rf"/api/models/{REPO}/commit/[^/]+", self._commit),
             ("GET", rf"/api/models/{REPO}/tree/[^/]+", self._tree),
-            ("GET", rf"/api/models/{REPO}(/revision/[^/]+)?", self._info),
+            ("GET", rf"/api/models/{REPO}(/revision/(?P<revision>[^/]+))?", self._info),
             ("GET", rf"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<name>.+)", self._resolve),
         )
         for expected, pattern, answer in routes:
@@ -197,6 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK)
 
     def _commit(self, body: bytes, repo: str, repository: Repository, **_: Any) -> None:
+        _ = repository.sha  # which keeps what is replaced
         for line in body.decode().splitlines():
             entry = json.loads(line)
             value = entry["value"]
@@ -211,35 +240,63 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{repo}/commit/{repository.sha}"
         self._json({"success": True, "commitOid": repository.sha, "commitUrl": url, "hookOutput": ""})
 
-    def _info(self, repo: str, repository: Repository, **_: Any) -> None:
+    def _info(self, repo: str, repository: Repository, revision: str | None = None, **_: Any) -> None:
+        sha, files = repository.at(revision or "main")
+        if files is None:
+            self._missing("RevisionNotFound")
+            return
+        siblings: list[dict[str, Any]] = []
+        for name, data in sorted(files.items()):
+            siblings.append({"rfilename": name, "size": len(data), "blobId": git_hash(data)})
+            if name in repository.lfs:
+                siblings[-1]["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 1}
         self._json(
             {
                 "id": repo,
                 "modelId": repo,
-                "sha": repository.sha,
+                "sha": sha,
                 "private": repository.private,
-                "gated": False,
+                "gated": "manual" if repository.gated else False,
                 "tags": [],
-                "siblings": [{"rfilename": name} for name in sorted(repository.files)],
+                "siblings": siblings,
             }
         )
 
     def _tree(self, repository: Repository, **_: Any) -> None:
         self._json(
             [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                {"type": "file", "path": name, "size": len(data), "oid": git_hash(data)}
                 for name, data in sorted(repository.files.items())
             ]
         )
 
-    def _resolve(self, name: str, repository: Repository, **_: Any) -> None:
-        data = repository.files.get(name)
-        headers = {"X_Repo_Commit": repository.sha, "Accept_Ranges": "bytes"}
+    def _resolve(self, name: str, repository: Repository, revision: str, **_: Any) -> None:
+        sha, files = repository.at(revision)
+        if files is None:
+            self._missing("RevisionNotFound")
+            return
+        if repository.gated:
+            self._send(HTTPStatus.FORBIDDEN, b'{"error":"gated"}', X_Error_Code="GatedRepo", X_Error_Message="gated")
+            return
+        data = files.get(name)
+        headers = {"X_Repo_Commit": sha, "Accept_Ranges": "bytes"}
         if data is None:
             self._send(HTTPStatus.NOT_FOUND, b"", X_Error_Code="EntryNotFound", **headers)
             return
-        digest = hashlib.sha256(data) if name in repository.lfs else hashlib.sha1(data)
-        headers["ETag"] = f'"{digest.hexdigest()}"'
+        headers["ETag"] = f'"{hashlib.sha256(data).hexdigest() if name in repository.lfs else git_hash(data)}"'
+        data = repository.damaged.get(name, data)
+        if self.command == "GET" and (cut := repository.cut.get(name)) is not None:
+            if cut == 0:
+                del repository.cut[name]
+                self._send(HTTPStatus.INTERNAL_SERVER_ERROR, b'{"error":"down"}')
+                return
+            repository.cut[name] = 0
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[:cut])
+            self.close_connection = True
+            return
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked is None:
             headers["Content_Length"] = str(len(data))

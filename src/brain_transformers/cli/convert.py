@@ -49,10 +49,7 @@ def main(family: str, arguments: list[str] | None = None) -> int:
 def _parser(family: str, prog: str | None = None) -> argparse.ArgumentParser:
     converter = _FAMILY_OF[family].load_converter()
     parser = Parser(prog=prog, description=converter.description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for number, file in enumerate(converter.files):
-        parser.add_argument(_flag(file.name), type=Path, required=number == 0, help=file.help)
-    for name, settings in converter.flags.items():
-        parser.add_argument(_flag(name), **settings)
+    add_converter_flags(parser, converter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write; appears complete or not at all")
     parser.add_argument(
         "--source",
@@ -62,27 +59,37 @@ def _parser(family: str, prog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def add_converter_flags(parser: argparse.ArgumentParser, converter: Any, required: bool = True) -> None:
+    """Add what a converter takes; the first of its files may be required."""
+    for number, file in enumerate(converter.files):
+        parser.add_argument(_flag(file.name), type=Path, required=required and number == 0, help=file.help)
+    for name, settings in converter.flags.items():
+        parser.add_argument(_flag(name), **settings)
+
+
+def given_to(converter: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """What was given for a converter: its files and flags by name."""
+    return {name: getattr(args, name) for name in (*(file.name for file in converter.files), *converter.flags)}
+
+
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
 def _convert(family: str, args: argparse.Namespace) -> int:
     from ..conversion.convert import check_output, convert
-    from ..hub.model_card import converted_model_card
-    from ..hub.sharing import check_repo_id, push_folder, save_model_folder
+    from ..hub.conversions import save_converted
+    from ..hub.sharing import check_repo_id, push_folder
 
     converter = _FAMILY_OF[family].load_converter()
     if args.push_to_hub is not None:
         check_repo_id(args.push_to_hub)  # now, and not after the work
-    given = {name: getattr(args, name) for name in (*(file.name for file in converter.files), *converter.flags)}
+    given = given_to(converter, args)
     check_output(args.output, *(given[file.name] for file in converter.files))
     done = convert(converter, **given)
-    card = converted_model_card(args.output.resolve().name, done, args.source)
-    save_model_folder(done.model, args.output, extractor=done.extractor, card=card)
-    print(done.converted.report.summary())
+    save_converted(done, args.output, args.source)
     for warning in done.converted.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"fingerprint {done.fingerprint}, the same wherever all weights and tables are the same")
     print(f"{type(done.model).__name__} written to {args.output}")
     if args.push_to_hub:
         print("The repository is private: ask the authors before you share their weights in this form.")

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..families import weights_source
 from ..files import write_file
 from .flags import add_shard_flags, check_dataset, check_model, holds_dataset, shard_of
 
@@ -25,7 +26,12 @@ def add_parser(commands: Any) -> None:
         ),
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder with an Arrow dataset")
-    parser.add_argument("--model", required=True, help="folder or Hub name of a model with its feature extractor")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="name of weights that `brain-transformers get` has fetched, or folder or Hub name of a model with its "
+        "feature extractor",
+    )
     parser.add_argument("--output", type=Path, required=True, help="table to write, .parquet, .csv or .npz")
     parser.add_argument(
         "--tokens",
@@ -121,6 +127,7 @@ def check(args: argparse.Namespace) -> None:
         )
     check_dataset(args.dataset)
     check_model(args.model)
+    weights_source(args.model)  # of a name whose weights are not here it says how to get them
     if args.fit_on is not None:
         check_dataset(_fit_source(args.fit_on)[0])
 

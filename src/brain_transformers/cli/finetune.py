@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..families import MODELS, weights_source
 from ..optional import require
 from .flags import NAMED_MODELS, Once
 from .training_inputs import add_training_parser, check_inputs, config_fields, training_flags, training_inputs
@@ -49,7 +51,8 @@ def add_parser(commands: Any) -> None:
             "to 10) are classes; other numbers are regressed, in their own units. Training sees a random window of a "
             "scan in each epoch, and evaluation all of it: the mean of the outputs of its windows."
         ),
-        model_help="folder or Hub name of a model, or a configuration's name",
+        model_help="name of weights that `brain-transformers get` has fetched, or folder or Hub name of a model; with "
+        "--config, or a name that no weights were published of, a new model with random weights",
     )
     parser.add_argument("--label", required=True, action=Once, help="column to predict")
     parser.add_argument("--task", choices=("classification", "regression"), help="by default from the label's type")
@@ -96,6 +99,7 @@ def add_parser(commands: Any) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Raise what can be said before anything is imported."""
+    _settle_name(args)
     given = [option for option, name in _REPETITION_OPTIONS.items() if getattr(args, name) is not None]
     if args.repetitions is None:
         if given:
@@ -117,6 +121,25 @@ def check(args: argparse.Namespace) -> None:
                     "--ratios)."
                 )
     check_inputs(args)
+
+
+def _settle_name(args: argparse.Namespace) -> None:
+    """Let the name of a published model mean its weights, unless fields of a new model are given.
+
+    Raises:
+        FileNotFoundError: if the weights were not fetched; the message says how to.
+    """
+    if args.model not in NAMED_MODELS or MODELS[args.model].source is None or args.config:
+        return
+    try:
+        source = str(weights_source(args.model))
+    except FileNotFoundError as error:
+        told = str(error).partition(" Random weights: ")[0]
+        raise FileNotFoundError(
+            f"{told} For a new model with random weights, say fields of it with --config, such as hidden_size=512."
+        ) from None
+    print(f"--model {args.model}: the published weights, in {source}")
+    args.model = os.path.join(".", source)  # a folder, also where it has the name
 
 
 def run(args: argparse.Namespace) -> int:

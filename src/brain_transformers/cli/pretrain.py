@@ -1,8 +1,11 @@
 """`brain-transformers pretrain`: pretraining of a new or an existing model on a dataset of scans."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from ..families import fetched
+from .flags import NAMED_MODELS
 from .training_inputs import EVAL_SPLIT, add_training_parser, check_inputs, training_inputs
 from .training_run import Beginning, check_output, train_in_folder
 
@@ -80,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
 
         from ..hub.starting_models import check_masks, starting_model
 
+        if args.model in NAMED_MODELS:
+            existing = Path(args.model) if Path(args.model).is_dir() else fetched(args.model)
+            others = "" if existing is None else f" (to go on from the weights in {existing}: --model {existing}/)"
+            print(f"{args.model}: a new model of that name, with random weights{others}")
         model, extractor = starting_model(
             args.model,
             rows,

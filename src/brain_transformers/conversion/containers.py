@@ -65,12 +65,7 @@ def read_torch_checkpoint(
         ConversionError: if it is missing, truncated, or holds anything but tensors and plain containers; or if this
             PyTorch is too old to read files of others safely.
     """
-    if TorchVersion(torch.__version__) < _SAFE_TORCH:
-        raise ConversionError(
-            f"PyTorch {torch.__version__} cannot read files of others safely (CVE-2026-24747: a prepared file "
-            "corrupts memory, weights_only or not). Expected PyTorch 2.10 or newer: pip install 'torch>=2.10'. "
-            "Converted models load with older ones too."
-        )
+    check_torch()
     with reading(path, expected, _FIX, ConversionError):
         with path.open("rb") as file:
             first = file.read(2)
@@ -96,6 +91,16 @@ def read_torch_checkpoint(
             found = "keys that are no text" if isinstance(content, dict) else f"a {type(content).__name__}"
             raise ConversionError(f"{path} holds {found}, expected a dictionary of tensors.")
     return content
+
+
+def check_torch() -> None:
+    """Raise ConversionError if this PyTorch is too old to read files of others safely."""
+    if TorchVersion(torch.__version__) < _SAFE_TORCH:
+        raise ConversionError(
+            f"PyTorch {torch.__version__} cannot read files of others safely (CVE-2026-24747: a prepared file "
+            "corrupts memory, weights_only or not). Expected PyTorch 2.10 or newer: pip install 'torch>=2.10'. "
+            "Converted models load with older ones too."
+        )
 
 
 def _check_claims(path: Path) -> None:

@@ -1,5 +1,7 @@
 """From files of authors to a model that can be saved, by the converter of its family."""
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,23 @@ class Conversion:
     Attributes:
         model: to be saved, and loaded again for use: buffers that are made and not saved hold nothing yet.
         extractor: its feature extractor.
-        checkpoint: the authors' file.
+        files: of the authors, those that were given.
+        options: values of the converter's flags that differ from its own.
         converted: what the converter of the family said of it.
     """
 
     model: Any
     extractor: Any
-    checkpoint: GivenFile
+    files: dict[str, GivenFile]
+    options: dict[str, Any]
     converted: ConvertedCheckpoint
 
     @property
+    def checkpoint(self) -> GivenFile:
+        """The authors' file."""
+        return self.files["checkpoint"]
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """See [`fingerprint`]."""
         return fingerprint(self.converted.state_dict)
@@ -69,9 +78,14 @@ def convert(converter: Converter, **given: Any) -> Conversion:
     model.load_state_dict(converted.state_dict, strict=True, assign=True)
     processor_class = converted.config.load_processor()
     extractor = processor_class.from_model_config(converted.config, **converted.processor_values)
-    read = files["checkpoint"]
-    assert read is not None
-    return Conversion(model, extractor, read, converted)
+    read = {name: file for name, file in files.items() if file is not None}
+    return Conversion(model, extractor, read, chosen_options(converter, values), converted)
+
+
+def chosen_options(converter: Converter, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values of a converter's flags, those that are not its own."""
+    own = {name: settings.get("default", False) for name, settings in converter.flags.items()}
+    return {name: values[name] for name in own if values.get(name) not in (None, own[name])}
 
 
 def check_output(output: Path, *sources: Path | None) -> None:

@@ -11,6 +11,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..models.family import KIND_OF_AUTO_CLASS, NamedModel
 from ..version import __version__
+from .licenses import terms_of
 from .registry import MODELS, name_by_size
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _UNKNOWN = "unknown"
+_STATED = "as stated by whoever converted it"
 CARD_ROW = re.compile(r"\| (.+?) \| (.+) \|")
 """A line of the table of a card: name and value."""
 _SYNTHETIC = (
@@ -40,6 +42,8 @@ class Provenance:
         same_sizes: name of the published model with the same sizes, which says nothing about the weights.
         needs: what the extractor must be given at every call because nothing saved holds it: argument and meaning.
         fingerprint: of the converted model; see [`Conversion`].
+        account: what became of the tensors, in a sentence.
+        fetched: whether this package brought the file from `source` itself.
     """
 
     file: str
@@ -50,6 +54,8 @@ class Provenance:
     same_sizes: str | None = None
     needs: tuple[str, str] | None = None
     fingerprint: str | None = None
+    account: str | None = None
+    fetched: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,6 @@ def build_model_card(
     if model is not None:
         released, trained = model.base_model.num_parameters(), model.num_parameters(only_trainable=True)
     likely = None if origin.published or provenance is None else provenance.same_sizes
-    terms = re.split(r"[\W_]+", f"{origin.license_id} {origin.license_name}".lower().replace("non-c", "nonc"))
     metadata = ModelCardData(
         license=origin.license_id,
         license_name=origin.license_name,
@@ -128,8 +133,7 @@ def build_model_card(
         needs=None if provenance is None else provenance.needs,
         limits_of=likely,
         limits=entry.limits if likely or entry.limits else (_NOTHING_REPORTED,),
-        non_commercial=bool({"nc", "noncommercial"} & set(terms)),
-        no_derivatives="nd" in terms,
+        terms=terms_of(origin.license_id, origin.license_name),
         citation=entry.citation,
         inline=_inline,
         code=_code,
@@ -143,8 +147,10 @@ def card_rows(config: Any, extractor: Any) -> dict[str, str]:
     return {name: _plain(text) for name, text in words.items()}
 
 
-def converted_model_card(title: str, conversion: "Conversion", source: str | None = None) -> str:
-    """Card of a model that was converted from its authors' files."""
+def converted_model_card(
+    title: str, conversion: "Conversion", source: str | None = None, fetched: bool = False, account: str | None = None
+) -> str:
+    """Card of a model that was converted from its authors' files; see [`Provenance`]."""
     converted, config = conversion.converted, conversion.model.config
     published = name_by_size(config)
     provenance = Provenance(
@@ -156,6 +162,8 @@ def converted_model_card(title: str, conversion: "Conversion", source: str | Non
         published,
         converted.needs,
         conversion.fingerprint,
+        account,
+        fetched,
     )
     entry = MODELS[published] if published else NamedModel()
     return build_model_card(title, entry, config, provenance, conversion.model, conversion.extractor)
@@ -186,11 +194,12 @@ def _origin(entry: NamedModel, provenance: Provenance | None, parent: str | Path
     if parent is not None:
         return _inherited(parent)
     stated = None if provenance is None else provenance.source
+    who = "brought from there by brain-transformers" if provenance and provenance.fetched else _STATED
     if catalogue and entry.source is None:
         return _Origin("none were ever published: random initialisation", "none: there are no weights", published=True)
     if catalogue or (stated and entry.source and _repository(stated) == _repository(entry.source)):
         return _Origin(
-            entry.source or "" if catalogue else f"{stated}, as stated by whoever converted it",
+            entry.source or "" if catalogue else f"{stated}, {who}",
             _UNKNOWN + ": the authors state none" if entry.license in (None, _UNKNOWN) else str(entry.license),
             entry.license,
             _hub_name(None if catalogue else stated),
@@ -204,7 +213,7 @@ def _origin(entry: NamedModel, provenance: Provenance | None, parent: str | Path
             f". The sizes are those of {provenance.same_sizes} ({entry.source}; licence {entry.license}): if this is "
             "its file, that holds"
         )
-    source = f"{stated}, as stated by whoever converted it" if stated else "unknown: whoever converted it did not say"
+    source = f"{stated}, {who}" if stated else "unknown: whoever converted it did not say"
     return _Origin(source, licence, _UNKNOWN, _hub_name(stated))
 
 

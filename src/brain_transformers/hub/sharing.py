@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,21 @@ from .contract import write_contract
 _MODEL_FILES = re.compile(
     r"config\.json|input_contract\.json|generation_config\.json|(?:pre)?processor_config\.json|modeling_shim\.py"
     r"|(?:adapter_)?model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|adapter_config\.json"
-    r"|README\.md|LICENSE(?:\.\w+)?|CITATION\.cff|\.gitattributes"
+    r"|README\.md|conversion\.json|LICENSE(?:\.\w+)?|CITATION\.cff|\.gitattributes"
 )
 # Of these, the ones that may be the user's own.
 _MAY_BE_THEIRS = re.compile(r"adapter_.*|generation_config\.json|LICENSE(?:\.\w+)?|CITATION\.cff|\.gitattributes")
 _OUR_CARD = "library_name: brain-transformers"
 
 
-def save_model_folder(model: Any, folder: str | Path, *, extractor: Any = None, card: str | None = None) -> Path:
+def save_model_folder(
+    model: Any,
+    folder: str | Path,
+    *,
+    extractor: Any = None,
+    card: str | None = None,
+    more: Mapping[str, str] | None = None,
+) -> Path:
     """Write everything that a user of the model needs, all at once.
 
     An earlier model in the folder is replaced with all its files, the card that was written for it included; other
@@ -36,6 +44,7 @@ def save_model_folder(model: Any, folder: str | Path, *, extractor: Any = None, 
         extractor: its feature extractor, saved as `preprocessor_config.json`. What it wants of a scan stands in
             `input_contract.json` too, see [`verify`].
         card: text of `README.md`.
+        more: further files that belong to the model: name -> text.
 
     Raises:
         NotADirectoryError: if `folder` is a file.
@@ -54,6 +63,8 @@ def save_model_folder(model: Any, folder: str | Path, *, extractor: Any = None, 
             extractor.save_pretrained(temporary)
         if card is not None:
             write_file(temporary / "README.md", card)
+        for name, text in (more or {}).items():
+            write_file(temporary / name, text)
         write_contract(temporary, extractor)
         for file in temporary.glob("*.safetensors"):  # which safetensors lets only their owner read
             file.chmod((temporary / "config.json").stat().st_mode)

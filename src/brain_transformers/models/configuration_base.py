@@ -113,6 +113,8 @@ class BrainConfig(PreTrainedConfig):
     # Run once, before the first configuration is made: the package registers its model classes here, so that importing
     # it does not have to load them.
     before_first_instance: ClassVar[Callable[[], None] | None] = None
+    # What models are loaded from, for what was given: the package says here which folder the name of a model means.
+    weights_source: ClassVar[Callable[[Any], Any]] = staticmethod(lambda source: source)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "BrainConfig":
         # Here and not in `__post_init__`, since unpickling makes a configuration without initialising it.

@@ -3,6 +3,7 @@
 Files are read, and the result is made into a model, by the `conversion` package, which stands above the models.
 """
 
+import functools
 import hashlib
 import re
 from collections import Counter
@@ -18,6 +19,12 @@ class ConversionError(ValueError):
     """The checkpoint is not what the converter expects; the message says what was expected, found, and the fix."""
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @dataclass(frozen=True)
 class GivenFile:
     """A file of the authors that was given to a converter.
@@ -30,11 +37,10 @@ class GivenFile:
     path: Path
     content: Any
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """SHA-256 of the file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(self.path)
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ class KeyReport:
 
     def summary(self) -> str:
         """A few lines for the terminal."""
-        lines = [f"{len(self.renamed)} tensors converted, {self.n_dropped} dropped"]
+        lines = [f"{len(self.renamed)} tensors converted, {self.n_dropped} dropped, 0 refused"]
         lines += [f"  dropped {key}: {reason}" for key, reason in self.dropped.items()]
         return "\n".join(lines)
 
@@ -205,8 +211,9 @@ class KeyMap:
                 parts.setdefault(name, {})[place] = value
         if unknown:
             raise ConversionError(
-                f"{len(unknown)} keys of the checkpoint are unknown ({_first(unknown, 5, ', ')}). Expected only the "
-                "keys of the published models: is this a file of another model or version?"
+                f"{len(unknown)} keys of the checkpoint are unknown ({_first(unknown, 5, ', ')}) and refused, beside "
+                f"{len(report.renamed)} that would be converted and {dropped.total()} dropped. Expected only the keys "
+                "of the published models: is this a file of another model or version?"
             )
         report.n_dropped = dropped.total()
         report.dropped = {

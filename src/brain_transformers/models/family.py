@@ -18,6 +18,52 @@ KIND_OF_AUTO_CLASS = {
 
 
 @dataclass(frozen=True)
+class AuthorsFile:
+    """A file of the authors that a model is converted from, or a folder of such files.
+
+    Attributes:
+        argument: of the family's converter, such as `"checkpoint"`.
+        name: what the authors call it, with its folder; of a folder with `/` at its end.
+        repository: of the Hub that holds it, from which `get` fetches it; `None` where it lies elsewhere.
+        revision: commit of that repository; the newest where none is known to be the one.
+        parts: files of a folder that are read.
+        sha256: hashes by name of the file (of a folder, of its parts), as far as they are known.
+        download: for a file that lies elsewhere, one line for a person: a command, or where to click.
+        without: what the model lacks without it, where conversion can do without.
+    """
+
+    argument: str
+    name: str
+    repository: str | None = None
+    revision: str | None = None
+    parts: tuple[str, ...] = ()
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    download: str | None = None
+    without: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """Of the commands that take it."""
+        return f"--{self.argument.replace('_', '-')}"
+
+    @property
+    def needs_a_person(self) -> bool:
+        """Whether nothing can be done without a file that no program may fetch."""
+        return self.repository is None and self.without is None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Of the files in the repository."""
+        return tuple(f"{self.name}{part}" for part in self.parts) or (self.name,)
+
+
+def cloned(repository: str, name: str) -> str:
+    """The line that brings a file out of a repository of code, in whatever folder of it."""
+    folder = repository.rpartition("/")[2]
+    return f"git clone --depth 1 https://github.com/{repository} && find {folder} -name {name}"
+
+
+@dataclass(frozen=True)
 class NamedModel:
     """A named configuration, and the published checkpoint that it belongs to, if there is one.
 
@@ -27,8 +73,7 @@ class NamedModel:
         trained_parameters: what pretraining trains: that network, or its trained twin, and the parts that only
             training needs.
         source: where the authors published the weights, or `None` for configurations of our own.
-        conversion: what the family's converter is given to make a model folder of the authors' files, without its
-            `--output`.
+        files: of the authors, from which the family's converter makes a model folder; the first is the checkpoint.
         license: licence of those weights, `"unknown"` if their authors state none, or `None` if there are no weights.
         citation: the paper.
         limits: what is known not to work.
@@ -38,10 +83,15 @@ class NamedModel:
     parameters: int | None = None
     trained_parameters: int | None = None
     source: str | None = None
-    conversion: str | None = None
+    files: tuple[AuthorsFile, ...] = ()
     license: str | None = None
     citation: str | None = None
     limits: tuple[str, ...] = ()
+
+    @property
+    def conversion(self) -> str:
+        """What the family's converter is given, without its `--output`."""
+        return " ".join(f"{file.flag} {file.name}" for file in self.files)
 
 
 @dataclass(frozen=True)

@@ -413,7 +413,7 @@ class BrainPreTrainedModel(PreTrainedModel):
         """Load weights as `PreTrainedModel.from_pretrained` does, and refuse what does not fit.
 
         Args:
-            pretrained_model_name_or_path: folder or hub name of a converted or saved model.
+            pretrained_model_name_or_path: folder, hub name or fetched name of a converted or saved model.
             strict: raise if a weight is missing (other than a new classification head) or is not part of the model.
                 `False` leaves it at transformers' report.
 
@@ -422,7 +422,7 @@ class BrainPreTrainedModel(PreTrainedModel):
                 configuration claims other sizes than the weights have; before memory is taken for them.
             OSError: if there is no such folder or file, or a weight file is truncated or corrupt.
         """
-        source = pretrained_model_name_or_path
+        source = BrainConfig.weights_source(pretrained_model_name_or_path)
         want_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)  # pickles can hold more than weights; nothing of ours is one
         a_path = source is not None and (Path(source).is_absolute() or str(source).startswith("."))
@@ -450,7 +450,7 @@ class BrainPreTrainedModel(PreTrainedModel):
                 "save_pretrained or a converter wrote. Copy, download or convert it again."
             ) from error
         if strict:
-            cls._check_loading_info(loaded[1], pretrained_model_name_or_path)
+            cls._check_loading_info(loaded[1], source)
         if loaded[0].dtype == torch.bfloat16 and not torch.cuda.is_available():
             warn_where_bfloat16_is_slow(loaded[0].device)
         return loaded if want_info else loaded[0]

@@ -1,6 +1,6 @@
 """The made-up family."""
 
-from ..family import Family, NamedModel
+from ..family import AuthorsFile, Family, NamedModel
 
 FAMILY = Family(
     folder="made_up",
@@ -15,7 +15,7 @@ FAMILY = Family(
             parameters=17_536,
             trained_parameters=34_986,
             source="github.com/nobody/made-up, made_up.pth",
-            conversion="--checkpoint made_up.pth",
+            files=(AuthorsFile("checkpoint", "made_up.pth", download="https://github.com/nobody/made-up"),),
             license="mit",
             citation="Nobody, Made-up models, 2026",
             limits=("It does not exist.",),

@@ -1,6 +1,7 @@
 """BrainHarmony, the fusion of Harmonix-F and Harmonix-S."""
 
 from ..family import Family, NamedModel
+from ..harmonix_f.family import in_authors_drive
 
 _PAPER = (
     "Dong et al., Brain Harmony: A Multimodal Foundation Model Unifying Morphology and Function into 1D Tokens, "
@@ -35,7 +36,7 @@ FAMILY = Family(
             parameters=85_253_376,
             trained_parameters=111_327_232,
             source="github.com/hzlab/Brain-Harmony, harmonizer/model.pth in the folder that its README links",
-            conversion="--checkpoint harmonizer/model.pth",
+            files=(in_authors_drive("harmonizer/model.pth"),),
             license="cc-by-nc-sa-4.0",
             citation=_PAPER,
             limits=_LIMITS,

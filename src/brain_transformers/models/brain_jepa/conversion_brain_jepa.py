@@ -31,12 +31,12 @@ from ..conversion_base import (
     unwrapped,
 )
 from .configuration_brain_jepa import BrainJEPAConfig
+from .family import GRADIENT_SHA256
 from .modeling_brain_jepa import BrainJEPAForMaskedModeling, BrainJEPAForSequenceClassification
 
 # Heads of the published widths (paper and released training scripts).
 PUBLISHED_HEADS = {384: 6, 768: 12, 1024: 16}
 PUBLISHED_N_ROIS = 450
-AUTHORS_GRADIENT_SHA256 = "c9bc667e49aae442e12607bee8be86c31c330f2844cf72e7c84b16de312ed007"
 
 _NET = r"(?P<net>brain_jepa|context_encoder)\."
 
@@ -215,7 +215,7 @@ def convert(checkpoint: GivenFile, gradient: GivenFile | None = None, **sizes: i
     converted = convert_checkpoint(checkpoint.content, None if gradient is None else gradient.content, **sizes)
     if gradient is not None and converted.config.position_type == "gradient":
         digest, name = gradient.sha256, gradient.path.name
-        known = ", the authors' table" if digest == AUTHORS_GRADIENT_SHA256 else ""
+        known = ", the authors' table" if digest == GRADIENT_SHA256 else ""
         converted.config.gradient_source = f"{name} (SHA-256 {digest[:16]}{known})"
         converted.notes.append(f"The gradient table comes from `{name}`, SHA-256 `{digest}`{known}.")
     elif converted.config.position_type == "index":

@@ -1,6 +1,6 @@
 """Brain-JEPA."""
 
-from ..family import Family, NamedModel
+from ..family import AuthorsFile, Family, NamedModel, cloned
 
 _PAPER = (
     "Dong et al., Brain-JEPA: Brain Dynamics Foundation Model with Gradient Positioning and Spatiotemporal Masking, "
@@ -16,6 +16,8 @@ _LIMITS = (
     "The authors' downstream code scales every scan by one mean and standard deviation, not as in pretraining.",
 )
 
+# Of the authors' table, gradient_mapping_450.csv.
+GRADIENT_SHA256 = "c9bc667e49aae442e12607bee8be86c31c330f2844cf72e7c84b16de312ed007"
 
 FAMILY = Family(
     folder="brain_jepa",
@@ -47,7 +49,19 @@ FAMILY = Family(
             parameters=85_080_960,
             trained_parameters=96_325_824,
             source="github.com/Eric-LRL/Brain-JEPA, jepa-ep300.pth.tar",
-            conversion="--checkpoint jepa-ep300.pth.tar --gradient gradient_mapping_450.csv",
+            files=(
+                AuthorsFile(
+                    "checkpoint",
+                    "jepa-ep300.pth.tar",
+                    download="the Google Drive folder that https://github.com/Eric-LRL/Brain-JEPA#readme links to",
+                ),
+                AuthorsFile(
+                    "gradient",
+                    "gradient_mapping_450.csv",
+                    sha256={"gradient_mapping_450.csv": GRADIENT_SHA256},
+                    download=cloned("Eric-LRL/Brain-JEPA", "gradient_mapping_450.csv"),
+                ),
+            ),
             license="unknown",
             citation=_PAPER,
             limits=(

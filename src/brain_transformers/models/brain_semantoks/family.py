@@ -1,6 +1,6 @@
 """Brain-Semantoks."""
 
-from ..family import Family, NamedModel
+from ..family import AuthorsFile, Family, NamedModel
 
 FAMILY = Family(
     folder="brain_semantoks",
@@ -20,7 +20,10 @@ FAMILY = Family(
             parameters=58_720_931,
             trained_parameters=58_720_931 + 918_656,
             source="SamGijsen/Brain-Semantoks, file brainsemantoks_ckpt_epoch_100.pth",
-            conversion="--checkpoint brainsemantoks_ckpt_epoch_100.pth --network-map network_mapping.npz",
+            files=(
+                AuthorsFile("checkpoint", "brainsemantoks_ckpt_epoch_100.pth", repository="SamGijsen/Brain-Semantoks"),
+                AuthorsFile("network_map", "network_mapping.npz", repository="SamGijsen/Brain-Semantoks"),
+            ),
             license="unknown",
             citation=(
                 "Gijsen, Schulz, Ritter, Brain-Semantoks: Learning Semantic Tokens of Brain Dynamics with a "

@@ -1,6 +1,6 @@
 """BrainLM with a token for each parcel and time patch (13M)."""
 
-from ..family import Family, NamedModel
+from ..family import AuthorsFile, Family, NamedModel, cloned
 
 PAPER = (
     "Ortega Caro et al., BrainLM: A foundation model for brain activity recordings, ICLR 2024 "
@@ -14,6 +14,20 @@ LIMITS = (
     "The weights' licence forbids derivatives and commercial use: convert them for yourself, do not host converted or "
     "fine-tuned weights without asking the authors.",
 )
+
+COORDINATES = AuthorsFile(
+    "coordinates",
+    "A424_Coordinates.dat",
+    sha256={"A424_Coordinates.dat": "cdad8f8859c211b1400211ebbad455dedcc4399ac14fd614354fb71b110c892c"},
+    download=cloned("vandijklab/BrainLM", "A424_Coordinates.dat"),
+    without="the parcel centres: without them the extractor needs `coordinates` at every call",
+)
+
+
+def authors_folder(name: str) -> AuthorsFile:
+    """A folder of the authors' repository; what their Trainer left in it is not read."""
+    return AuthorsFile("checkpoint", name, repository="vandijklab/brainlm", parts=("config.json", "pytorch_model.bin"))
+
 
 TINY = {
     "hidden_size": 32,
@@ -40,7 +54,7 @@ FAMILY = Family(
             parameters=8_426_512,
             trained_parameters=13_035_308,
             source="vandijklab/brainlm, folder old_13M",
-            conversion="--checkpoint old_13M/ --coordinates A424_Coordinates.dat",
+            files=(authors_folder("old_13M/"), COORDINATES),
             license=LICENSE,
             citation=PAPER,
             limits=(

@@ -1,6 +1,6 @@
 """BrainLM as a vision transformer over the parcel x time image (111M, 650M)."""
 
-from ..brainlm.family import LICENSE, LIMITS, PAPER, TINY
+from ..brainlm.family import COORDINATES, LICENSE, LIMITS, PAPER, TINY, authors_folder
 from ..family import Family, NamedModel
 
 # Released weights were trained on robust-scaled signals of variance 0.711 divided by this. Source: evaluation logs of
@@ -27,7 +27,7 @@ FAMILY = Family(
             parameters=85_647_360,
             trained_parameters=111_655_680,
             source="vandijklab/brainlm, folder vitmae_111M",
-            conversion="--checkpoint vitmae_111M/ --coordinates A424_Coordinates.dat",
+            files=(authors_folder("vitmae_111M/"), COORDINATES),
             license=LICENSE,
             citation=PAPER,
             limits=(
@@ -46,7 +46,7 @@ FAMILY = Family(
             parameters=630_435_840,
             trained_parameters=656_613_964,
             source="vandijklab/brainlm, folder vitmae_650M",
-            conversion="--checkpoint vitmae_650M/ --coordinates A424_Coordinates.dat",
+            files=(authors_folder("vitmae_650M/"), COORDINATES),
             license=LICENSE,
             citation=PAPER,
             limits=(

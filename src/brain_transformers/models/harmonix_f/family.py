@@ -1,6 +1,6 @@
 """Harmonix-F, the fMRI encoder of BrainHarmony."""
 
-from ..family import Family, NamedModel
+from ..family import AuthorsFile, Family, NamedModel, cloned
 
 _PAPER = (
     "Dong et al., Brain Harmony: A Multimodal Foundation Model Unifying Morphology and Function into 1D Tokens, "
@@ -14,6 +14,13 @@ _LIMITS = (
     "Scans of up to 635 seconds (18 patches of 35.28 s); longer ones are cut into windows.",
     "The authors released no masks and no training loop: pretraining here takes the masks of Brain-JEPA.",
 )
+
+
+def in_authors_drive(name: str) -> AuthorsFile:
+    """A checkpoint in the Drive folder of the BrainHarmony authors."""
+    folder = "https://drive.google.com/drive/folders/12MkUAOcegU60YVlK8u8_Owmgk4eQVheB"
+    return AuthorsFile("checkpoint", name, download=f"pip install gdown && gdown --folder {folder}")
+
 
 # Every 34th parcel of Schaefer-400, for tests: both tables of this package have rows for them.
 _TWELVE_PARCELS = (
@@ -45,8 +52,19 @@ FAMILY = Family(
             parameters=85_182_720,
             trained_parameters=96_495_552,
             source="drive.google.com/drive/folders/12MkUAOcegU60YVlK8u8_Owmgk4eQVheB, harmonix-f/model.pth",
-            conversion="--checkpoint harmonix-f/model.pth --gradient gradient_mapping_400.csv "
-            "--harmonics schaefer400_roi_eigenmodes.csv",
+            files=(
+                in_authors_drive("harmonix-f/model.pth"),
+                AuthorsFile(
+                    "gradient",
+                    "gradient_mapping_400.csv",
+                    download=cloned("hzlab/Brain-Harmony", "gradient_mapping_400.csv"),
+                ),
+                AuthorsFile(
+                    "harmonics",
+                    "schaefer400_roi_eigenmodes.csv",
+                    download=cloned("hzlab/Brain-Harmony", "schaefer400_roi_eigenmodes.csv"),
+                ),
+            ),
             license="cc-by-nc-sa-4.0",
             citation=_PAPER,
             limits=(

@@ -1,6 +1,7 @@
 """Harmonix-S, the T1 encoder of BrainHarmony."""
 
 from ..family import Family, NamedModel
+from ..harmonix_f.family import in_authors_drive
 
 FAMILY = Family(
     folder="harmonix_s",
@@ -15,7 +16,7 @@ FAMILY = Family(
             parameters=88_203_264,
             trained_parameters=115_918_848,
             source="github.com/hzlab/Brain-Harmony, harmonix-s/model.pth in the folder that its README links",
-            conversion="--checkpoint harmonix-s/model.pth",
+            files=(in_authors_drive("harmonix-s/model.pth"),),
             license="cc-by-nc-sa-4.0",
             citation=(
                 "Dong et al., Brain Harmony: A Multimodal Foundation Model Unifying Morphology and Function into 1D "
