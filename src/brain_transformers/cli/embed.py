@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..families import weights_source
 from ..files import write_file
 from .flags import add_shard_flags, check_dataset, check_model, holds_dataset, shard_of
 
@@ -126,8 +125,7 @@ def check(args: argparse.Namespace) -> None:
             "move it."
         )
     check_dataset(args.dataset)
-    check_model(args.model)
-    weights_source(args.model)  # of a name whose weights are not here it says how to get them
+    check_model(args.model, new=False)
     if args.fit_on is not None:
         check_dataset(_fit_source(args.fit_on)[0])
 
@@ -146,7 +144,7 @@ def _check_tokens(args: argparse.Namespace) -> None:
         raise FileExistsError(f"{output} exists. Choose another --output, or pass --overwrite if it is a dataset.")
     shard_of(args)
     check_dataset(args.dataset)
-    check_model(args.model)
+    check_model(args.model, new=False)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..families import FAMILIES
+from ..families import FAMILIES, weights_source
 from ..parts import Shard
 
 NAMED_MODELS = tuple(name for family in FAMILIES for name in family.models)
@@ -95,9 +95,15 @@ def holds_dataset(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
-def check_model(model: str) -> None:
-    """Raise ValueError for what can be neither a configuration nor a folder nor a Hub name; asks no server."""
+def check_model(model: str, new: bool = True) -> None:
+    """Raise ValueError for what can be neither a configuration nor a folder nor a Hub name; asks no server.
+
+    Args:
+        new: whether the name of a configuration may stand for a new model; otherwise its weights must be here.
+    """
     if model in NAMED_MODELS:
+        if not new:
+            weights_source(model)
         return
     if Path(model).is_dir():
         files = ["config.json", "preprocessor_config.json"]
