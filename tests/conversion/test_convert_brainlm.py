@@ -65,6 +65,7 @@ def test_the_script_writes_a_complete_folder(checkpoint: Path, tmp_path: Path) -
         "model.safetensors",
         "modeling_shim.py",
         "preprocessor_config.json",
+        "input_contract.json",
         "conversion.json",
     }
     card = (output / "README.md").read_text()

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from ..families import weights_source
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
@@ -15,7 +17,11 @@ def add_parser(commands: Any) -> None:
             "of the processor. Exit status 1 if anything differs."
         ),
     )
-    parser.add_argument("model", metavar="FOLDER", help="folder of a saved model")
+    parser.add_argument(
+        "model",
+        metavar="FOLDER",
+        help="folder of a saved model, or name of weights that `brain-transformers get` has fetched",
+    )
     parser.add_argument(
         "--write", action="store_true", help="write input_contract.json anew, for a folder that you changed on purpose"
     )
@@ -29,9 +35,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from ..hub.contract import verify, write_contract
 
+    folder = weights_source(args.model)
     if args.write:
-        print(f"written: {write_contract(args.model)}")
-    result = verify(args.model)
+        print(f"written: {write_contract(folder)}")
+    result = verify(folder)
     for fact in result.facts:
         print(f"as it should be: {fact}")
     for reason in result.refused:
