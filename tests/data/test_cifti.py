@@ -55,9 +55,7 @@ def test_other_kinds_are_named_with_the_way_on(tmp_path):
 def test_a_folder_of_dense_series_says_what_they_are(tmp_path):
     dense = nib.cifti2.BrainModelAxis.from_surface(np.arange(6), 100, "CortexLeft")
     write(tmp_path / "sub-01_task-rest_bold.dtseries.nii", (nib.cifti2.SeriesAxis(0, 0.8, 60), dense))
-    with pytest.raises(
-        FileNotFoundError, match=r"sub-01_task-rest_bold\.dtseries\.nii: dense CIFTI.*dlabel.nii"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"sub-01_task-rest_bold\.dtseries\.nii: dense CIFTI.*dlabel.nii"):
         load_dataset(tmp_path, roi_order=NAMES, cache_dir=tmp_path / "cache")
 
 

