@@ -19,22 +19,27 @@ import torch
 from harness import Result, compare, main
 
 from brain_transformers import VolumeFeatureExtractor
+from brain_transformers.atlases.assets import template_brain
 from brain_transformers.data.volumes import write_frames
+from brain_transformers.processing.volume_frames import ImageFrames, LazyScan, ScaledFrames
 
 _SHAPE, _WINDOW, _START = (91, 109, 91, 490), 200, 130
 
 
-def _item(dtype: str) -> Result:
+def _item(dtype: str, brain_only: bool = False) -> Result:
     draw = np.random.default_rng(0)
     values = draw.standard_normal(_SHAPE, np.float32).astype(np.float16).astype(np.float32)
+    if brain_only:
+        x, y, z, _ = _SHAPE
+        values[np.kron(template_brain(), np.ones((4, 4, 4)))[:y, :x, :z].transpose(1, 0, 2) < 0.5] = 0
     with tempfile.TemporaryDirectory() as folder:
         published, frames = Path(folder) / "func_data_MNI_fp16.pt", Path(folder) / "frames.npy"
         torch.save(torch.from_numpy(values.astype(np.float16)), published)
-        told = write_frames(frames, values, dtype)
+        told = write_frames(frames, ScaledFrames(ImageFrames(LazyScan(values)), "none", "zero", "the scan"), dtype)
         del values
         os.sync()  # pages that are being written out would be waited for
-        row = {"volumes": str(frames), **told, "normalization": "zscore", "background": "min"}
-        extractor = VolumeFeatureExtractor()
+        row = {"volumes": str(frames), **told, "normalization": "none", "background": "zero"}
+        extractor = VolumeFeatureExtractor(normalization="none", background="zero")
 
         def theirs() -> torch.Tensor:
             scan = torch.load(published)
@@ -45,7 +50,7 @@ def _item(dtype: str) -> Result:
             return extractor(row, start=_START, return_tensors="pt")["volumes"]
 
         result = compare(
-            f"an item of 200 frames, {dtype}",
+            f"an item of 200 frames, {dtype}{', the brain in zeros' if brain_only else ''}",
             ("the whole tensor (x, y, z, t), then a copy of the window", theirs),
             ("frames of the window from the memory map", ours),
             repeats=5,
@@ -57,7 +62,12 @@ def _item(dtype: str) -> Result:
         return result
 
 
-ENTRIES = {"float16": lambda: _item("float16"), "int8": lambda: _item("int8")}
+ENTRIES = {
+    "float16": lambda: _item("float16"),
+    "float16-brain": lambda: _item("float16", brain_only=True),
+    "int8": lambda: _item("int8"),
+    "int8-brain": lambda: _item("int8", brain_only=True),
+}
 
 if __name__ == "__main__":
     raise SystemExit(main("volumes", ENTRIES, __doc__))

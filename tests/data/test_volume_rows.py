@@ -19,7 +19,14 @@ from brain_transformers.cli.main import main, run  # noqa: E402
 from brain_transformers.data import read_volumes, save_dataset  # noqa: E402
 from brain_transformers.data.errors import ROISeriesReadError  # noqa: E402
 from brain_transformers.data.volumes import write_frames  # noqa: E402
-from brain_transformers.processing.volumes import MNI_AFFINE, MNI_SHAPE, mni_affine, normalise_volumes  # noqa: E402
+from brain_transformers.processing.volume_frames import (  # noqa: E402
+    ImageFrames,
+    LazyScan,
+    ScaledFrames,
+    normalise_volumes,
+    open_frames,
+)
+from brain_transformers.processing.volumes import MNI_AFFINE, MNI_SHAPE, mni_affine  # noqa: E402
 from brain_transformers.training.run_settings import rows_digest  # noqa: E402
 
 SIZE = (28, 24, 24)  # (y, x, z), that of brain-mt-tiny
@@ -65,6 +72,15 @@ def prepare(*arguments: Any) -> int:
     return main(["prepare", *map(str, arguments), "--kind", "volumes"])
 
 
+def frames_of(row: Any) -> np.ndarray:
+    """All frames that a row names, `(x, y, z, n_frames)`."""
+    return open_frames(row, "it").in_file_order()
+
+
+def scaled(values: np.ndarray, *how: str) -> ScaledFrames:
+    return ScaledFrames(ImageFrames(LazyScan(values)), *(how or ("zscore", "min")), "it")
+
+
 SMALL = ("--volume-size", *SIZE)
 
 
@@ -90,7 +106,7 @@ def test_the_orientation_is_that_of_the_affine(tmp_path: Path) -> None:
         np.testing.assert_allclose(other.affine, image.affine, atol=1e-4)
     extractor = bt.VolumeFeatureExtractor(volume_size=SIZE, n_frames=12)
     expected = normalise_volumes(values).transpose(3, 1, 0, 2)
-    np.testing.assert_array_equal(extractor(image)["volumes"][0, :, 0], expected)
+    np.testing.assert_allclose(extractor(image)["volumes"][0, :, 0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_integers_with_a_scale_are_read_by_it(tmp_path: Path) -> None:
@@ -226,8 +242,9 @@ def test_a_dataset_is_found_where_its_folder_goes(study: Path, tmp_path: Path, c
     rows = bt.load_dataset(output)
     digest = rows_digest(rows)
     for number, row in enumerate(rows):
-        values = normalise_volumes(bold(10 + number, seed=number)).astype(np.float16)
-        np.testing.assert_array_equal(np.load(str(row["volumes"])), values.transpose(3, 1, 0, 2))
+        values = scaled(bold(10 + number, seed=number)).in_file_order().astype(np.float16)
+        np.testing.assert_array_equal(frames_of(row), values)
+        np.testing.assert_allclose(normalise_volumes(bold(10 + number, seed=number)), values, rtol=1e-3, atol=1e-6)
         assert row["t_r"] == 0.735
     assert list(rows.with_format(None)["age"]) == [20, 30, 40, 50]
 
@@ -261,8 +278,8 @@ def test_some_rows_are_saved_with_their_files(study: Path, tmp_path: Path) -> No
     shutil.rmtree(tmp_path / "dataset")
     part = bt.load_dataset(tmp_path / "part")
     assert [len(rows) for rows in part.values()] == [2, 1]
-    frames = np.load(str(bt.load_dataset(tmp_path / "part" / "train")[1]["volumes"]))
-    np.testing.assert_array_equal(frames, normalise_volumes(bold(13, seed=3)).astype(np.float16).transpose(3, 1, 0, 2))
+    frames = frames_of(bt.load_dataset(tmp_path / "part" / "train")[1])
+    np.testing.assert_array_equal(frames, scaled(bold(13, seed=3)).in_file_order().astype(np.float16))
 
 
 def test_splits_bad_files_and_what_is_there_already(study: Path, tmp_path: Path, capsys: Any) -> None:
@@ -309,27 +326,57 @@ def test_flags_belong_to_their_kind(study: Path, tmp_path: Path, capsys: Any) ->
     assert "dtype (--dtype)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("normalization", ["zscore", "zscore-voxel", "minmax", "none"])
+@pytest.mark.parametrize("background", ["min", "zero"])
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_what_is_packed_comes_back(tmp_path: Path, normalization: str, background: str, dtype: str) -> None:
+    values = bold()
+    values[10, 10, 10, 3] = 0  # background is told value by value
+    values[11, 11, 11] = -7.5
+    values[12, 12, 12] *= 0.01
+    expected = scaled(values, normalization, background).in_file_order()
+    told = write_frames(tmp_path / "frames.npy", scaled(values, normalization, background), dtype)
+    row = {"volumes": str(tmp_path / "frames.npy"), **told}
+    found = frames_of(row)
+    if dtype == "float16":
+        np.testing.assert_array_equal(found, expected.astype(np.float16))
+    else:
+        # Half a step of each voxel's own scale.
+        allowed = np.ptp(expected, axis=-1, keepdims=True) / 254 * 0.501 + 1e-6 * np.abs(expected).max()
+        assert (np.abs(found - expected) <= allowed).all()
+        np.testing.assert_array_equal(found[0], expected[0])  # background is exact
+    n_kept = np.count_nonzero((expected != expected[0, 0, 0, 0]).any(-1))
+    assert n_kept < values[..., 0].size / 2
+    stored = np.load(tmp_path / "frames.npy", mmap_mode="r")
+    assert stored.shape == (12, n_kept)
+    assert os.path.getsize(tmp_path / "frames.npy") < 12 * n_kept * stored.itemsize + 8 * n_kept + values.size
+    # What is not mostly background is one array that anything reads.
+    told = write_frames(tmp_path / "whole.npy", scaled(values[4:-4, 5:-3, 2:-6], normalization, background), dtype)
+    assert np.load(tmp_path / "whole.npy").ndim == (4 if dtype == "float16" else 2)
+
+
+def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    steps = np.arange(-100, 100, dtype=np.int8).reshape(2, 5, 4, 5)
+    np.save(tmp_path / "frames.npy", steps)
+    row = {"volumes": str(tmp_path / "frames.npy"), "shape": [2, 5, 4, 5], "dtype": "int8", "scale": 0.5, "offset": -3}
+    np.testing.assert_array_equal(frames_of(row), (steps * 0.5 - 3.0).transpose(2, 1, 3, 0))
+
+
 def test_what_int8_loses_is_measured(tmp_path: Path) -> None:
-    for normalization, most in (("zscore-voxel", 0.02), ("zscore", 0.5)):
-        values = normalise_volumes(bold(), normalization)
-        told = write_frames(tmp_path / "frames.npy", values, "int8")
-        stored = np.load(tmp_path / "frames.npy")
-        assert stored.dtype == np.int8
-        back = (stored * told["scale"] + told["offset"]).transpose(2, 1, 3, 0)
-        changing = values.std(axis=-1) > 1e-6
-        deviation = np.sqrt(np.square(values[changing].std(axis=-1)).mean())
-        expected = np.sqrt(np.square(back - values)[changing].mean()) / deviation
-        assert told["storage_error"] == pytest.approx(expected, rel=1e-3)
-        assert 0.001 < told["storage_error"] < most
-        assert write_frames(tmp_path / "frames.npy", values)["storage_error"] < told["storage_error"] / 5
-    # Background takes no part, whatever rounding makes of it.
-    far = np.full((*values.shape[:3], 160), -27.897062, np.float32)
-    far[5:9] = np.tile(values[5:9], 14)[..., :160]
-    lost = write_frames(tmp_path / "frames.npy", far)["storage_error"]
-    only = write_frames(tmp_path / "frames.npy", far[5:9])["storage_error"]
-    assert lost == pytest.approx(only, rel=1e-6)
+    for normalization in ("zscore-voxel", "zscore"):
+        values = bold(40)
+        expected = scaled(values, normalization, "min").in_file_order()
+        told = write_frames(tmp_path / "frames.npy", scaled(values, normalization, "min"), "int8")
+        back = frames_of({"volumes": str(tmp_path / "frames.npy"), **told})
+        changing = expected.std(axis=-1) > 1e-6
+        deviation = np.sqrt(np.square(expected[changing].std(axis=-1)).mean())
+        lost = np.sqrt(np.square(back - expected)[changing].mean()) / deviation
+        assert told["storage_error"] == pytest.approx(lost, rel=1e-3)
+        assert 0.001 < told["storage_error"] < 0.01
+        half = write_frames(tmp_path / "frames.npy", scaled(values, normalization, "min"))
+        assert half["storage_error"] < told["storage_error"]
     with pytest.raises(ValueError, match="65504"):
-        write_frames(tmp_path / "frames.npy", values * 1e5)
+        write_frames(tmp_path / "frames.npy", scaled(values * 1e5, "none", "zero"))
 
 
 def test_a_dataset_that_was_changed_is_refused(study: Path, tmp_path: Path) -> None:

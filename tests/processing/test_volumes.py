@@ -9,6 +9,7 @@ import pytest
 
 from brain_transformers import VolumeFeatureExtractor, load_config, new_model
 from brain_transformers.data.volumes import write_frames
+from brain_transformers.processing.volume_frames import ImageFrames, LazyScan, ScaledFrames
 from brain_transformers.processing.volumes import (
     MNI_AFFINE,
     MNI_SHAPE,
@@ -27,8 +28,12 @@ def scan(n_frames: int = 12, seed: int = 0) -> np.ndarray:
     return values
 
 
+def scaled(values: np.ndarray, normalization: str = "zscore", background: str = "min") -> ScaledFrames:
+    return ScaledFrames(ImageFrames(LazyScan(values)), normalization, background, "it")
+
+
 def row(path: Path, values: np.ndarray, dtype: str = "float16", **others: Any) -> dict[str, Any]:
-    told = write_frames(path, normalise_volumes(values), dtype)
+    told = write_frames(path, scaled(values), dtype)
     return {"volumes": str(path), **told, "normalization": "zscore", "background": "min", "subject": "01", **others}
 
 
@@ -112,11 +117,11 @@ def test_only_the_frames_of_a_window_are_read(tmp_path: Path) -> None:
     stored = row(tmp_path / "frames.npy", values)
     extractor = VolumeFeatureExtractor(volume_size=SIZE, n_frames=5)
     checked = extractor.check(*extractor.unpack(stored, "it")[:1], "it", stored=stored)
-    assert isinstance(checked.values, np.memmap)
-    checked.values = _Watched(checked.values)
+    assert isinstance(checked.values.stored, np.memmap)
+    checked.values.stored = _Watched(checked.values.stored)
     window = extractor.cut(checked, [7])["volumes"]
-    assert checked.values.read == {7, 8, 9, 10, 11}
-    expected = normalise_volumes(values).astype(np.float16).astype(np.float32).transpose(3, 1, 0, 2)
+    assert checked.values.stored.read == {7, 8, 9, 10, 11}
+    expected = scaled(values).in_file_order().astype(np.float16).astype(np.float32).transpose(3, 1, 0, 2)
     np.testing.assert_array_equal(window[0, :, 0], expected[7:12])
 
 
@@ -166,7 +171,7 @@ def test_rows_that_belong_to_another_extractor(tmp_path: Path) -> None:
 def test_a_new_model_takes_size_and_scale_from_the_rows(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     values = scan(13)[:20, :, :18]
-    told = write_frames(tmp_path / "frames.npy", normalise_volumes(values, "minmax", "zero"))
+    told = write_frames(tmp_path / "frames.npy", scaled(values, "minmax", "zero"))
     rows = [{"volumes": str(tmp_path / "frames.npy"), **told, "normalization": "minmax", "background": "zero"}] * 2
     dataset = datasets.Dataset.from_list(rows).with_format("numpy")
     model, processor = new_model("brain-mt-tiny", dataset, mask_ratio=0.5)

@@ -23,6 +23,13 @@ def prior(name: str) -> np.ndarray:
 
 
 @functools.cache
+def template_brain() -> np.ndarray:
+    """Share of MNI152's brain in each cell of 8 mm of the grid at 2 mm, float32 (28, 23, 23), (y, x, z)."""
+    with (_FOLDER / "mni152_brain_8mm.npz").open("rb") as file, np.load(file) as archive:
+        return archive["share"].astype(np.float32) / 255
+
+
+@functools.cache
 def _aal2() -> dict[str, Any]:
     return json.loads((_FOLDER / "aal2_94_centroids.json").read_text(encoding="utf-8"))
 

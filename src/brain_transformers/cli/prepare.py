@@ -21,7 +21,7 @@ _MADE_OF = "prepared.json"  # saved_datasets.MADE_OF_FILE, which is imported lat
 # Kind -> its own flags.
 _KINDS = {
     "series": ("roi_order", "atlas", "atlas_names", "n_rois", "key", "time_axis"),
-    "volumes": ("resample", "volume_size", "normalization", "background", "dtype", "min_frames"),
+    "volumes": ("resample", "volume_size", "normalization", "background", "dtype", "min_frames", "check_brain"),
     "t1": ("brain_mask",),
 }
 
@@ -99,6 +99,12 @@ def add_parser(commands: Any) -> None:
     volumes.add_argument("--background", help="what voxels that are 0 become: min (default, the least value) or zero")
     volumes.add_argument("--dtype", help="float16 (default), or int8 in half the room; what rounding loses is printed")
     volumes.add_argument("--min-frames", type=int, help="images with fewer frames are refused; by default 2")
+    volumes.add_argument(
+        "--check-brain",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="refuse images on the grid of MNI152 whose brain is turned or moved against the template's (default)",
+    )
     parser.add_argument(
         "--brain-mask",
         help="for T1 images (--kind t1, --t1): how those that have their skull lose it: beside (the desc-brain_mask "

@@ -14,7 +14,7 @@ import numpy as np
 from ..optional import require
 from ..processing.rows import scan_name
 from ..processing.structural import CROPPED_SHAPE, T1_DTYPES, open_t1
-from ..processing.volumes import BACKGROUNDS, NORMALIZATIONS, STORED_DTYPES, open_frames
+from ..processing.volume_frames import BACKGROUNDS, NORMALIZATIONS, STORED_DTYPES, open_frames
 from .scan_names import NAME_COLUMNS
 
 
@@ -220,7 +220,7 @@ def _volumes_sizes(rows: Any) -> str:
     shapes, losses = column_of(rows, "shape"), column_of(rows, "storage_error")
     grids = sorted({(x, y, z) for _, y, x, z in shapes})
     stored = " and ".join(sorted(set(column_of(rows, "dtype"))))
-    gigabytes = sum(math.prod(s) * np.dtype(t).itemsize for s, t in zip(shapes, column_of(rows, "dtype"))) / 1e9
+    gigabytes = sum(os.path.getsize(file) for file in column_of(rows, "volumes")) / 1e9
     return (
         f"{' and '.join(' x '.join(map(str, grid)) for grid in grids)} voxels (x, y, z), "
         f"{span([shape[0] for shape in shapes])} frames, {gigabytes:.2g} GB as {stored}, which rounds away up to "
@@ -239,7 +239,7 @@ VOLUMES = RowKind(
     },
     needed=("volumes", "shape", "dtype", "scale", "offset", "normalization", "background"),
     fault=_volumes_fault,
-    sample=_file_sample("volumes", open_frames),
+    sample=_file_sample("volumes", lambda row, name: open_frames(row, name).stored),
     sizes=_volumes_sizes,
     file_column="volumes",
 )

@@ -29,6 +29,7 @@ class ScanFacts:
         known_order: whether `roi_order` is a name that this package knows labels and centres of.
         t_r: repetition time of most scans in seconds.
         volume_size: voxels `[y, x, z]`, where scans are volumes.
+        n_frames: frames that all scans of about the usual length have, where scans are volumes.
         processor_options: arguments of the processor that follow from how the scans were prepared.
     """
 
@@ -37,6 +38,7 @@ class ScanFacts:
     known_order: bool = False
     t_r: float | None = None
     volume_size: list[int] | None = None
+    n_frames: int | None = None
     processor_options: Mapping[str, Any] = field(default_factory=dict)
 
 

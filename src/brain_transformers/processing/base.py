@@ -39,11 +39,11 @@ class CheckedScan:
 
     Attributes:
         name: what messages call it.
-        values: what it holds.
+        values: what it holds, an array unless the modality says otherwise.
     """
 
     name: str
-    values: np.ndarray
+    values: Any
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Rows of scan datasets: what messages call them, and those that hold series of parcels."""
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,13 @@ def agreed(what: str, given: Any, own: Any, name: str, same: bool) -> Any:
 # --- scans in files ---
 
 
-def open_stored(row: Mapping[str, Any], column: str, dtypes: Sequence[str], what: str) -> np.ndarray:
+def open_stored(
+    row: Mapping[str, Any],
+    column: str,
+    dtypes: Sequence[str],
+    what: str,
+    fits: Callable[[tuple[int, ...], tuple[int, ...]], bool] = operator.eq,
+) -> np.ndarray:
     """The `.npy` file that a row names, memory-mapped; nothing of it is read yet.
 
     Args:
@@ -68,6 +75,7 @@ def open_stored(row: Mapping[str, Any], column: str, dtypes: Sequence[str], what
         column: the column with the file.
         dtypes: types that it may have.
         what: what messages say is in it, such as "frames of scan 3".
+        fits: whether an array of one shape can be that of a row with another.
 
     Raises:
         ValueError: if it is not there, damaged, or other than the row says.
@@ -81,7 +89,7 @@ def open_stored(row: Mapping[str, Any], column: str, dtypes: Sequence[str], what
     with reading(path, f"the {what}", "Prepare it again."):
         stored = np.lib.format.open_memmap(path, mode="c")  # changes, which nobody makes, would not reach the file
     expected = tuple(np.asarray(row["shape"]).tolist())
-    if stored.shape != expected or str(stored.dtype) != row["dtype"] or str(stored.dtype) not in dtypes:
+    if not fits(stored.shape, expected) or str(stored.dtype) != row["dtype"] or str(stored.dtype) not in dtypes:
         raise ValueError(
             f"Expected {row['dtype']} {expected} in {path}, got {stored.dtype} {stored.shape}. Prepare it again."
         )

@@ -1,9 +1,4 @@
-"""4-D BOLD volumes: orientation and grid by the affine, the scale of BrainMT, and windows of whole frames.
-
-The numbers are those of the authors' preprocessing (`specs/brain_mt.md`, section 3): float32, the mean and unbiased
-deviation of all values of the scan that are not exactly 0, background set to the smallest of the rest, float16 on
-disk.
-"""
+"""4-D BOLD volumes for BrainMT: orientation and grid by the affine, and windows of whole frames."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,89 +10,29 @@ import numpy as np
 
 from ..models.configuration_base import ScanFacts
 from .base import CheckedScan, ScanProcessor, as_array, check_choice, check_size
-from .rows import check_columns, frames_that_count, open_stored
+from .rows import check_columns, frames_that_count
+from .template_brain import check_brain
 from .time import known_t_r, window_starts
+from .volume_frames import (
+    BACKGROUNDS,
+    NORMALIZATIONS,
+    Frames,
+    ImageFrames,
+    LazyScan,
+    ScaledFrames,
+    open_frames,
+)
+from .volume_frames import frame_major as frame_major
+from .volume_frames import normalise_volumes as normalise_volumes
 
 MNI_SHAPE = (91, 109, 91)
 # From voxel indices (x, y, z) to mm of FSL's MNI152 at 2 mm: the first axis runs from right to left.
 MNI_AFFINE = np.array([[-2.0, 0, 0, 90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
-NORMALIZATIONS = ("zscore", "zscore-voxel", "minmax", "none")
-BACKGROUNDS = ("min", "zero")
-STORED_DTYPES = ("float16", "int8")
-
 _RESAMPLE = "read_volumes(path, resample=True), or prepare --resample"
 # mm that the grid of a scan may be off that of MNI152, and the sine of the angle that counts as oblique.
 _SAME_GRID, _OBLIQUE = 1.0, 0.05
-
-
-def normalise_volumes(
-    values: np.ndarray,
-    normalization: str = "zscore",
-    background: str = "min",
-    name: str = "the scan",
-    frame_mask: Any = None,
-) -> np.ndarray:
-    """Scale a scan as BrainMT's authors do.
-
-    Args:
-        values: `(x, y, z, n_frames)` numbers; 0 is background, value by value.
-        normalization: `"zscore"`: one mean and one unbiased deviation of all values that are not background (the
-            authors' default; their README says otherwise); `"minmax"`: from 0 to 1 by their extremes; `"none"`; or
-            `"zscore-voxel"` (ours): each voxel by its own mean and deviation over time, voxels that never change 0.
-        background: what background becomes: `"min"`, the smallest of the scaled rest, or `"zero"`.
-        name: what errors call the scan.
-        frame_mask: (n_frames,), 0 for frames that were cut: nothing is taken from them, and they are 0 afterwards.
-
-    Returns:
-        float32, of the same shape.
-
-    Raises:
-        ValueError: for NaN or infinity, or a scan without values, or one that is constant.
-    """
-    counts = frames_that_count(frame_mask, values.shape[-1], name)
-    if counts is not None:
-        whole = np.zeros(values.shape, dtype=np.float32)
-        whole[..., counts] = normalise_volumes(values[..., counts], normalization, background, name)
-        return whole
-    import torch  # the package is imported without it
-
-    check_choice("normalization", normalization, NORMALIZATIONS)
-    check_choice("background", background, BACKGROUNDS)
-    # Torch and float32, since numpy's order of sums differs from the authors' in the last bit of a few values.
-    scan = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-    rest = scan != 0
-    foreground = scan[rest]
-    if not len(foreground):
-        raise ValueError(f"Expected a brain in {name}, got zeros only.")
-    if not bool(torch.isfinite(foreground).all()):
-        raise ValueError(
-            f"Expected finite numbers in {name}, got NaN or infinity. Outside the brain set them to 0; else "
-            "preprocess that image again."
-        )
-    if scan.shape[-1] > 1 and all(torch.equal(scan[..., t], scan[..., 0]) for t in range(1, scan.shape[-1])):
-        raise ValueError(
-            f"Expected voxels that change over time in {name}, got the same frame {scan.shape[-1]} times."
-        )
-    if normalization == "zscore-voxel":
-        mean, deviation = scan.mean(dim=-1, keepdim=True), scan.std(dim=-1, keepdim=True)
-        changing = deviation > 1e-6 * mean.abs().clamp(min=1e-30)
-        if not bool(changing.any()):
-            raise ValueError(f"Expected voxels that change over time in {name}, got none.")
-        scaled = torch.where(changing, (scan - mean) / deviation, 0.0)
-        return torch.where(changing, scaled, scaled.amin() if background == "min" else 0.0).numpy()
-    low, high = foreground.aminmax()
-    shift, scale = torch.zeros(()), torch.ones(())
-    if normalization != "none":
-        if low == high:
-            raise ValueError(f"Expected values that differ in {name}, got {float(low):g} everywhere.")
-        shift, scale = (foreground.mean(), foreground.std()) if normalization == "zscore" else (low, high - low)
-    del foreground  # scans are gigabytes
-    return ((scan - shift) / scale).masked_fill_(~rest, (low - shift) / scale if background == "min" else 0.0).numpy()
-
-
-def frame_major(values: np.ndarray) -> np.ndarray:
-    """`(x, y, z, n_frames)` as `(n_frames, y, x, z)`, the order of frames on disk and of the model; a view."""
-    return values.transpose(3, 1, 0, 2)
+# A scan of less than this share of the usual length was broken off, and no model is made for it.
+_USUAL_LENGTH = 0.75
 
 
 def mni_affine(volume_size: Sequence[int]) -> np.ndarray:
@@ -174,27 +109,23 @@ def check_grid(shape: Sequence[int], affine: np.ndarray, volume_size: Sequence[i
         )
 
 
+def check_volumes_brain(frames: ScaledFrames, name: str) -> None:
+    """Refuse frames on the grid of MNI152 at 2 mm whose brain lies otherwise; see [`template_brain.check_brain`]."""
+    _, y, x, z = frames.shape
+    if (x, y, z) == MNI_SHAPE:
+        check_brain(frames.scale.mean.numpy(), frames.scale.seen.numpy(), name)
+
+
 @dataclass
 class CheckedVolumes(CheckedScan):
-    """A scan whose `values` are frames `(n_frames, y, x, z)`, perhaps still on disk.
+    """A scan whose `values` are frames `(n_frames, y, x, z)` on the grid of a model; none of them is read yet.
 
     Attributes:
-        scale, offset: a value is what is stored times `scale` plus `offset`.
         counts: (n_frames,) bool, false for frames that were cut, or `None`.
     """
 
-    scale: float = 1.0
-    offset: float = 0.0
+    values: Frames
     counts: np.ndarray | None = None
-
-
-def open_frames(row: Mapping[str, Any], name: str) -> np.ndarray:
-    """The file of frames that a row names, memory-mapped, `(n_frames, y, x, z)`; nothing of them is read yet.
-
-    Raises:
-        ValueError: if it is not there, damaged, or other than the row says; the message calls the scan `name`.
-    """
-    return open_stored(row, "volumes", STORED_DTYPES, f"frames of {name}")
 
 
 class VolumeFeatureExtractor(ScanProcessor):
@@ -212,6 +143,8 @@ class VolumeFeatureExtractor(ScanProcessor):
         window: which windows are cut unless a call says otherwise. The authors take a random one in evaluation too.
         pad_short: take scans with fewer frames: the rest is 0 and masked. Otherwise they are refused, as there is no
             published model that saw any.
+        check_brain: refuse images on the grid of MNI152 whose brain lies or stands otherwise; see
+            [`template_brain.check_brain`].
     """
 
     model_input_names = ["volumes", "attention_mask"]
@@ -229,6 +162,7 @@ class VolumeFeatureExtractor(ScanProcessor):
         background: str = "min",
         window: str = "center",
         pad_short: bool = False,
+        check_brain: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -237,6 +171,7 @@ class VolumeFeatureExtractor(ScanProcessor):
         check_choice("normalization", normalization, NORMALIZATIONS)
         check_choice("background", background, BACKGROUNDS)
         self.normalization, self.background, self.pad_short = normalization, background, bool(pad_short)
+        self.check_brain = bool(check_brain)
         self.window = window
 
     def scans_of(self, scans: Any) -> list[Any]:
@@ -290,12 +225,14 @@ class VolumeFeatureExtractor(ScanProcessor):
                 f"Expected an affine with {name}: the order and direction of its axes cannot be told from {shape}. "
                 "Pass the image itself, or affine=."
             )
-        values, matrix = in_mni_orientation(LazyScan(scan), affine, name)
+        values, matrix = in_mni_orientation(LazyScan(ImageFrames.source(scan)), affine, name)
         check_grid(values.shape[:3], matrix, self.volume_size, name)
         self._check_frames(shape[3], name)
-        normalised = normalise_volumes(values.read(), self.normalization, self.background, name, frame_mask)
         counts = frames_that_count(frame_mask, shape[3], name)
-        return CheckedVolumes(name, frame_major(normalised), counts=counts)
+        frames = ScaledFrames(ImageFrames(values), self.normalization, self.background, name, counts)
+        if self.check_brain:
+            check_volumes_brain(frames, name)
+        return CheckedVolumes(name, frames, counts)
 
     def _check_frames(self, n_frames: int, name: str) -> None:
         if n_frames < self.n_frames and not self.pad_short:
@@ -318,14 +255,20 @@ class VolumeFeatureExtractor(ScanProcessor):
                 "the dataset for this model (--volume-size)."
             )
         self._check_frames(len(frames), name)
-        return CheckedVolumes(name, frames, scale=float(row["scale"]), offset=float(row["offset"]))
+        return CheckedVolumes(name, frames)
 
     @classmethod
     def facts(cls, rows: Any, chosen: Mapping[str, Any], what: str) -> ScanFacts:
-        """Size and scale of the first row; rows that differ are refused when they are tried."""
+        """Size and scale of the first row; rows that differ are refused when they are tried.
+
+        Frames are those of the shortest row but for rows that are much shorter than most.
+        """
         row = rows[0]
         scale = {key: str(row[key]) for key in ("normalization", "background")}
-        return ScanFacts(volume_size=[int(size) for size in row["shape"][1:]], processor_options=scale)
+        lengths = np.array([shape[0] for shape in rows.with_format(None).select_columns(["shape"])["shape"]])
+        n_frames = int(lengths[lengths >= _USUAL_LENGTH * np.median(lengths)].min())
+        volume_size = [int(size) for size in row["shape"][1:]]
+        return ScanFacts(volume_size=volume_size, n_frames=n_frames, processor_options=scale)
 
     def representatives(self, rows: Any) -> list[int]:
         """The shortest row of each size and scale."""
@@ -349,16 +292,14 @@ class VolumeFeatureExtractor(ScanProcessor):
         """Frames of the windows; of a file no others are read."""
         import torch  # the package is imported without it
 
-        # By torch: it makes float32 of float16 seven times faster than numpy, and numpy's large arrays ask for huge
-        # pages, for which a system whose memory is in use may take seconds.
-        output = torch.zeros(len(starts), self.n_frames, 1, *self.volume_size)
+        # By torch: numpy's large arrays ask for huge pages, which take seconds where memory is in use.
+        output = torch.empty(len(starts), self.n_frames, 1, *self.volume_size)
         for start, window in zip(starts, output):
-            frames = scan.values[int(start) : int(start) + self.n_frames]
-            filled = window[: len(frames), 0].copy_(torch.from_numpy(frames))
-            if scan.scale != 1 or scan.offset != 0:
-                filled.mul_(scan.scale).add_(scan.offset)
+            n_frames = min(self.n_frames, len(scan.values) - int(start))
+            scan.values.into(window[:n_frames, 0], int(start))
+            window[n_frames:] = 0
             if scan.counts is not None:
-                filled[torch.from_numpy(~scan.counts[int(start) : int(start) + self.n_frames])] = 0.0
+                window[:n_frames][torch.from_numpy(~scan.counts[int(start) : int(start) + n_frames])] = 0
         return {"volumes": output.numpy()}
 
     def mask(self, scan: CheckedVolumes, starts: Sequence[float]) -> np.ndarray | None:
@@ -420,24 +361,3 @@ class VolumeFeatureExtractor(ScanProcessor):
         size = "" if (x, y, z) == MNI_SHAPE else f", volume_size={self.volume_size}"
         image = f'brain_transformers.data.read_volumes("sub-01_space-MNI152_bold.nii.gz"{size})'
         return image, "", "a 4-D image with its affine"
-
-
-class LazyScan:
-    """Axes and shape of an image or array, turned and flipped without reading it."""
-
-    def __init__(self, scan: Any, order: tuple[int, ...] = (0, 1, 2, 3), flips: tuple[slice, ...] = ()) -> None:
-        self._scan, self._order, self._flips = scan, order, flips
-        self.shape = tuple(scan.shape[axis] for axis in order)
-        self.ndim = len(self.shape)
-
-    def transpose(self, *order: int) -> "LazyScan":
-        return LazyScan(self._scan, order)
-
-    def __getitem__(self, flips: tuple[slice, ...]) -> "LazyScan":
-        return LazyScan(self._scan, self._order, flips)
-
-    def read(self) -> np.ndarray:
-        image = getattr(self._scan, "dataobj", None)
-        # Images by their own scale in float32: float64, which numpy would choose, takes twice the memory.
-        values = as_array(self._scan) if image is None else np.asarray(image, dtype=np.float32)
-        return values.transpose(self._order)[self._flips]

@@ -122,8 +122,10 @@ class BrainMTConfig(BrainConfig):
         super().__post_init__(**kwargs)
 
     def fitted_to(self, facts: ScanFacts, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """See [`BrainConfig.fitted_to`]: the volumes are those of the scans."""
-        found = {} if facts.volume_size is None else {"volume_size": facts.volume_size}
+        """See [`BrainConfig.fitted_to`]: the volumes are those of the scans, and no more frames than they have."""
+        found: dict[str, Any] = {} if facts.volume_size is None else {"volume_size": facts.volume_size}
+        if facts.n_frames is not None and facts.n_frames < self.n_frames:
+            found["n_frames"] = facts.n_frames
         return {**found, **super().fitted_to(facts, chosen)}
 
     @staticmethod
