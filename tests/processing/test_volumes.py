@@ -189,6 +189,23 @@ def test_a_new_model_takes_size_and_scale_from_the_rows(tmp_path: Path) -> None:
         new_model("brain-mt-tiny", short)
 
 
+def test_a_new_model_has_no_more_frames_than_its_scans(tmp_path: Path, capsys: Any) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def rows(*lengths: int) -> Any:
+        stored = [row(tmp_path / f"{length}.npy", scan(length)) for length in lengths]
+        return datasets.Dataset.from_list(stored).with_format("numpy")
+
+    model, processor = new_model("brain-mt-tiny", rows(5, 4, 5), volume_size=SIZE)
+    assert model.config.n_frames == processor.n_frames == 4
+    assert "n_frames: 4, as in the dataset (brain-mt-tiny has 6)" in capsys.readouterr().out
+    assert new_model("brain-mt-tiny", rows(8, 9))[0].config.n_frames == 6
+    # One that broke off is named; no model is made for it.
+    with pytest.raises(ValueError, match="Row 2 of the training set does not fit: Expected 5 frames"):
+        new_model("brain-mt-tiny", rows(5, 5, 2))
+    assert new_model("brain-mt-tiny", rows(5, 5), n_frames=3)[1].n_frames == 3
+
+
 def test_a_scan_that_never_changes_is_refused() -> None:
     values = np.repeat(np.random.default_rng(0).normal(5, 1, (4, 5, 6, 1)), 8, axis=3)
     with pytest.raises(ValueError, match="the same frame 8 times"):
