@@ -118,3 +118,118 @@ def ukb_tables(folder: Path, tables: dict[str, np.ndarray]) -> None:
             f"ROI_{row + 1}," + ",".join(f"{value:.6g}" for value in values) for row, values in enumerate(signals)
         ]
         (folder / f"fMRI.{atlas}.csv.gz").write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
+
+
+# --- images ---
+
+GRID = np.diag([4.0, 4.0, 4.0, 1.0])
+PARCELS = ["left", "middle", "right"]
+
+
+def label_image(path: Path, *, names: bool = True) -> Path:
+    """A label image of three parcels in MNI space, with BIDS's table of their names beside it."""
+    import nibabel as nib
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    labels = np.zeros((6, 6, 6), dtype=np.int16)
+    for number in range(3):
+        labels[2 * number : 2 * number + 2] = 10 * (number + 1)
+    image = nib.Nifti1Image(labels, GRID)
+    image.set_sform(GRID, 4)
+    nib.save(image, path)
+    if names:
+        rows = "".join(f"{10 * (number + 1)}\t{name}\n" for number, name in enumerate(PARCELS))
+        path.with_name(path.name.split(".")[0] + ".tsv").write_text("index\tname\n" + rows)
+    return path
+
+
+def write_bold(path: Path, signals: np.ndarray, t_r: float) -> None:
+    """A 4-D image whose three parcels hold the series, (3, n_timepoints)."""
+    import nibabel as nib
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bold = np.repeat(signals, 2, axis=0)[:, None, None] * np.ones((6, 6, 6, 1), dtype=np.float32)
+    image = nib.Nifti1Image(bold.astype(np.float32), GRID)
+    image.set_sform(GRID, 4)
+    image.header.set_zooms((4, 4, 4, t_r))
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+
+
+def fmriprep_run(root: Path, run: str, signals: np.ndarray, t_r: float = 2.0) -> Path:
+    """What fMRIPrep 25 writes of one run; the path of the normalised image."""
+    func = root / run.split("_")[0] / "func"
+    stem = f"{run}_space-MNI152NLin2009cAsym"
+    write_bold(func / f"{stem}_desc-preproc_bold.nii.gz", signals, t_r)
+    write_bold(func / f"{run}_desc-preproc_bold.nii.gz", signals, t_r)
+    write_json(func / f"{stem}_desc-preproc_bold.json", {"RepetitionTime": t_r, "StartTime": t_r / 2})
+    label_image(func / f"{stem}_desc-brain_mask.nii.gz", names=False)
+    rng = np.random.default_rng(1)
+    columns = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
+    columns += [
+        f"{column}{power}" for column in columns for power in ("_derivative1", "_power2", "_derivative1_power2")
+    ]
+    columns += ["csf", "white_matter", "global_signal", "framewise_displacement", "std_dvars", "cosine_00"]
+    table = rng.normal(size=(signals.shape[1], len(columns))) * 0.01
+    lines = ["\t".join(columns)]
+    lines += [
+        "\t".join(
+            "n/a"
+            if not row and ("derivative" in name or name in ("framewise_displacement", "std_dvars"))
+            else f"{value:.6f}"
+            for name, value in zip(columns, values)
+        )
+        for row, values in enumerate(table)
+    ]
+    (func / f"{run}_desc-confounds_timeseries.tsv").write_text("\n".join(lines) + "\n")
+    write_json(func / f"{run}_desc-confounds_timeseries.json", {})
+    write_json(root / "dataset_description.json", {"Name": "fMRIPrep", "DatasetType": "derivative"})
+    return func / f"{stem}_desc-preproc_bold.nii.gz"
+
+
+def write_dtseries(path: Path, signals: np.ndarray, t_r: float) -> None:
+    """A dense series of 12 vertices, four in each of three parcels."""
+    import nibabel as nib
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dense = np.repeat(signals, 4, axis=0).T.astype(np.float32)
+    models = nib.cifti2.BrainModelAxis.from_surface(np.arange(12), 12, "CortexLeft")
+    nib.Cifti2Image(dense, (nib.cifti2.SeriesAxis(0, t_r, len(dense)), models)).to_filename(path)
+
+
+def label_file(path: Path) -> Path:
+    """The label file of these vertices, which holds them in another order than the series."""
+    import nibabel as nib
+
+    vertices = np.arange(12)[::-1]
+    models = nib.cifti2.BrainModelAxis.from_surface(vertices, 12, "CortexLeft")
+    table = {0: ("???", (0, 0, 0, 0)), **{n + 1: (name, (1, 0, 0, 1)) for n, name in enumerate(PARCELS)}}
+    labels = (vertices // 4 + 1)[None].astype(np.float32)
+    nib.Cifti2Image(labels, (nib.cifti2.LabelAxis(["parcels"], [table]), models)).to_filename(path)
+    return path
+
+
+def hcp_run(root: Path, run: str, signals: np.ndarray, t_r: float = 0.72) -> None:
+    """What HCP releases of one run (`100307/rfMRI_REST1_LR`): volumes and greyordinates, cleaned and not."""
+    person, name = run.split("/")
+    results = root / person / "MNINonLinear" / "Results" / name
+    for end, values in (("", 2 * signals), ("_hp2000_clean", signals)):
+        write_bold(results / f"{name}{end}.nii.gz", values, t_r)
+        write_dtseries(results / f"{name}_Atlas_MSMAll{end}.dtseries.nii", values, t_r)
+        write_dtseries(results / f"{name}_Atlas{end}.dtseries.nii", 3 * values, t_r)
+    label_image(results / "brainmask_fs.2.nii.gz", names=False)
+    label_image(results / f"{name}_SBRef.nii.gz", names=False)
+    (results / "Movement_Regressors.txt").write_text("0 0 0\n" * signals.shape[1])
+
+
+def abcd_session(root: Path, session: str, signals: np.ndarray, labels: list[str], lengths: list[int]) -> None:
+    """What the ABCD-BIDS pipeline writes of a session: all runs of a task end to end, and a table of motion each."""
+    subject, visit = session.split("_")
+    func = root / subject / visit / "func"
+    for atlas in ("HCP2016FreeSurferSubcortical", "Gordon2014FreeSurferSubcortical"):
+        name = f"{session}_task-rest_bold_atlas-{atlas}_desc-filtered_timeseries.ptseries.nii"
+        write_ptseries(func / name, signals, labels, 0.8)
+    for run, length in enumerate(lengths, start=1):
+        rows = "X\tY\tZ\n" + "0.1\t0.2\t0.3\n" * length
+        (func / f"{session}_task-rest_run-{run}_desc-filtered_motion.tsv").write_text(rows)
+        (func / f"{session}_task-rest_run-{run}_motion.tsv").write_text(rows)

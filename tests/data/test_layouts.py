@@ -14,6 +14,12 @@ from brain_transformers.data import load_dataset
 from brain_transformers.data.readers import ROISeriesReadError, read_roi_series
 from brain_transformers.processing.rows import unpack_row
 from tests.data.lab_folders import (
+    PARCELS,
+    abcd_session,
+    fmriprep_run,
+    hcp_run,
+    label_file,
+    label_image,
     LABELS_4S,
     LABELS_TIAN,
     series,
@@ -212,6 +218,71 @@ def test_names_without_an_order_are_asked_about_once(tmp_path, load):
         ukb_tables(tmp_path / "ukb" / person, {"Schaefer17n100p": series(100, 30)})
     with pytest.raises(ValueError, match=r"roi_order \(--roi-order\) is missing. 2 scans .*first: 1000001/fMRI"):
         load(tmp_path / "ukb")
+
+
+# --- images ---
+
+
+def test_fmriprep_is_averaged_with_an_atlas_that_tells_its_names(tmp_path, load):
+    signals = series(3, 40)
+    fmriprep_run(tmp_path / "prep", "sub-01_task-rest_run-1", signals)
+    atlas = label_image(tmp_path / "tpl-MNI152NLin2009cAsym_atlas-mine_dseg.nii.gz")
+    (row,), said = load(tmp_path / "prep", atlas=atlas)
+    read, order, t_r = unpack_row(row)
+    assert (json.loads(order), t_r, str(row["run"])) == (PARCELS, 2.0, "1")
+    np.testing.assert_allclose(read, signals, rtol=1e-5)
+    assert "not in the template's space" in said  # the image in the scanner's space
+    names = tmp_path / "names.csv"
+    names.write_text("index,name\n30,C\n10,A\n20,B\n")
+    (row,), _ = load(tmp_path / "prep", atlas=atlas, atlas_names=names)
+    np.testing.assert_allclose(unpack_row(row)[0], signals[[2, 0, 1]], rtol=1e-5)
+    assert json.loads(str(row["roi_order"])) == ["C", "A", "B"]
+    (row,), _ = load(tmp_path / "prep", atlas=atlas, roi_order=PARCELS[::-1])
+    np.testing.assert_allclose(unpack_row(row)[0], signals[::-1], rtol=1e-5)
+    atlas.with_name("tpl-MNI152NLin2009cAsym_atlas-mine_dseg.tsv").unlink()
+    with pytest.raises(ValueError, match=r"roi_order \(--roi-order\) is missing: .* its 30"):
+        load(tmp_path / "prep", atlas=atlas)
+
+
+def test_confounds_of_fmriprep_are_taken_by_strategy(tmp_path, load):
+    fmriprep_run(tmp_path / "prep", "sub-01_task-rest", series(3, 40))
+    atlas = label_image(tmp_path / "tpl-MNI152NLin2009cAsym_atlas-mine_dseg.nii.gz")
+    confounds = {"strategy": ["motion", "wm_csf"], "motion": "basic", "wm_csf": "basic"}
+    (row,), _ = load(tmp_path / "prep", atlas=atlas, cleaning={"confounds": confounds})
+    (plain,), _ = load(tmp_path / "prep", atlas=atlas)
+    assert unpack_row(row)[0].std() < 0.999 * unpack_row(plain)[0].std()
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_hcp_results_are_found_and_the_cleaned_image_of_a_run_is_taken(tmp_path, load, dense):
+    signals = series(3, 40)
+    for run in ("rfMRI_REST1_LR", "rfMRI_REST1_RL", "tfMRI_WM_LR"):
+        hcp_run(tmp_path / "hcp", f"100307/{run}", signals)
+    atlas = label_file(tmp_path / "a.dlabel.nii") if dense else label_image(tmp_path / "MNI152_dseg.nii.gz")
+    rows, said = load(tmp_path / "hcp", atlas=atlas)
+    told = {(str(row["subject"]), str(row["task"]), str(row["run"]), str(row["dir"])) for row in rows}
+    assert told == {("100307", "REST", "1", "LR"), ("100307", "REST", "1", "RL"), ("100307", "WM", "None", "LR")}
+    for row in rows:
+        read, order, t_r = unpack_row(row)
+        np.testing.assert_allclose(read, signals, rtol=1e-5)
+        assert (json.loads(order), t_r) == (PARCELS, 0.72)
+    assert f"{9 if dense else 3} images are left out for cleaned ones of the same runs" in said
+
+
+def test_abcd_bids_runs_are_cut_at_their_seams(tmp_path, load):
+    signals, labels = series(5, 70), ["L_V1_ROI", "L_V2_ROI", "R_V1_ROI", "CEREBELLUM_LEFT", "BRAIN_STEM"]
+    session = "sub-NDARINVAAAAAAAA_ses-baselineYear1Arm1"
+    abcd_session(tmp_path / "abcd", session, signals, labels, [30, 40])
+    with pytest.raises(ValueError, match=r"Choose one of each run with atlas \(--atlas \w+FreeSurferSubcortical\)"):
+        load(tmp_path / "abcd")
+    rows, _ = load(tmp_path / "abcd", atlas="HCP2016FreeSurferSubcortical")
+    assert [(str(row["session"]), str(row["run"]), int(row["n_timepoints"])) for row in rows] == [
+        ("baselineYear1Arm1", "1", 30),
+        ("baselineYear1Arm1", "2", 40),
+    ]
+    np.testing.assert_array_equal(np.concatenate([unpack_row(row)[0] for row in rows], axis=1), signals)
+    assert json.loads(str(rows[0]["roi_order"])) == labels
+    assert float(rows[0]["t_r"]) == pytest.approx(0.8)
 
 
 # --- plain tables ---

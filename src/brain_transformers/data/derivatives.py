@@ -17,7 +17,7 @@ from .censoring import OUTLIERS
 from .cifti import DENSE_SUFFIX
 from .nifti import NATIVE_SPACES
 from .readers import SERIES_SUFFIXES, series_suffix
-from .runs import ScanParts, choose_tables, cleanest, is_hcp_image, without_joined_runs
+from .runs import ScanParts, atlas_of, choose_tables, cleanest, is_hcp_image, without_joined_runs
 from .scan_names import (
     IMAGE_SUFFIXES,
     SPLITS,
@@ -395,8 +395,13 @@ def _refuse_variants(root: Path, names: list[str], found: FoundScans) -> None:
     )
     raise ValueError(
         f"{root}: {len(several)} runs come in several files, which would be one scan counted more than once (first: "
-        f"{some(first)}{f'; they differ in {differ}' if differ else ''}). Choose one of each run with pattern "
-        f"(--pattern){_variant_pattern(names, found, entities)}."
+        f"{some(first)}{f'; they differ in {differ}' if differ else ''}). Choose one of each run with "
+        + (
+            f"atlas (--atlas {atlas}), or "
+            if (atlas := atlas_of(first[0], found)) and {"atlas", "seg"} & {*entities}
+            else ""
+        )
+        + f"pattern (--pattern){_variant_pattern(names, found, entities)}."
         + ("" if differ else " If they are different runs or people, say so with name_pattern (--name-pattern).")
     )
 

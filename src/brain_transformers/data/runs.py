@@ -125,7 +125,7 @@ def choose_tables(
         found.notes.append(
             f"{len(several)} runs come as tables of several atlases ({some(there)}); {took} "
             + ("is taken" if len(chosen) == 1 else "are joined")
-            + (f". Choose another with atlas (--atlas {other})." if other else ", the rows of one below the other.")
+            + f". Choose another with atlas (--atlas {other or chosen[0]})."
         )
     if incomplete:
         found.notes.append(

@@ -137,6 +137,14 @@ class ModelParcels:
                 f"{did_you_mean(given if not declared.known else self.roi_order)}Give the order as a list of labels."
             )
         moved = permutation(given, self.roi_order, source_coordinates=self.coordinates if same else None)
+        used = set(moved.index.tolist())
+        unused = [label for row, label in enumerate(declared.labels) if row not in used]
+        if unused and declared.name is None:  # names of the scan's own, of which one may have been meant
+            warn(
+                ("unused", tuple(unused)),
+                f"{len(unused)} of the {len(declared.labels)} parcels of the scan are not among those of the model and "
+                f"play no part ({', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''}).",
+            )
         return moved.index, False, len(declared.labels), moved.missing
 
     def _lacks(self, missing: tuple[str, ...], given: ROIOrder | None, warn: Warn) -> None:
