@@ -14,14 +14,14 @@ from brain_transformers.data import load_dataset
 from brain_transformers.data.readers import ROISeriesReadError, read_roi_series
 from brain_transformers.processing.rows import unpack_row
 from tests.data.lab_folders import (
+    LABELS_4S,
+    LABELS_TIAN,
     PARCELS,
     abcd_session,
     fmriprep_run,
     hcp_run,
     label_file,
     label_image,
-    LABELS_4S,
-    LABELS_TIAN,
     series,
     ukb_tables,
     write_json,
@@ -283,6 +283,35 @@ def test_abcd_bids_runs_are_cut_at_their_seams(tmp_path, load):
     np.testing.assert_array_equal(np.concatenate([unpack_row(row)[0] for row in rows], axis=1), signals)
     assert json.loads(str(rows[0]["roi_order"])) == labels
     assert float(rows[0]["t_r"]) == pytest.approx(0.8)
+
+
+# --- files of many scans ---
+
+
+def test_scans_of_a_semantoks_file_are_found_by_their_subjects(tmp_path, load):
+    h5py = pytest.importorskip("h5py")
+    sizes = {"schaefer400": 400, "tian3": 50, "buckner7": 7}
+    values = np.random.default_rng(0).normal(size=(3, 457, 40)).astype(np.float32)
+    values[1, :, 30:] = np.nan
+    (tmp_path / "s").mkdir()
+    with h5py.File(tmp_path / "s" / "all.h5", "w") as file:
+        for name, part in zip(sizes, np.split(values, [400, 450], axis=1)):
+            file[f"timeseries/{name}"] = part
+        file["long_subject_id"] = np.array([b"sub-b", b"a", b"sub-b"])
+    (tmp_path / "s" / "other.h5").write_bytes(b"nothing")
+    (tmp_path / "s" / "participants.tsv").write_bytes(b"\xef\xbb\xbfparticipant_id\tage\r\na\t30\r\nb\tn/a\r\n")
+    for where in (tmp_path / "s", tmp_path / "s" / "all.h5"):
+        rows, _ = load(where, t_r=2.0)
+        assert [(str(row["subject"]), int(row["n_timepoints"])) for row in rows] == [("b", 40), ("a", 30), ("b", 40)]
+        np.testing.assert_array_equal(unpack_row(rows[1])[0], values[1, :, :30])
+        assert {str(row["roi_order"]) for row in rows} == {"schaefer400-7net+tian-s3+buckner7"}
+        assert np.nan_to_num([float(row["age"]) for row in rows]).tolist() == [0, 30, 0]  # b has no age
+    (row, *_), _ = load(tmp_path / "s" / "all.h5", roi_order="schaefer400-17net", t_r=2.0)
+    index = permutation("schaefer400-7net", "schaefer400-17net").index
+    np.testing.assert_array_equal(unpack_row(row)[0], values[0, index])
+    (tmp_path / "s" / "all.h5").unlink()
+    with pytest.raises(ROISeriesReadError, match=r"other\.h5"):
+        load(tmp_path / "s")
 
 
 # --- plain tables ---

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import glob
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,12 +31,12 @@ from .censoring import censored
 from .cifti import DENSE_SUFFIX
 from .derivatives import has_tables_of
 from .errors import ROISeriesReadError
-from .readers import OrderNotToldError, in_order, joined, read_coordinates, read_roi_series
+from .readers import OrderNotToldError, ROISeries, in_order, joined, read_coordinates, read_roi_series
 from .row_kinds import SERIES, arrow_table
 from .runs import ScanParts
 from .saved_datasets import is_saved, load_saved
 from .scan_folders import ScanFolderBuilder
-from .scan_names import NAME_COLUMNS
+from .scan_names import HDF5_SUFFIXES, NAME_COLUMNS
 from .sidecars import refuse_other_t_r
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
     A file that cannot be read does not cost the others; see [`ScanFolderBuilder`].
 
     Args:
-        folder: where the files are, at any depth. Sub-folders train, validation (or val) and test become splits.
+        folder: where the files are, at any depth, or an HDF5 file in the layout of the Brain-Semantoks
+            authors. Sub-folders train, validation (or val) and test become splits.
         roi_order: order of the rows; by default what the files tell: labels in them, or the order that their names
             declare. Rows with labels are put into an order that is given.
         n_rois: number of ROIs, where the order is not one that is known.
@@ -102,6 +104,8 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         cleaning: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        if Path(folder).is_file() and str(folder).lower().endswith(HDF5_SUFFIXES):
+            folder, options["pattern"] = Path(folder).parent, glob.escape(Path(folder).name)
         tables = str(atlas) if atlas is not None and has_tables_of(Path(folder), str(atlas)) else None
         atlas = None if tables is not None else atlas
         if cleaning and atlas is None:
@@ -183,6 +187,8 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
                 kept = series.frame_mask.astype(bool) & (True if kept is None else kept)
             series = replace(series, signals=signals, frame_mask=kept)
             series = in_order(path, series, how["roi_order"], how["n_rois"])
+        elif parts.row is not None:
+            series = _row_of(files[0], parts.row, how["t_r"], {name: how[name] for name in ("roi_order", "n_rois")})
         else:
             wanted = {name: how[name] for name in ("roi_order", "n_rois")}
             options = {name: how[name] for name in ("t_r", "time_axis", "key")}
@@ -206,6 +212,20 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
             "roi_order": series.roi_order,
             "frame_mask": np.zeros(0, bool) if kept is None or kept.all() else kept,
         }
+
+
+def _row_of(path: Path, row: int, t_r: float | None, wanted: dict[str, Any]) -> ROISeries:
+    """A scan of an HDF5 file in the layout of the Brain-Semantoks authors, without the padding at its end."""
+    from .semantoks_hdf5 import measured_length, open_recordings
+
+    recordings = open_recordings(path)
+    recording = recordings[row]
+    signals = np.ascontiguousarray(recording.signals[:, : measured_length(recording)])
+    if signals.shape[1] < 2:
+        raise ROISeriesReadError(f"{path}: scan {row} ({recording.subject}) has no measured timepoints.")
+    order = recordings.roi_order
+    labels = None if order is None else resolve_roi_order(order).labels
+    return in_order(path, ROISeries(signals, labels, t_r), **wanted)
 
 
 def _told(error: Exception) -> str:

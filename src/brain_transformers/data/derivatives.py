@@ -15,11 +15,14 @@ from pathlib import Path
 from ..atlases.roi_orders import ROI_ORDERS, ROIOrder
 from .censoring import OUTLIERS
 from .cifti import DENSE_SUFFIX
+from .errors import ROISeriesReadError
 from .nifti import NATIVE_SPACES
 from .readers import SERIES_SUFFIXES, series_suffix
 from .runs import ScanParts, atlas_of, choose_tables, cleanest, is_hcp_image, without_joined_runs
 from .scan_names import (
+    HDF5_SUFFIXES,
     IMAGE_SUFFIXES,
+    NAME_COLUMNS,
     SPLITS,
     VARIANTS,
     ScanName,
@@ -126,6 +129,8 @@ def find_scans(
     for name in missing:
         found.unusable[name] = f"{root / name}: a link to a file that is not there; fetch it (datalad get, git annex)."
     by_split = _by_split(root, candidates)
+    files_of_many = [name for name in candidates if name.lower().endswith(HDF5_SUFFIXES)]
+    candidates = [name for name in candidates if not name.lower().endswith(HDF5_SUFFIXES)]
     for name in candidates:
         found.names[name] = scan_name(name, expression, participants)
         if expression is None and (why := contradiction(name)):
@@ -149,6 +154,9 @@ def find_scans(
     if not images:
         kept = choose_tables(kept, found, atlas, roi_order)
     kept = without_joined_runs(root, kept, everything, found)
+    kept += [scan for name in files_of_many for scan in _scans_of(root, name, found)]
+    if not kept and files_of_many:
+        raise ROISeriesReadError(found.left_out[files_of_many[0]])
     _refuse_variants(root, kept, found)
     for split, names in by_split.items():
         here = set(names)
@@ -179,6 +187,24 @@ def has_tables_of(root: Path, atlas: str) -> bool:
     return False
 
 
+def _scans_of(root: Path, name: str, found: FoundScans) -> list[str]:
+    """The scans of an HDF5 file in the layout of the Brain-Semantoks authors, each with its own subject."""
+    from .semantoks_hdf5 import SemantoksRecordings
+
+    try:
+        with SemantoksRecordings(root / name) as recordings:
+            subjects = recordings.subjects
+    except ROISeriesReadError as error:
+        found.left_out[name] = str(error)  # another program's file
+        return []
+    keys = [f"{name}#{row}" for row in range(len(subjects))]
+    for row, (key, subject) in enumerate(zip(keys, subjects)):
+        columns = {**dict.fromkeys(NAME_COLUMNS), "subject": subject.removeprefix("sub-") or subject}
+        found.names[key] = ScanName(columns, True, (key, (), ()), {})
+        found.parts[key] = ScanParts((name,), row=row)
+    return keys
+
+
 # --- files ---
 
 
@@ -202,7 +228,13 @@ def _candidates(
     of_kind = [
         name
         for name in chosen
-        if (name.lower().endswith(DENSE_SUFFIX) if dense else is_image(name) if images else bool(series_suffix(name)))
+        if (
+            name.lower().endswith(DENSE_SUFFIX)
+            if dense
+            else is_image(name)
+            if images
+            else bool(series_suffix(name)) or name.lower().endswith(HDF5_SUFFIXES)
+        )
     ]
     if images and pattern is None and not dense:
         of_kind = [
@@ -224,7 +256,7 @@ def _candidates(
         else:
             candidates.append(name)
     if not candidates:
-        suffixes = (DENSE_SUFFIX,) if dense else IMAGE_SUFFIXES if images else SERIES_SUFFIXES
+        suffixes = (DENSE_SUFFIX,) if dense else IMAGE_SUFFIXES if images else (*SERIES_SUFFIXES, *HDF5_SUFFIXES)
         default = f"**/*{images}" if dense else f"**/*{images}.nii*" if images else "**/*"
         others = sum(map(is_image, everything)) if not images else 0
         hint = f" There are {others} images: give atlas (--atlas) to average them over parcels." if others else ""

@@ -36,11 +36,13 @@ class ScanParts:
         files: relative paths; the rows of tables of one run follow each other.
         runs: the runs that a file was joined from, in order, each with a table that has a row for each of its frames.
         run: which of them this scan is.
+        row: which scan of a file that holds many it is.
     """
 
     files: tuple[str, ...]
     runs: tuple[tuple[str, str], ...] = ()
     run: str | None = None
+    row: int | None = None
 
     def frames(self, root: Path, n_timepoints: int) -> slice:
         """The frames of this run.

@@ -16,6 +16,7 @@ from .readers import series_suffix
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 IMAGE_SUFFIXES = (".nii", ".nii.gz")
+HDF5_SUFFIXES = (".h5", ".hdf5")
 NAME_COLUMNS = {
     "subject": "sub",
     "session": "ses",

@@ -6,6 +6,7 @@ short scans; `long_subject_id`, one byte string a scan; optionally `ts_len`; and
 Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, released training code.
 """
 
+import functools
 import itertools
 import os
 import warnings
@@ -170,6 +171,17 @@ class SemantoksRecordings:
         length = signals.shape[1] if self._lengths is None else int(self._lengths[row])
         labels = {name: float("nan") if v is None else _number(v[row]) for name, v in self._labels.items()}
         return SemantoksRecording(signals, self.subjects[row], length, labels)
+
+
+def open_recordings(path: Path) -> SemantoksRecordings:
+    """The scans of a file, which stays open in this process; its rows are read one by one."""
+    return _held(str(path), path.stat().st_mtime_ns, os.getpid())
+
+
+@functools.lru_cache(maxsize=2)
+def _held(path: str, changed: int, process: int) -> SemantoksRecordings:
+    # A file that was opened before a fork cannot be read on both sides of it.
+    return SemantoksRecordings(path)
 
 
 def _number(value: Any) -> float:

@@ -142,8 +142,8 @@ class ModelParcels:
         if unused and declared.name is None:  # names of the scan's own, of which one may have been meant
             warn(
                 ("unused", tuple(unused)),
-                f"{len(unused)} of the {len(declared.labels)} parcels of the scan are not among those of the model and "
-                f"play no part ({', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''}).",
+                f"{len(unused)} of the {len(declared.labels)} parcels of the scan are not among those of the model "
+                f"and play no part ({', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''}).",
             )
         return moved.index, False, len(declared.labels), moved.missing
 
