@@ -232,6 +232,26 @@ def by_nilearn(image, atlas, confounds=None, sample_mask=None, **options):
     return masker.fit_transform(image, confounds=confounds, sample_mask=sample_mask).T
 
 
+@pytest.mark.parametrize("stored", ["int16", "scaled", "float32", ">f4", "float64", "int16.gz"])
+def test_the_numbers_are_those_of_nilearn(noisy, tmp_path, stored):
+    image, atlas, motion = noisy
+    data, path = np.asarray(image.dataobj), tmp_path / ("bold.nii" + ".gz" * stored.endswith(".gz"))
+    saved = nib.Nifti1Image(data, AFFINE, dtype=stored.removesuffix(".gz") if stored != "scaled" else "int16")
+    if stored == "scaled":
+        saved.header.set_slope_inter(0.37, 3.1)
+    elif stored[0] == ">":
+        saved = nib.Nifti1Image(data.astype(stored), AFFINE, header=nib.Nifti1Header(endianness=">"))
+    elif stored.startswith("int16"):
+        saved = nib.Nifti1Image(np.rint(data).astype(np.int16), AFFINE)
+    nib.save(saved, path)
+    kept = np.setdiff1d(np.arange(200), [7, 8, 120])
+    how = {"low_pass": 0.1, "high_pass": 0.01, "detrend": True, "standardize": "zscore_sample"}
+    for options, confounds, sample_mask in (({}, None, None), (how, motion[:, None], kept)):
+        ours = parcellate(path, atlas, t_r=2.0, confounds=confounds, sample_mask=sample_mask, **options).signals
+        expected = by_nilearn(path, atlas, confounds, sample_mask, **options).astype(np.float32)
+        np.testing.assert_array_equal(ours if sample_mask is None else ours[:, kept], expected)
+
+
 def test_confounds_of_fmriprep_are_regressed_out(noisy, tmp_path):
     image, atlas, motion = noisy
     table = pd.DataFrame({"trans_x": motion, "trans_x_derivative1": np.r_[np.nan, np.diff(motion)]})
@@ -246,7 +266,7 @@ def test_confounds_of_fmriprep_are_regressed_out(noisy, tmp_path):
         [filled[["trans_x"]], table.iloc[:, 1:]],
         filled.to_numpy(),
     ):
-        np.testing.assert_allclose(parcellate(image, atlas, confounds=confounds).signals, expected, atol=1e-2)
+        np.testing.assert_allclose(parcellate(image, atlas, confounds=confounds).signals, expected, rtol=1e-6)
     assert abs(np.corrcoef(expected[0], motion)[0, 1]) < 0.05
 
 
@@ -258,7 +278,7 @@ def test_frames_that_are_not_kept_are_gaps_at_their_times(noisy):
     as_bool = np.isin(np.arange(200), kept)
     for sample_mask in (kept, as_bool, [kept]):
         signals = parcellate(image, atlas, confounds=motion, sample_mask=sample_mask, **options).signals
-        np.testing.assert_allclose(signals[:, kept], expected, atol=1e-4)
+        np.testing.assert_allclose(signals[:, kept], expected, atol=1e-6)
         assert np.isnan(np.delete(signals, kept, axis=1)).all()
     plain = parcellate(image, atlas).signals
     np.testing.assert_array_equal(parcellate(image, atlas, sample_mask=kept).signals[:, kept], plain[:, kept])
@@ -352,7 +372,7 @@ def test_a_folder_of_fmriprep_is_cleaned_on_the_way_in(noisy, tmp_path):
         cache_dir=tmp_path / "cache",
     )[0]
     signals = row["signals"].reshape(2, 200)
-    np.testing.assert_allclose(signals, by_nilearn(image, atlas, table, high_pass=0.01), atol=1e-2)
+    np.testing.assert_allclose(signals, by_nilearn(image, atlas, table, high_pass=0.01), rtol=1e-6)
     with pytest.raises(ROISeriesReadError, match="load_confounds gives no confounds"):
         load_dataset(
             tmp_path / "fmriprep",

@@ -369,7 +369,9 @@ def check_same_space(atlas: Atlas, image: Any, path: Path | None, name: str) -> 
     """
     there = atlas.space
     here = (None if path is None else space_of(path)) or ("scanner" if in_scanner_space(image) else None)
-    if here in NATIVE_SPACES and here != there:
+    one_grid = atlas.values.shape == image.shape[:3] and np.allclose(atlas.affine, image.affine, atol=1e-3)
+    # Headers of label images in a template may say scanner too, so that is believed of those on the image's grid.
+    if here in NATIVE_SPACES and (here != there or (here == "scanner" and not one_grid)):
         raise ROISeriesReadError(
             f"{name}: expected an image in the space of the atlas ({there or 'MNI'}), got one in the person's own "
             f"space ({here}). Normalise it first, for example with fMRIPrep's --output-spaces MNI152NLin6Asym, or use "

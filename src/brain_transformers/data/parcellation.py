@@ -226,7 +226,7 @@ def _dense(path: Path, atlas: Atlas, name: str) -> _Source:
 def _means(source: _Source, n_rois: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means over places with data (n_rois, n_timepoints), and how many each parcel has in all and with data.
 
-    Of the type that nilearn's maskers give: float32 of a float32 image, else float64.
+    Of the type that nilearn's maskers give: float32 of an image in this machine's float32, else float64.
     """
     sparse = require("scipy.sparse", extra="data", purpose="averaging")
     owner, n_places = source.owner, len(source.owner)
@@ -236,8 +236,10 @@ def _means(source: _Source, n_rois: int) -> tuple[np.ndarray, np.ndarray, np.nda
     finite = np.ones(n_places, dtype=bool)
     low: np.ndarray = np.empty(0)
     high = low
+    stored = None
     for number, frame in enumerate(source.frames()):
-        if frame.dtype.kind == "f" and not (good := np.isfinite(frame)).all():
+        stored = frame.dtype
+        if stored.kind == "f" and not (good := np.isfinite(frame)).all():
             # Frames of NaN (and 0 outside of a mask) were scrubbed, and say nothing of the places.
             blank[number] = not (frame[good] != 0).any()
             if blank[number]:
@@ -258,7 +260,7 @@ def _means(source: _Source, n_rois: int) -> tuple[np.ndarray, np.ndarray, np.nda
     with np.errstate(invalid="ignore", divide="ignore"):
         signals = total / n_good[:, None]
     signals[:, blank] = np.nan
-    return signals.astype(np.float32 if low.dtype == np.float32 else np.float64), n_all, n_good
+    return signals.astype(np.float32 if stored == np.float32 else np.float64), n_all, n_good
 
 
 def _report_coverage(
@@ -272,6 +274,7 @@ def _report_coverage(
 ) -> None:
     """Refuse a scan of which most parcels are empty; warn, once, of parcels and voxels without data."""
     n_rois, n_bad, n_voxels = len(signals), int((n_all - n_good).sum()), int(n_all.sum())
+    share = "half" if min_coverage == 0.5 else f"{min_coverage:.0%}"
     absent = n_all == 0
     empty = ~absent & ((coverage < min_coverage) | (n_good == 0))
 
@@ -281,8 +284,9 @@ def _report_coverage(
 
     if (absent | empty).sum() * 2 > n_rois:
         raise ROISeriesReadError(
-            f"{name}: {int((absent | empty).sum())} of {n_rois} parcels hold no data: {n_bad} of {n_voxels} voxels in "
-            "them are constant in time or not finite. Check that the image is a BOLD series in the atlas's space."
+            f"{name}: {int((absent | empty).sum())} of {n_rois} parcels hold no data, or less than {share} of their "
+            f"voxels do: {n_bad} of {n_voxels} voxels in parcels are constant in time or not finite. Check that the "
+            "image is a BOLD series in the atlas's space."
         )
     parts = []
     if absent.any():
@@ -296,7 +300,6 @@ def _report_coverage(
             f"({int(((n_all > n_good) & ~empty).sum())} parcels are means over the others)"
         )
     if empty.any():
-        share = "half" if min_coverage == 0.5 else f"{min_coverage:.0%}"
         parts.append(
             f"{int(empty.sum())} parcels with data in less than {share} of their voxels are NaN (first labels: "
             f"{first(empty)})"
