@@ -1,6 +1,8 @@
 """BOLD images become ROI series on the right side of the brain."""
 
 import gzip
+import hashlib
+import json
 import warnings
 
 import numpy as np
@@ -372,6 +374,16 @@ def test_a_folder_of_fmriprep_is_cleaned_on_the_way_in(noisy, tmp_path):
         cache_dir=tmp_path / "cache",
     )[0]
     signals = row["signals"].reshape(2, 200)
+    made = json.loads(row["provenance"])
+    for key, path in (
+        ("image", func / f"{stem}_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz"),
+        ("atlas", "atlas"),
+    ):
+        expected = hashlib.sha256((tmp_path / "atlas.nii.gz" if path == "atlas" else path).read_bytes()).hexdigest()
+        assert made[key]["sha256"] == expected
+    assert made["coverage"] == [1, 1]
+    assert made["cleaning"]["high_pass"] == 0.01
+    assert made["versions"]["nilearn"]
     np.testing.assert_allclose(signals, by_nilearn(image, atlas, table, high_pass=0.01), rtol=1e-6)
     with pytest.raises(ROISeriesReadError, match="load_confounds gives no confounds"):
         load_dataset(

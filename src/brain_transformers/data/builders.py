@@ -51,8 +51,9 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
     """Build an Arrow dataset from a folder of ROI series, or of 4-D BOLD images and an atlas.
 
     Rows hold `signals` (flat float32, reshape to (n_rois, n_timepoints)), `n_rois`, `n_timepoints`, `t_r` (seconds,
-    NaN if unknown), `roi_order`, `frame_mask` (false for frames that were cut; empty where none was) and the columns
-    of every [`ScanFolderBuilder`].
+    NaN if unknown), `roi_order`, `frame_mask` (false for frames that were cut; empty where none was), `provenance`
+    (of averaged images: JSON with versions, options, hashes of image and atlas, and the coverage of each row) and the
+    columns of every [`ScanFolderBuilder`].
 
     Which files are scans is told by their names: tables of BIDS and XCP-D that are no series are left out, and images
     that are not in the atlas's space; several images of one run are refused.
@@ -173,12 +174,13 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
     def read(self, path: Path) -> dict[str, Any]:
         """The series of a scan: of a file, of tables of one run, of a run in a file, or averaged over the atlas."""
         how = self.config.options
+        provenance = None
         parts = self._parts.get(path.relative_to(self.config.folder).as_posix(), ScanParts(()))
         files = [Path(self.config.folder) / name for name in parts.files] or [path]
         if how["t_r"] is not None:
             refuse_other_t_r(files[0], how["t_r"])
         if self._atlas is not None:
-            from .parcellation import parcellate
+            from .parcellation import parcellate, provenance_text
 
             n_rois = how["n_rois"] if self._atlas.labels is None else None
             series = parcellate(files[0], self._atlas, n_rois=n_rois, t_r=how["t_r"], **how["cleaning"])
@@ -187,6 +189,7 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
                 kept = series.frame_mask.astype(bool) & (True if kept is None else kept)
             series = replace(series, signals=signals, frame_mask=kept)
             series = in_order(path, series, how["roi_order"], how["n_rois"])
+            provenance = provenance_text(series, files[0])
         elif parts.row is not None:
             series = _row_of(files[0], parts.row, how["t_r"], {name: how[name] for name in ("roi_order", "n_rois")})
         else:
@@ -205,6 +208,7 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
             frames = parts.frames(Path(self.config.folder), signals.shape[1])
             signals, kept = np.ascontiguousarray(signals[:, frames]), None if kept is None else kept[frames]
         return {
+            "provenance": provenance,
             "signals": signals,
             "n_rois": signals.shape[0],
             "n_timepoints": signals.shape[1],

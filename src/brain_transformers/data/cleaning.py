@@ -54,7 +54,7 @@ def clean(
         done["load_confounds"] = dict(confounds)
         confounds, sample_mask = _fmriprep_confounds(path, dict(confounds), name)
     elif isinstance(confounds, (str, Path)):
-        done["confounds_file"] = str(confounds)
+        done["confounds_file"] = Path(confounds).name
     table = _confounds_table(confounds, n_frames, name)
     kept = _kept_frames(sample_mask, n_frames, name)
     if standardize is True:

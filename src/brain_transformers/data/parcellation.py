@@ -1,6 +1,7 @@
 """From images to ROI series: 4-D BOLD and dense CIFTI, never on the wrong grid and never mirrored."""
 
 import inspect
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ import numpy as np
 from ..atlases.roi_orders import ROIOrder
 from ..foreign import reading
 from ..optional import require
-from .atlas_images import Atlas, check_atlas_order, check_same_space, load_atlas, read_atlas
+from ..version import __version__
+from .atlas_images import Atlas, check_atlas_order, check_same_space, load_atlas, read_atlas, sha256_of
 from .cifti import is_cifti, match_models, read_dtseries, refusal
 from .cleaning import clean
 from .errors import ROISeriesReadError
@@ -26,6 +28,7 @@ __all__ = ["check_atlas_order", "load_atlas", "parcellate"]
 
 MIN_COVERAGE = 0.5
 """Share of a parcel that must hold data, as in XCP-D (`--min-coverage`)."""
+_PACKAGES = ("nilearn", "nibabel", "numpy", "scipy")
 # Values of a dense series that are held at once.
 _BLOCK_VALUES = 1 << 22
 
@@ -159,9 +162,17 @@ def parcellate(
             "strategy": "mean",
             "min_coverage": min_coverage,
             "cleaning": done,
-            "versions": {package: version(package) for package in ("nilearn", "nibabel", "numpy", "scipy")},
+            "versions": {"brain-transformers": __version__} | {package: version(package) for package in _PACKAGES},
         },
     )
+
+
+def provenance_text(series: ROISeries, path: Path) -> str:
+    """How a series was made of an image, for a row: JSON with the hash of the file and the coverage of each parcel."""
+    provenance = dict(series.provenance or {})
+    provenance["image"] = {**provenance.get("image", {}), "sha256": sha256_of(path)}
+    provenance["coverage"] = [] if series.coverage is None else [round(share, 3) for share in series.coverage.tolist()]
+    return json.dumps(provenance)
 
 
 # --- reading ---

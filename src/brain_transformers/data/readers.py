@@ -450,6 +450,7 @@ def in_order(
         series,
         signals=np.ascontiguousarray(series.signals[found]),
         roi_labels=tuple(labels[row] for row in found),
+        coverage=None if series.coverage is None else series.coverage[found],
         roi_order=order_of_labels(names) if missing else roi_order_text(roi_order),
     )
 

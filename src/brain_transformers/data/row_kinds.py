@@ -61,11 +61,11 @@ class RowKind:
 
 
 def arrow_table(cells: Mapping[str, Sequence[Any]], features: Any) -> Any:
-    """An Arrow table of columns of cells; arrays in columns of lists are not copied, and `None` is a gap."""
+    """An Arrow table of columns of cells; arrays in columns of lists are not copied, and what is missing is a gap."""
     pa = require("pyarrow", extra="data", purpose="datasets of scans")
 
     def column(field: Any) -> Any:
-        values = cells[field.name]
+        values = cells.get(field.name, nothing)
         if not (pa.types.is_list(field.type) and any(isinstance(value, np.ndarray) for value in values)):
             return pa.array(list(values), field.type)
         flat = [np.empty(0) if value is None else value.reshape(-1) for value in values]
@@ -73,7 +73,7 @@ def arrow_table(cells: Mapping[str, Sequence[Any]], features: Any) -> Any:
         lists = [pa.ListArray.from_arrays(pa.array([0, v.size], pa.int32()), pa.array(v, of_type)) for v in flat]
         return pa.chunked_array(lists)
 
-    schema = features.arrow_schema
+    schema, nothing = features.arrow_schema, [None] * len(next(iter(cells.values())))
     return pa.Table.from_arrays([column(field) for field in schema], schema=schema)
 
 
@@ -162,6 +162,7 @@ SERIES = RowKind(
         "t_r": "float64",
         "roi_order": "string",
         "frame_mask": ["bool"],
+        "provenance": "string",
     },
     needed=("signals", "n_rois", "roi_order"),
     fault=_series_fault,
