@@ -70,6 +70,7 @@ class HubServer:
     Attributes:
         repositories: name -> content.
         requests: `"METHOD path"` of every request, in order.
+        ranges: what parts of files were asked for, in order.
     """
 
     TOKEN = "hf_stand_in"
@@ -78,6 +79,7 @@ class HubServer:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.ranges: list[str] = []
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -298,6 +300,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked is not None:
+            self.hub.ranges.append(asked[0])
         if asked is None:
             headers["Content_Length"] = str(len(data))
             self._send(HTTPStatus.OK, data, "application/octet-stream", **headers)

@@ -307,18 +307,21 @@ def _fetch_file(
     cached = try_to_load_from_cache(repository, path, revision=commit)
     if isinstance(cached, str) and not partial.exists():
         shutil.copyfile(cached, partial)
-    with partial.open("ab") as file:
-        if file.tell() > size:
-            file.truncate(0)
-        url = hf_hub_url(repository, path, revision=commit)
-        http_get(
-            url,
-            file,
-            resume_size=file.tell(),
-            headers=build_hf_headers(**_CLIENT),
-            expected_size=size,
-            displayed_filename=path,
-        )
+    try:
+        with partial.open("ab") as file:
+            if file.tell() > size:
+                file.truncate(0)
+            http_get(
+                hf_hub_url(repository, path, revision=commit),
+                file,
+                resume_size=file.tell(),
+                headers=build_hf_headers(**_CLIENT),
+                expected_size=size,
+                displayed_filename=path,
+            )
+    finally:
+        if size and not partial.stat().st_size:
+            partial.unlink()
     try:
         for wanted in filter(None, hashes):
             _check_hash(partial, wanted, f"It came damaged, or {repository} was changed: it was deleted. Call again.")
