@@ -171,7 +171,7 @@ def test_what_a_name_means_to_the_commands(brainlm: Published, monkeypatch, tmp_
     said = capsys.readouterr().out
     assert "made-up: a new model of that name, with random weights" in said
     assert str(bt.path_of("made-up")) in said
-    anew = [*tune[:5], "--output", "new-tuned", *train, "--config", "hidden_size=32", "--coordinates", words[-1]]
+    anew = [*tune[:5], "--output", "new-tuned", *train, "--config", "num_hidden_layers=1", "--coordinates", words[-1]]
     assert main(anew) == 0
     said = capsys.readouterr().out
     assert "the published weights" not in said

@@ -136,7 +136,7 @@ def _settle_name(args: argparse.Namespace) -> None:
     except FileNotFoundError as error:
         told = str(error).partition(" Random weights: ")[0]
         raise FileNotFoundError(
-            f"{told} For a new model with random weights, say fields of it with --config, such as hidden_size=512."
+            f"{told} For a new model with random weights, say fields of it with --config, such as num_hidden_layers=4."
         ) from None
     print(f"--model {args.model}: the published weights, in {source}")
     args.model = os.path.join(".", source)  # a folder, also where it has the name
