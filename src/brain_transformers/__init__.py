@@ -34,6 +34,7 @@ _EXPORTS = {
     "SelfDistillationTrainer": "training.distillation.trainer",
     "SelfDistillationTrainingArguments": "training.distillation.arguments",
     "crop_features": "evaluation.crops",
+    "embed": "hub.embed",
     "embed_dataset": "evaluation.embedding",
     "fine_tuning_protocol": "hub.trained_models",
     "linear_probe_protocol": "evaluation.linear_probe",

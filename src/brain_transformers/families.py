@@ -120,6 +120,8 @@ def _register_models() -> None:
             from transformers import AutoProcessor  # which the models have loaded, and takes seconds otherwise
 
             AutoProcessor.register(family.load_class("Config"), family.load_processor(joint=True), exist_ok=True)
+    # Light once models are loaded: a pipeline makes or takes a configuration before it asks for its task.
+    importlib.import_module(".pipeline", __package__).register()
 
 
 def _check_first(cls: type, method: str, files: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+import brain_transformers as bt
 from brain_transformers import BrainLMConfig, BrainLMForMaskedModeling, ROISeriesFeatureExtractor
 from brain_transformers.cli.main import main
 from brain_transformers.data.builders import dataset_from_arrays
@@ -367,7 +368,7 @@ def test_embeddings_that_are_not_finite_are_not_written(folder: Path, tmp_path: 
 def test_a_name_without_weights_says_where_they_are(folder: Path, tmp_path: Path, capsys) -> None:
     command = ["embed", str(folder / "dataset"), "--output", str(tmp_path / "t.csv"), "--model"]
     assert main([*command, "brainlm-13m"]) == 2
-    assert "brain-transformers convert brainlm" in capsys.readouterr().err
+    assert "brain-transformers get brainlm-13m" in capsys.readouterr().err
     broken = shutil.copytree(folder / "model", tmp_path / "broken")
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": 1.5}}))
@@ -474,20 +475,54 @@ def test_probe_reads_the_table(folder: Path, tmp_path: Path, capsys) -> None:
     assert "table.csv: there is no column 'age'" in capsys.readouterr().err
 
 
-def test_folder_that_is_no_dataset(folder: Path, tmp_path: Path, capsys) -> None:
+def test_a_folder_of_scans_is_read_first(folder: Path, tmp_path: Path, capsys) -> None:
+    root, output = tmp_path / "lab", tmp_path / "t.parquet"
+    root.mkdir()
+    rng = np.random.default_rng(3)
+    for number in range(12):
+        header = "\t".join(LABELS)
+        values = rng.normal(size=(40, 4))
+        np.savetxt(root / f"sub-{number:02d}_timeseries.tsv", values, delimiter="\t", header=header, comments="")
+    (root / "participants.tsv").write_text(
+        "participant_id\tsex\n" + "".join(f"sub-{number:02d}\t{'fm'[number % 2]}\n" for number in range(12))
+    )
+    (root / "sub-05_timeseries.tsv").write_text("x")
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    told = ["--t-r", "2", "--roi-order", str(tmp_path / "labels.txt")]
+    command = ["embed", str(root), "--model", str(folder / "model"), "--output", str(output), *told]
+    with pytest.warns(UserWarning, match="1 of 12 files were left out"):
+        assert main([*command, "--strict"]) == 1
+    said = capsys.readouterr().out
+    assert "11 scans x 8 features" in said
+    assert "1 of 12 scans were left out" in said
+    table = pd.read_parquet(output)
+    assert table["subject"].tolist() == [f"{number:02d}" for number in range(12) if number != 5]
+    assert table["sex"].tolist()[:4] == ["f", "m", "f", "m"]
+    assert "sub-05_timeseries.tsv" in (tmp_path / "t.skipped.tsv").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lab", "labels.txt", "t.parquet", "t.skipped.tsv"]
+    # The same in two steps, in Python, and file by file.
+    with pytest.warns(UserWarning, match="1 of 12 files were left out"):
+        assert main(["prepare", str(root), "--output", str(tmp_path / "dataset"), *told]) == 0
+    with pytest.warns(UserWarning, match="1 of 12 files were left out"):
+        in_python = bt.embed(root, folder / "model", t_r=2.0, roi_order=LABELS, progress=False)
+    prepared = bt.embed(tmp_path / "dataset", str(folder / "model"), progress=False)
+    files = [root / "sub-03_timeseries.tsv", root / "sub-00_timeseries.tsv"]
+    single = bt.embed(files, str(folder / "model"), t_r=2.0, roi_order=LABELS, progress=False)
+    for other in (in_python, prepared):
+        pd.testing.assert_frame_equal(other, table, check_dtype=False, rtol=1e-5)
+    assert single["subject"].tolist() == ["03", "00"]
+    assert [entry["scan"] for entry in in_python.attrs["left_out"]] == ["sub-05_timeseries.tsv"]
+    capsys.readouterr()
+    for wrong, said in (
+        ([str(tmp_path / "none")], "there is no such folder or file"),
+        ([str(root), "--shard", "1/2"], "holds files. Run `brain-transformers prepare"),
+        ([str(tmp_path / "dataset"), "--t-r", "2"], "t_r would change nothing"),
+    ):
+        assert main(["embed", *wrong, *command[2:4], "--output", str(tmp_path / "other.csv")]) == 2
+        assert said in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    arguments = [
-        "embed",
-        str(tmp_path / "empty"),
-        "--model",
-        str(folder / "model"),
-        "--output",
-        str(tmp_path / "t.csv"),
-    ]
-    assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "holds no saved dataset" in said
-    assert f"`brain-transformers prepare {tmp_path / 'empty'} --output dataset`" in said
+    assert main(["embed", str(tmp_path / "empty"), *command[2:4], "--output", str(tmp_path / "other.csv")]) == 2
+    assert str(tmp_path / "empty") in capsys.readouterr().err
 
 
 def test_model_that_is_not_there(folder: Path, tmp_path: Path, capsys) -> None:

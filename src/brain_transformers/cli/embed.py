@@ -1,12 +1,14 @@
 """`brain-transformers embed`: a dataset of scans becomes a table of embeddings."""
 
 import argparse
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from ..files import write_file
-from .flags import add_shard_flags, check_dataset, check_model, holds_dataset, shard_of
+from .flags import add_shard_flags, check_dataset, check_model, holds_dataset, processors, shard_of
+from .prepare import roi_order_of
 
 _REPORT_HEADER = b"split\trow\tscan\terror"
 
@@ -17,14 +19,20 @@ def add_parser(commands: Any) -> None:
         "embed",
         help="turn a dataset of scans into a table of embeddings",
         description=(
-            "Embed every scan of DATASET (a folder written by `brain-transformers prepare`) with a model and its "
-            "feature extractor, without masking. Finished parts are kept beside the output, so that the same command "
+            "Embed every scan of SCANS (a folder of scans, a file, or a dataset that `brain-transformers prepare` "
+            "wrote) with a model and its feature extractor, without masking. Finished parts are kept beside the "
+            "output, so that the same command "
             "goes on where an interrupted run stopped, and a table that is there already gets the scans that it lacks "
             "if it was made with the same settings. In a .csv, text that a spreadsheet would take for a formula "
             "(=, +, -, @ in front) gets a leading apostrophe; .parquet holds it as it is."
         ),
     )
-    parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder with an Arrow dataset")
+    parser.add_argument(
+        "dataset",
+        type=Path,
+        metavar="SCANS",
+        help="folder of scans, whatever lab's, or a file, which are read first; or a dataset that `prepare` wrote",
+    )
     parser.add_argument(
         "--model",
         required=True,
@@ -43,6 +51,11 @@ def add_parser(commands: Any) -> None:
         choices=("float32", "bfloat16"),
         help="how --tokens are stored; by default as --dtype",
     )
+    files = parser.add_argument_group("where SCANS are files and do not say it themselves (`prepare` takes more)")
+    files.add_argument("--roi-order", help="order of their parcels, or a text file with one label a line")
+    files.add_argument("--t-r", type=float, help="repetition time in seconds")
+    files.add_argument("--atlas", help="label image for BOLD images, or its name")
+    files.add_argument("--num-proc", "--num-workers", type=int, help="processes that read; by default all processors")
     parser.add_argument("--split", help="split to embed, where the dataset has several; by default all")
     parser.add_argument(
         "--pooling",
@@ -124,7 +137,13 @@ def check(args: argparse.Namespace) -> None:
             f"{report}, where scans that are left out would be listed, is no such list. Choose another --output, or "
             "move it."
         )
-    check_dataset(args.dataset)
+    if not args.dataset.exists():
+        raise FileNotFoundError(f"{args.dataset}: there is no such folder or file.")
+    if not holds_dataset(args.dataset) and (args.shard is not None or args.merge):
+        raise ValueError(
+            f"--shard and --merge share the rows of a dataset, and {args.dataset} holds files. Run "
+            f"`brain-transformers prepare {args.dataset} --output dataset` first, which takes --shard too."
+        )
     check_model(args.model, new=False)
     if args.fit_on is not None:
         check_dataset(_fit_source(args.fit_on)[0])
@@ -149,14 +168,28 @@ def _check_tokens(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    from ..data.sources import open_scans
     from ..evaluation.embedding_parts import embed_in_parts
 
-    splits = _load(args.dataset, args.split)
     model, extractor = _load_model(args)
 
     def saved() -> None:
         args.go_on = ""  # the same command goes on from here
 
+    # What is read of files, which an interrupted command goes on from.
+    work = args.output.with_name(f".{args.output.name}.scans")
+    splits, unread = open_scans(
+        args.dataset,
+        extractor.scan_columns,
+        work,
+        num_proc=args.num_proc or processors(),
+        on_error=args.on_error,
+        saved=saved,
+        roi_order=roi_order_of(args),
+        t_r=args.t_r,
+        atlas=args.atlas,
+    )
+    splits = _of_split(args.dataset, splits, args.split)
     shared: dict[str, Any] = {
         **{name: getattr(args, name) for name in ("merge", "part_size", "overwrite", "on_error", "window")},
         "batch_size": args.batch_size,
@@ -171,20 +204,18 @@ def run(args: argparse.Namespace) -> int:
         kept = {"token_dtype": args.token_dtype or args.dtype}
         left_out = embed_tokens(model, extractor, splits, args.output, **kept, **shared)
     else:
-        own = {"model_name": args.model, "pooling": args.pooling, "level": args.level}
+        own = {"model_name": args.model, "pooling": args.pooling, "level": args.level, "unread": unread}
         left_out = embed_in_parts(model, extractor, splits, args.output, **own, **shared)
+    shutil.rmtree(work, ignore_errors=True)
     return 1 if args.strict and left_out else 0
 
 
-def _load(folder: Path, split: str | None, flag: str = "--split") -> dict[str, Any]:
-    """The splits of a saved dataset by name; one unnamed split if it has none."""
-    from ..data.saved_datasets import load_parts
-
-    parts = load_parts(folder)
+def _of_split(source: Path, parts: dict[str, Any], split: str | None, flag: str = "--split") -> dict[str, Any]:
+    """All splits of scans, or the one that is asked for."""
     if split is not None and "" in parts:
-        raise ValueError(f"{folder} has no splits, got {flag} {split}. Leave it out.")
+        raise ValueError(f"{source} has no splits, got {flag} {split}. Leave it out.")
     if split is not None and split not in parts:
-        raise ValueError(f"{folder} has no split {split!r}, only {sorted(parts)}.")
+        raise ValueError(f"{source} has no split {split!r}, only {sorted(parts)}.")
     return {name: rows for name, rows in parts.items() if split in (None, name)}
 
 
@@ -209,8 +240,10 @@ def _load_model(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _fit(extractor: Any, source: str) -> None:
+    from ..data.saved_datasets import load_parts
+
     path, split = _fit_source(source)
-    splits = _load(path, split, "--fit-on ...:")
+    splits = _of_split(path, load_parts(path), split, "--fit-on ...:")
     if len(splits) > 1:
         raise ValueError(
             f"--fit-on {source} has the splits {', '.join(splits)}. Say which, such as --fit-on "

@@ -390,7 +390,7 @@ def _builder(args: argparse.Namespace, cache: Path, parts: Path) -> Any:
         return T1FolderBuilder(args.folder, volumes_folder=parts, cache_dir=cache, **options, **own)
     from ..data.builders import ROISeriesFolderBuilder
 
-    return ROISeriesFolderBuilder(args.folder, cache_dir=cache, **options, **{**own, "roi_order": _roi_order(args)})
+    return ROISeriesFolderBuilder(args.folder, cache_dir=cache, **options, **{**own, "roi_order": roi_order_of(args)})
 
 
 def _pair_builder(args: argparse.Namespace, cache: Path, parts: Path) -> Any:
@@ -473,7 +473,7 @@ def _by_reason(builder: Any) -> dict[str, list[str]]:
     return reasons
 
 
-def _roi_order(args: argparse.Namespace) -> ROIOrder | None:
+def roi_order_of(args: argparse.Namespace) -> ROIOrder | None:
     value = args.roi_order
     if (
         value is None

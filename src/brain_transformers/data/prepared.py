@@ -61,7 +61,7 @@ def make_shard(
     parts = shards.parts_of(shard.number - 1, len(chunks))
     parts.bind(settings, what="scans that were read already", fix="Remove it to read them again.", overwrite=True)
     todo = {number: chunk for number, chunk in enumerate(chunks) if parts.read(number) is None}
-    with tqdm(total=len(files), desc="Reading", unit="file") as bar:
+    with tqdm(total=len(files), desc="Reading", unit="file", disable=len(files) < 2) as bar:
         bar.update(len(files) - sum(map(len, todo.values())))
         if len(todo) < len(chunks):
             saved()

@@ -28,6 +28,8 @@ SCAN_WINDOWS = ("all", "cover", "first", "center")
 _OWN_COLUMNS = ("split", "n_windows", "window_start")
 _FEATURE = re.compile(r"e\d{3,}")
 _MAX_LISTED = 5
+# Batches of windows that wait for others of their length.
+_MOST_WAITING = 8
 
 
 # --- rows ---
@@ -129,14 +131,19 @@ class _Scans:
 
 
 def _batches(windows: Iterator[Any], batch_size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
+    """Windows of one length and with the same inputs together, so that nothing is padded that a window does not need.
+
+    Of lengths that are rare, no more than a few batches wait.
+    """
+    waiting: dict[Any, list[Any]] = {}
     for window in windows:
-        batch.append(window)
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        alike = tuple((name, value.shape) for name, value in window[1].items())
+        waiting.setdefault(alike, []).append(window)
+        if len(waiting[alike]) == batch_size:
+            yield waiting.pop(alike)
+        elif sum(map(len, waiting.values())) >= _MOST_WAITING * batch_size:
+            yield waiting.pop(max(waiting, key=lambda key: len(waiting[key])))
+    yield from waiting.values()
 
 
 def _why_not_finite(main: torch.Tensor, mask: torch.Tensor | None, window: int, values: np.ndarray) -> str:
@@ -273,13 +280,15 @@ def run_windows(
         model.train(was_training)
     if not scans.names:
         raise ValueError("the dataset holds no scans, so there is nothing to embed.")
-    kept = np.array([owner not in scans.left_out for owner in owners], dtype=bool)
-    if not kept.any():
+    kept = np.flatnonzero([owner not in scans.left_out for owner in owners])
+    if not kept.size:
         raise NoScanLeftError(scans.left_out)
+    of_scan, first = np.array(owners)[kept], np.array(starts)[kept]
+    order = np.lexsort((first, of_scan))  # batches hold windows by their length
     return WindowValues(
-        np.concatenate(values)[kept],
-        np.array(owners)[kept],
-        np.array(starts)[kept],
+        np.concatenate(values)[kept][order],
+        of_scan[order],
+        first[order],
         scans.provenance,
         scans.names,
         scans.left_out,

@@ -27,6 +27,7 @@ MADE_BY = ("model", "revision", "preprocessing", "scan_digest")
 """Columns that say what a row was made with and of; by the last one a later call knows the scans that it has."""
 # Values of a scan that its digest is taken of, evenly spaced.
 _VALUES_OF_SCAN = 2**16
+_SCANS_AT_ONCE = 64
 
 
 # --- in parts ---
@@ -45,6 +46,7 @@ def embed_in_parts(
     overwrite: bool = False,
     on_error: str = "raise",
     saved: Callable[[], None] = lambda: None,
+    unread: Mapping[str, str] | None = None,
     **options: Any,
 ) -> int:
     """Embed all scans into a table; finished parts are kept beside it until it is whole.
@@ -63,6 +65,7 @@ def embed_in_parts(
         overwrite: replace the table once the new one is whole, and parts of a run with other settings.
         on_error: `"raise"` or `"skip"`.
         saved: called when there is something to go on from.
+        unread: files that could not even be read, and why; they are listed with what is left out.
         options: `pooling`, `level`, `window`, `batch_size`, `device` and `dtype` of [`embed_dataset`].
 
     Returns:
@@ -78,12 +81,7 @@ def embed_in_parts(
     if not total:
         raise ValueError("There are no scans, so there is nothing to embed.")
     settings = _settings(model, processor, options)
-    made_by = {
-        "model": model_name or type(model).__name__,
-        "revision": str(getattr(model.config, "_commit_hash", None) or settings["weights"]),
-        "preprocessing": digest([settings["processor"], options.get("window")]),
-    }
-    work = _Work(model, processor, splits, on_error, made_by, options)
+    work = _Work(model, processor, splits, on_error, _made_by(model, model_name, settings), options)
     before = None
     if output.exists() and not overwrite:
         before = _earlier(output, settings)
@@ -133,6 +131,8 @@ def embed_in_parts(
             table = pandas.concat([before.astype(narrow), table], ignore_index=True)
         table.attrs = {"settings": _of_the_numbers(settings)}
         report = output.with_suffix(".skipped.tsv")
+        n_scans, bad_files = len(todo) + len(unread or {}), (unread or {}).items()
+        left_out += [{"split": "", "row": -1, "scan": name, "error": why} for name, why in bad_files]
         if left_out:
             write_table(pandas.DataFrame(left_out), report)
         else:
@@ -142,8 +142,47 @@ def embed_in_parts(
     n_features = len(embedding.embedding_columns(table))
     print(f"{len(table)} {options.get('level', 'scan')}s x {n_features} features written to {output}")
     if left_out:
-        print(f"{len(left_out)} of {len(todo)} scans were left out (first: {left_out[0]['error']}); see {report}")
+        print(f"{len(left_out)} of {n_scans} scans were left out (first: {left_out[0]['error']}); see {report}")
     return len(left_out)
+
+
+def embed_table(
+    model: Any,
+    processor: Any,
+    splits: Mapping[str, Any],
+    *,
+    model_name: str = "",
+    on_error: str = "raise",
+    progress: bool = True,
+    **options: Any,
+) -> Any:
+    """The table of [`embed_in_parts`], in memory; `table.attrs["left_out"]` lists what was left out, and why."""
+    from tqdm.auto import tqdm
+
+    settings = _settings(model, processor, options)
+    work = _Work(model, processor, splits, on_error, _made_by(model, model_name, settings), options)
+    todo = [(split, row) for split, rows in splits.items() for row in range(len(rows))]
+    tables, left_out = [], []
+    with tqdm(total=len(todo), desc="Embedding", unit="scan", disable=not progress) as bar:
+        for start in range(0, len(todo), _SCANS_AT_ONCE):
+            table, skipped = work.embed(todo[start : start + _SCANS_AT_ONCE])
+            tables.append(table)
+            left_out += skipped
+            bar.update(min(_SCANS_AT_ONCE, len(todo) - start))
+    if len(left_out) == len(todo):
+        raise ValueError(f"None of {len(todo)} scans can be used" + (f":\n  {left_out[0]['error']}" if todo else "."))
+    table = _concatenated(tables)
+    table.attrs = {"settings": _of_the_numbers(settings), "left_out": left_out}
+    return table
+
+
+def _made_by(model: Any, name: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """What every row says of the model: `MADE_BY` without the scan."""
+    return {
+        "model": name or type(model).__name__,
+        "revision": str(getattr(model.config, "_commit_hash", None) or settings["weights"]),
+        "preprocessing": digest([settings["processor"], settings.get("window")]),
+    }
 
 
 def _made(
@@ -194,7 +233,12 @@ def _joined(parts: Parts) -> Any:
     """The rows of all parts in one table."""
     import pandas
 
-    tables = [pandas.read_parquet(parts.path(number)) for number in range(parts.count)]
+    return _concatenated([pandas.read_parquet(parts.path(number)) for number in range(parts.count)])
+
+
+def _concatenated(tables: Sequence[Any]) -> Any:
+    import pandas
+
     return pandas.concat([table for table in tables if len(table)] or [pandas.DataFrame()], ignore_index=True)
 
 
