@@ -15,10 +15,15 @@ test. No weights of BrainMT were ever published; everything here starts from ran
    that BrainMT's authors intend, beside a logistic regression on the mean signals of the blocks, and the larger class.
 
 What to expect, with the defaults (five minutes on two busy cores): next to nothing of the first. The model ends at a
-mean squared error of 0.926, which is that of no change at all, and the mean of the visible voxels has 0.820: 112
-frames and 300 steps do not teach a network from random weights what a block tells of another. The second it learns:
-balanced accuracy 0.74 and AUROC 0.88 on 35 windows that overlap, where the logistic regression has 0.80 and 0.84. That
-is one run on few frames: with a learning rate three times as high and another layer, AUROC was 0.60.
+mean squared error of 0.926, which is that of no change at all, and the mean of the visible voxels has 0.820. It is not
+that the network cannot: on one window alone it comes to 0.003 within 200 steps (learning rate 0.003). It is what 112
+frames, seven windows, tell of others: a ridge regression from the means of visible blocks explains no more than a
+quarter of what is hidden, and before training the state of a hidden block depends on the scan by 1 % (8 % with the
+weights below) of its size. Over 300 steps held-out errors stayed at 0.923 to 0.929 for initial weights of 0.02, 0.1
+and 0.2, learning rates of 0.0003 and 0.001, scans with their sign turned as well, half the width and depth, and no
+Mamba layers; so did those of the training windows, at what no change has. The second it learns: balanced accuracy 0.74
+and AUROC 0.88 on 35 windows that overlap, where the logistic regression has 0.80 and 0.84. That is one run on few
+frames: with a learning rate three times as high and another layer, AUROC was 0.60.
 """
 
 import argparse

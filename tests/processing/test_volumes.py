@@ -78,6 +78,8 @@ def test_orientation_is_turned_and_never_guessed() -> None:
     extractor = VolumeFeatureExtractor(volume_size=SIZE, n_frames=2)
     with pytest.raises(ValueError, match="Expected an affine with scan 0"):
         extractor(values)
+    with pytest.raises(ValueError, match=r"got the path '/x/bold.nii.gz'.*read_volumes"):
+        extractor("/x/bold.nii.gz")
     with pytest.raises(ValueError, match="says no direction"):
         extractor(values, affine=np.zeros((4, 4)))
     # (y, x, z) with an affine that says (x, y, z): not the grid

@@ -98,7 +98,9 @@ def check_space(image: Any, name: Any) -> None:
             "Set the affine in the file from its source; do not guess it."
         )
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
-        raise ROISeriesReadError(f"{name}: the affine is not a valid one: {image.affine.tolist()}.")
+        raise ROISeriesReadError(
+            f"{name}: the affine is not a valid one: {image.affine.tolist()}. Write that image again with its sform."
+        )
 
 
 def in_scanner_space(image: Any) -> bool:

@@ -14,8 +14,9 @@ from ..atlases.assets import template_brain
 _CELL, _CELL_MM = 4, 8
 # Cells that a brain may be moved by to fit.
 _FARTHEST = 9
-# Outlines, as the cosine between shares of cells: that of a brain is this like the template's where it fits best.
-_LIKE_A_BRAIN = 0.85
+# Outlines, as the cosine between shares of cells: how like the template's that of a whole brain is where it fits best,
+# and that of one of which a part was cut off.
+_LIKE_A_BRAIN, _LIKE_A_PART = 0.85, 0.75
 # So much better must one fit that is turned (others of a whole brain fit by 0.91 at most), or moved so far.
 _TURNED_BETTER, _MOVED_BETTER, _MOVED_MM = 0.03, 0.12, 20
 # Shares of the grid: where more than this is not background, the outline is told by brightness.
@@ -44,9 +45,7 @@ def check_brain(mean: np.ndarray, seen: np.ndarray, name: str) -> None:
     as_it_is, shift = _fit(outline, template)
     turned = {words: _fit(np.flip(outline, axes), template)[0] for words, axes in _TURNS.items()}
     best = max(turned, key=lambda way: turned[way])
-    if max(as_it_is, turned[best]) < _LIKE_A_BRAIN:
-        return
-    if turned[best] > as_it_is + _TURNED_BETTER:
+    if turned[best] > max(as_it_is + _TURNED_BETTER, _LIKE_A_BRAIN):
         raise ValueError(
             f"Expected the brain in {name} to stand as that of MNI152, got one that fits its outline {best} "
             f"({turned[best]:.2f}, and {as_it_is:.2f} as its affine says). {_FIX}"
@@ -54,7 +53,7 @@ def check_brain(mean: np.ndarray, seen: np.ndarray, name: str) -> None:
     here = float((outline * template).sum() / np.sqrt((outline**2).sum() * (template**2).sum()))
     inside = float(outline[_wider(template)].sum() / outline.sum())
     away = -_CELL_MM * np.array(shift)
-    if as_it_is > here + _MOVED_BETTER and np.abs(away).max() >= _MOVED_MM and inside < _INSIDE:
+    if as_it_is > max(here + _MOVED_BETTER, _LIKE_A_PART) and np.abs(away).max() >= _MOVED_MM and inside < _INSIDE:
         words = [
             f"{abs(mm)} mm too far {ways[int(mm > 0)]}"
             for mm, ways in zip(away.tolist(), (("back", "to the front"), ("right", "left"), ("down", "up")))

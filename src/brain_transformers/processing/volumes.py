@@ -176,6 +176,11 @@ class VolumeFeatureExtractor(ScanProcessor):
 
     def scans_of(self, scans: Any) -> list[Any]:
         """As [`ScanProcessor.scans_of`]; images are scans as they are, one or several."""
+        if isinstance(scans, (str, Path)):
+            raise ValueError(
+                f"Expected a scan, got the path {str(scans)!r:.200}. Read it: "
+                "brain_transformers.data.read_volumes(path), which sees that its header can be believed."
+            )
         if isinstance(scans, Mapping) and np.ndim(scans.get("dtype", "")):  # a slice of a dataset
             return [dict(zip(scans, values)) for values in zip(*scans.values(), strict=True)]
         images = list(scans) if isinstance(scans, (list, tuple)) else [scans]
