@@ -138,6 +138,40 @@ def test_bold_images_with_an_atlas(tmp_path):
         assert t_r == 2.0
 
 
+def test_bold_images_are_cleaned_by_flags(tmp_path):
+    nib, pd = pytest.importorskip("nibabel"), pytest.importorskip("pandas")
+    pytest.importorskip("nilearn")
+    affine, rng = np.diag([4.0, 4, 4, 1]), np.random.default_rng(0)
+    labels = np.zeros((8, 8, 8), dtype=np.int16)
+    labels[1:4], labels[5:8] = 2001, 2002
+    nib.save(nib.Nifti1Image(labels, affine), tmp_path / "atlas.nii.gz")
+    (tmp_path / "names.csv").write_text("id,name\n2001,left\n2002,right\n")
+    func, stem = tmp_path / "fmriprep" / "sub-01" / "func", "sub-01_task-rest"
+    func.mkdir(parents=True)
+    motion = pd.DataFrame({f"{kind}_{axis}": rng.normal(size=60) for kind in ("trans", "rot") for axis in "xyz"})
+    bold = 1000 + rng.normal(size=(8, 8, 8, 60)) + 50 * motion["rot_x"].to_numpy()
+    bold[1:3] = 0  # most of the left parcel was not seen
+    image = nib.Nifti1Image(bold.astype(np.float32), affine)
+    image.header.set_zooms((4, 4, 4, 2.0))
+    nib.save(image, func / f"{stem}_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz")
+    motion.to_csv(func / f"{stem}_desc-confounds_timeseries.tsv", sep="\t", index=False)
+    (func / f"{stem}_desc-confounds_timeseries.json").write_text("{}")
+
+    def prepared(name, *flags):
+        atlas = ["--atlas", tmp_path / "atlas.nii.gz", "--atlas-names", tmp_path / "names.csv"]
+        assert command(tmp_path / "fmriprep", "--output", tmp_path / name, *atlas, *flags) == 0
+        row = load_dataset(tmp_path / name, roi_order=["left", "right"])[0]
+        return row["signals"].reshape(2, 60)
+
+    plain = prepared("plain")
+    assert np.isnan(plain[0]).all()
+    assert abs(np.corrcoef(plain[1], motion["rot_x"])[0, 1]) > 0.9
+    flags = ["--confounds", "motion", "motion=basic", "--standardize", "zscore_sample", "--min-coverage", 0.3]
+    cleaned = prepared("cleaned", *flags)
+    assert np.abs(np.corrcoef(cleaned, motion["rot_x"])[:2, 2]).max() < 1e-3
+    np.testing.assert_allclose(cleaned.std(axis=1, ddof=1), 1, rtol=1e-4)
+
+
 def test_atlas_of_another_size_is_refused_before_reading(tmp_path, capsys):
     nib = pytest.importorskip("nibabel")
     (tmp_path / "bids").mkdir()

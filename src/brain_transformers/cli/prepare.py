@@ -18,9 +18,11 @@ from .flags import add_shard_flags, holds_dataset, processors, shard_of
 NEEDS_MODELS = False
 _MAX_NAMED = 5
 _MADE_OF = "prepared.json"  # saved_datasets.MADE_OF_FILE, which is imported later
+# What is done with images that are averaged over an atlas.
+_CLEANING = ("confounds", "low_pass", "high_pass", "detrend", "standardize", "min_coverage")
 # Kind -> its own flags.
 _KINDS = {
-    "series": ("roi_order", "atlas", "atlas_names", "n_rois", "key", "time_axis"),
+    "series": ("roi_order", "atlas", "atlas_names", "n_rois", "key", "time_axis", *_CLEANING),
     "volumes": ("resample", "volume_size", "normalization", "background", "dtype", "min_frames", "check_brain"),
     "t1": ("brain_mask",),
 }
@@ -59,8 +61,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--atlas",
-        help="label image (NIfTI) for BOLD images, or schaefer400-7net / -17net to fetch it; for runs with tables of "
-        "several atlases the one to take, such as 4S456Parcels, or several joined with +",
+        help="label image for BOLD images: a NIfTI file, a .dlabel.nii for dense CIFTI, schaefer400-7net / -17net or "
+        "nilearn:NAME to fetch it, or package:NAME/FILE of an installed package; for runs with tables of several "
+        "atlases the one to take, such as 4S456Parcels, or several joined with +",
     )
     parser.add_argument(
         "--atlas-names",
@@ -77,6 +80,23 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--participants", type=Path, help="participants table; by default FOLDER/participants.tsv")
     parser.add_argument("--key", help="name of the array in npz and mat files that hold several")
     parser.add_argument("--time-axis", type=int, choices=(0, 1), help="axis of time, where shapes do not tell")
+    images = parser.add_argument_group("for BOLD images and --atlas; cleaning is nilearn's, and none by default")
+    images.add_argument(
+        "--confounds",
+        nargs="+",
+        metavar="STRATEGY",
+        help="confounds of fMRIPrep to regress out, by the strategies of nilearn's load_confounds (motion, wm_csf, "
+        "global_signal, compcor, scrub, ...) and its options (motion=basic, fd_threshold=0.5)",
+    )
+    images.add_argument("--low-pass", type=float, help="upper edge of a Butterworth filter, Hz")
+    images.add_argument("--high-pass", type=float, help="lower edge of it, Hz")
+    images.add_argument("--detrend", action="store_true", default=None, help="remove a line from each series")
+    images.add_argument("--standardize", choices=("zscore_sample", "psc"), help="scale each series")
+    images.add_argument(
+        "--min-coverage",
+        type=float,
+        help="parcels of which less than this share holds data are missing (0.5 by default, as in XCP-D)",
+    )
     volumes = parser.add_argument_group("for --kind volumes")
     volumes.add_argument(
         "--resample",
@@ -390,6 +410,9 @@ def _builder(args: argparse.Namespace, cache: Path, parts: Path) -> Any:
         return T1FolderBuilder(args.folder, volumes_folder=parts, cache_dir=cache, **options, **own)
     from ..data.builders import ROISeriesFolderBuilder
 
+    own["cleaning"] = {name: own.pop(name) for name in _CLEANING if name in own}
+    if "confounds" in own["cleaning"]:
+        own["cleaning"]["confounds"] = _strategy(own["cleaning"]["confounds"])
     return ROISeriesFolderBuilder(args.folder, cache_dir=cache, **options, **{**own, "roi_order": roi_order_of(args)})
 
 
@@ -415,6 +438,17 @@ def _pair_builder(args: argparse.Namespace, cache: Path, parts: Path) -> Any:
     # A pattern finds the series; T1 images are found by their names.
     volumes = given(args.t1, "t1", pattern=None, participants=table)
     return PairFolderBuilder(given(args.folder, "series"), volumes, only_pairs=args.only_pairs)
+
+
+def _strategy(words: Sequence[str]) -> dict[str, Any]:
+    """Options of nilearn's load_confounds: strategies, and `name=value`."""
+    options: dict[str, Any] = {"strategy": [word for word in words if "=" not in word]}
+    for name, value in (word.split("=", 1) for word in words if "=" in word):
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:

@@ -79,7 +79,7 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
             which one to take, such as `"4S456Parcels"`, or several joined with `+`.
         atlas_names: what the numbers of a label image mean, see [`load_atlas`](brain_transformers.data.load_atlas).
         cleaning: what else `parcellate` does with images, such as `{"confounds": {"strategy": ["motion", "wm_csf"]},
-            "low_pass": 0.1}`; nothing by default.
+            "low_pass": 0.1, "min_coverage": 0.4}`; nothing by default.
         on_error: `"raise"` or `"skip"`.
         cache_dir: where to put the Arrow files.
 
