@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("datasets")
 pytest.importorskip("nibabel")
 
+from brain_transformers.atlases.parcel_tables import parcel_table
 from brain_transformers.atlases.roi_orders import permutation, roi_labels
 from brain_transformers.data import load_dataset
 from brain_transformers.data.readers import ROISeriesReadError, read_roi_series
@@ -312,6 +313,30 @@ def test_scans_of_a_semantoks_file_are_found_by_their_subjects(tmp_path, load):
     (tmp_path / "s" / "all.h5").unlink()
     with pytest.raises(ROISeriesReadError, match=r"other\.h5"):
         load(tmp_path / "s")
+
+
+# --- rows without labels ---
+
+
+def test_connectivity_tells_rows_that_are_in_the_other_edition(tmp_path, load):
+    rng = np.random.default_rng(0)
+    gradients = parcel_table("gradients", "schaefer400-7net", 10)
+    gradients = gradients / gradients.std(axis=0)
+    seven = (gradients @ rng.normal(size=(10, 100)) + 8 * rng.normal(size=(400, 100))).astype(np.float32)
+    subcortex = rng.normal(size=(50, 100)).astype(np.float32)
+    (tmp_path / "s").mkdir()
+    np.save(tmp_path / "s" / "sub-01_ts.npy", np.concatenate([subcortex, seven]))
+    with pytest.raises(
+        ROISeriesReadError, match=r"that of 'schaefer400-7net' \(r 0\.\d+\) and not of 'schaefer400-17"
+    ):
+        load(tmp_path / "s", roi_order="tian-s3+schaefer400-17net", t_r=2.0)
+    rows, _ = load(tmp_path / "s", roi_order="tian-s3+schaefer400-7net", t_r=2.0)
+    assert len(rows) == 1
+    # Too few frames, or no structure, tell nothing.
+    for signals in (seven[:, :39], series(400, 100)):
+        np.save(tmp_path / "s" / "sub-01_ts.npy", np.concatenate([subcortex[:, : signals.shape[1]], signals]))
+        rows, _ = load(tmp_path / "s", roi_order="tian-s3+schaefer400-17net", t_r=2.0)
+        assert len(rows) == 1
 
 
 # --- plain tables ---

@@ -25,13 +25,14 @@ from ..atlases.roi_orders import (
 from ..atlases.spellings import declared_order, matched_rows
 from ..files import digest
 from ..optional import require
+from ..processing.connectivity import contradicted_edition
 from ..processing.rows import frames_that_count
 from ..processing.time import check_t_r, known_t_r
 from .censoring import censored
 from .cifti import DENSE_SUFFIX
 from .derivatives import has_tables_of
 from .errors import ROISeriesReadError
-from .readers import OrderNotToldError, ROISeries, in_order, joined, read_coordinates, read_roi_series
+from .readers import OrderNotToldError, ROISeries, in_order, joined, read_coordinates, read_roi_series, tells_parcels
 from .row_kinds import SERIES, arrow_table
 from .runs import ScanParts
 from .saved_datasets import is_saved, load_saved
@@ -202,6 +203,11 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         if series.roi_order is None:
             raise OrderNotToldError(
                 f"{path}: expected labels of {len(series.signals)} rows, got none. Give roi_order (--roi-order)."
+            )
+        if not tells_parcels(series.roi_labels) and (wrong := contradicted_edition(series.signals, series.roi_order)):
+            raise ROISeriesReadError(
+                f"{path}: {wrong}. The editions hold the same parcels in other rows: give the right roi_order "
+                "(--roi-order), or rename the file if its name is wrong."
             )
         signals, kept = series.signals, series.frame_mask
         if parts.run is not None:

@@ -7,7 +7,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..atlases.gradients import compute_gradients
-from ..atlases.roi_orders import ROIOrder, permutation, roi_order_text
+from ..atlases.parcel_tables import parcel_table
+from ..atlases.roi_orders import ROIOrder, n_rois_of, permutation, resolve_roi_order, roi_order_text
 from .missing import missing_frames
 from .rows import unpack_row, without_cut_frames
 
@@ -70,6 +71,63 @@ def functional_connectivity(
         return matrix
     rows, columns = np.triu_indices(matrix.shape[-1], k=1)
     return matrix[..., rows, columns]
+
+
+# The right edition fits at least twice as well as the other one in 150 series of 40 to 1,000 frames with the
+# connectivity of three people of HCP and two groups, where it correlates by 0.17 to 0.6.
+_CLEARLY, _LEAST_FIT, _LEAST_FRAMES = 1.4, 0.15, 40
+_EDITIONS = ("schaefer400-7net", "schaefer400-17net")
+
+
+def fit_of_editions(cortex: np.ndarray) -> dict[str, float]:
+    """How well the connectivity of 400 rows fits each edition of Schaefer's parcels: which pairs are alike by their
+    functional gradients, correlated with which pairs of rows go together.
+
+    Args:
+        cortex: (400, n_timepoints); rows that are constant or not finite play no part, nor do frames.
+
+    Returns:
+        Edition -> correlation; empty where the data do not allow it.
+    """
+    series = np.asarray(cortex[::2], dtype=np.float64)  # half of the parcels tell as much as all
+    series = series[:, np.isfinite(series).any(axis=0)]
+    if series.shape[1] < _LEAST_FRAMES:
+        return {}
+    good = np.isfinite(series).all(axis=1) & (np.ptp(series, axis=1) > 0)
+    if good.sum() * 2 < len(good):
+        return {}
+    rows, columns = np.triu_indices(int(good.sum()), k=1)
+    matrix = np.corrcoef(series[good])[rows, columns]
+    fits = {}
+    for edition in _EDITIONS:
+        gradients = parcel_table("gradients", edition, 10)
+        assert gradients is not None
+        fits[edition] = float(np.corrcoef(matrix, np.corrcoef(gradients[::2][good])[rows, columns])[0, 1])
+    return fits
+
+
+def contradicted_edition(signals: np.ndarray, roi_order: ROIOrder) -> str:
+    """What is wrong with rows that are said to be in one edition of Schaefer's 400 parcels and are in the other, in
+    words; nothing where the order has not both editions, or the data do not tell.
+
+    Args:
+        signals: (n_rois, n_timepoints).
+        roi_order: what its rows are said to be.
+    """
+    name = resolve_roi_order(roi_order).name or ""
+    own = next((edition for edition in _EDITIONS if edition in name.split("+")), None)
+    if own is None or "@" in str(roi_order):
+        return ""
+    parts = name.split("+")
+    start = sum(n_rois_of(part) or 0 for part in parts[: parts.index(own)])
+    fits = fit_of_editions(signals[start : start + 400])
+    other = next(edition for edition in _EDITIONS if edition != own)
+    if not fits or fits[other] < max(_LEAST_FIT, _CLEARLY * fits[own]):
+        return ""
+    return (
+        f"the connectivity of its rows is that of {other!r} (r {fits[other]:.2f}) and not of {own!r} (r "
+        f"{fits[own]:.2f}), which it is said to be"
+    )
 
 
 def mean_connectivity(scans: Iterable[np.ndarray]) -> np.ndarray:
