@@ -87,6 +87,44 @@ def padded_block() -> Result:
     )
 
 
+def pooled_block() -> Result:
+    """The same where no padded token is read, as for a classifier, `embed` or the fusion of BrainHarmony."""
+    states, keep = tokens(), observed(11)
+
+    @torch.no_grad()
+    def packed() -> torch.Tensor:
+        return encode(build(), states, keep, keep_padding=False)[keep]
+
+    return compare(
+        "base layer, 4,400 of 7,200 tokens observed and alone read",
+        ("eager", lambda: plain_layer(states, keep)[keep]),
+        ("packed", packed),
+        repeats=3,
+        target=8,
+    )
+
+
+def pooled_lengths() -> Result:
+    """Scans that fill 11, 7 and 4 of 18 patches, where no padded token is read, against one masked pass over all."""
+    states, keep = tokens(3), observed(11, 7, 4)
+
+    @torch.no_grad()
+    def masked() -> torch.Tensor:
+        return encode(build(), states, keep, whole=True)[keep]
+
+    @torch.no_grad()
+    def packed() -> torch.Tensor:
+        return encode(build(), states, keep, keep_padding=False)[keep]
+
+    return compare(
+        "base layer, three scans of other lengths, alone read",
+        ("padded, with a mask", masked),
+        ("packed", packed),
+        repeats=3,
+        target=4,
+    )
+
+
 def mixed_lengths() -> Result:
     """Scans that fill 11, 7 and 4 of 18 patches, against one masked pass over all."""
     states, keep = tokens(3), observed(11, 7, 4)
@@ -175,7 +213,10 @@ def patches() -> Result:
 
 ENTRIES = {
     function.__name__: function
-    for function in (block, padded_block, mixed_lengths, mixed_attention, positions, patches)
+    for function in (
+        *(block, padded_block, pooled_block, mixed_lengths, pooled_lengths),
+        *(mixed_attention, positions, patches),
+    )
 }
 
 if __name__ == "__main__":

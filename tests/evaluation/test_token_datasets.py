@@ -129,6 +129,22 @@ def test_stage_1_trains_on_it_with_or_without_encoders(study: Path, whole: Path,
         assert main(["pretrain", "--model", *model, *run, *steps]) == 0
     tuned = ["--model", str(tmp_path / "run-0"), "--dataset", str(whole), "--label", "group"]
     assert main(["finetune", *tuned, "--output", str(tmp_path / "tuned"), *steps]) == 0
+    assert (
+        main(
+            [
+                "pretrain",
+                "--model",
+                "brain-harmony-tiny",
+                "--dataset",
+                str(study / "pairs"),
+                "--output",
+                str(tmp_path / "x"),
+                *steps,
+            ]
+        )
+        == 2
+    )
+    assert "got one of pairs of a series and a T1 volume. Write its tokens with" in capsys.readouterr().err
     # A model that holds its encoders goes back to scans.
     table = ["--model", str(tmp_path / "tuned"), "--output", str(tmp_path / "e.parquet")]
     assert main(["embed", str(study / "pairs"), *table]) == 0

@@ -53,7 +53,7 @@ def new_model(
 
     named, given = load_config(name), dict(tables or {})
     processor_class = named.load_processor()
-    rows = _training_rows(dataset, {*processor_class.reads, *processor_class.tells})
+    rows = _training_rows(dataset, processor_class)
     facts = processor_class.facts(rows, overrides, f"{what} scans")
     config = _fitted_config(name, named, facts, given, overrides)
     options = {} if normalization is None else {"normalization": normalization}
@@ -70,7 +70,7 @@ def new_model(
     return model, processor
 
 
-def _training_rows(dataset: Any, columns: set[str]) -> Any:
+def _training_rows(dataset: Any, processor_class: Any) -> Any:
     if isinstance(dataset, (str, Path)):
         from ..data.builders import load_dataset
 
@@ -80,12 +80,13 @@ def _training_rows(dataset: Any, columns: set[str]) -> Any:
             raise ValueError(f"Expected a set 'train', got {sorted(dataset)}. Pass the rows to train on.")
         dataset = dataset["train"]
     names = getattr(dataset, "column_names", None) or ()
+    columns = {*processor_class.reads, *processor_class.tells}
     if lacking := columns - set(names):
         kind = kind_of(names)
         if kind is not None and len(lacking) == len(columns):
             raise ValueError(
                 f"Expected a dataset with {', '.join(sorted(columns))} for this model, got one of {kind.name}. "
-                "Prepare what the model reads (brain-transformers prepare --kind), or take a model for these."
+                f"{processor_class.made_by}, or take a model for these."
             )
         raise ValueError(
             f"Expected rows of scans, as load_dataset or dataset_from_arrays gives them, got {type(dataset).__name__} "

@@ -101,6 +101,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         own_tables: tables of a model that the processor keeps as well, see `set_table`.
         mild: kinds of warnings that ask for nothing: what is told of scans that are as they should be.
         auto_class: class of transformers that finds it.
+        made_by: how a user comes to a dataset for it, as the beginning of a sentence.
         modality: what it reads, in a word for programs.
         window: which windows are cut unless a call says otherwise.
     """
@@ -114,6 +115,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
     own_tables: ClassVar[frozenset[str]] = frozenset()
     mild: ClassVar[frozenset[str]] = frozenset({"tail", "folding", "padding", "missing frames", "empty windows"})
     auto_class: ClassVar[str] = "AutoFeatureExtractor"
+    made_by: ClassVar[str] = "Prepare what the model reads (brain-transformers prepare --kind)"
     modality: ClassVar[str] = "scans"
     window: str = "first"
 

@@ -35,6 +35,7 @@ class BrainHarmonyFeatureExtractor(ScanProcessor):
     model_input_names = ["inputs_embeds", "attention_mask"]
     reads = ("inputs_embeds",)
     scan_ndim = 2
+    made_by = "Write its tokens with a model that holds its encoders (brain-transformers embed --tokens)"
     modality = "encoder-tokens"
     takes_from_config = ("n_fmri_tokens", "n_t1_tokens", "input_size")
 
