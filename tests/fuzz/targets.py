@@ -447,6 +447,82 @@ def _load_processor(folder: Path) -> Any:
         return "refused"  # what was read is another processor, which is sound but not for this scan
 
 
+def _pair_processor(folder: Path) -> list[Path]:
+    from brain_transformers import BrainHarmonyProcessor, HarmonixFFeatureExtractor, T1FeatureExtractor
+
+    sizes = {"n_rois": N_ROIS, "n_timepoints": 20, "patch_size": 5, "normalization": "zscore", "roi_order": LABELS}
+    parts = HarmonixFFeatureExtractor(**sizes), T1FeatureExtractor([20, 24, 20])
+    BrainHarmonyProcessor(*parts, n_t1_tokens=4).save_pretrained(folder)
+    return [folder / "preprocessor_config.json"]
+
+
+def _pair() -> dict[str, Any]:
+    """A row of a pair without its volume."""
+    from brain_transformers.data.row_kinds import PAIR
+
+    values = signals()
+    cells = {"signals": values.ravel(), "n_rois": values.shape[0], "n_timepoints": values.shape[1], "t_r": 2.0}
+    return {**dict.fromkeys(PAIR.features()), **cells, "roi_order": json.dumps(LABELS), "subject": "a"}
+
+
+@target("processor.pair", _pair_processor)
+def _load_pair_processor(folder: Path) -> Any:
+    from brain_transformers import BrainHarmonyProcessor
+
+    processor = BrainHarmonyProcessor.from_pretrained(folder)
+    try:
+        return processor(_pair())["signals"].shape
+    except ValueError:
+        return "refused"  # as above
+
+
+# --- rows of more than a series ---
+
+
+def _rows(folder: Path, kind: Any, cells: dict[str, Any]) -> list[Path]:
+    import datasets
+
+    from brain_transformers.data.row_kinds import arrow_table
+
+    features = kind.features()
+    if cells.get("dtype") == "bfloat16":
+        features["inputs_embeds"] = datasets.List(datasets.Value("uint16"))
+    columns = {name: [cells.get(name)] * 2 for name in features}
+    table = datasets.table.InMemoryTable(arrow_table(columns, features))
+    datasets.Dataset(table).save_to_disk(str(folder / "dataset"))
+    return sorted(path for path in (folder / "dataset").iterdir() if path.is_file())
+
+
+def _pairs(folder: Path) -> list[Path]:
+    from brain_transformers.data.row_kinds import PAIR
+
+    return _rows(folder, PAIR, _pair())
+
+
+@target("pairs.saved", _pairs, weight=0.5)
+def _load_pairs(folder: Path) -> Any:
+    from brain_transformers import load_dataset
+
+    rows = load_dataset(folder / "dataset")
+    return [rows[row] for row in range(len(rows))]
+
+
+def _tokens(folder: Path) -> list[Path]:
+    from brain_transformers.data.row_kinds import TOKENS
+
+    bits = np.arange(24, dtype=np.uint16)
+    cells = {"inputs_embeds": bits, "n_tokens": 6, "attention_mask": np.ones(6, np.int8), "dtype": "bfloat16"}
+    return _rows(folder, TOKENS, cells)
+
+
+@target("tokens.saved", _tokens, weight=0.5)
+def _load_tokens(folder: Path) -> Any:
+    from brain_transformers import BrainHarmonyFeatureExtractor, load_dataset
+
+    rows = load_dataset(folder / "dataset")
+    return [BrainHarmonyFeatureExtractor(4, 2, 4)(row)["inputs_embeds"] for row in rows]
+
+
 # --- orders ---
 
 

@@ -182,6 +182,10 @@ class PairFolderBuilder:
 
     def __init__(self, series: Any, volumes: Any, *, only_pairs: bool = False) -> None:
         self._given, self._only_pairs = (series, volumes), only_pairs
+        for given, kind, called in ((series, SERIES, "series"), (volumes, T1, "volumes")):
+            if not isinstance(given, ScanFolderBuilder):  # before the other is read, which may take hours
+                for rows in given.values() if isinstance(given, Mapping) else (given,):
+                    _check(rows, kind, called)
 
     def _told(self, name: str) -> list[Any]:
         return [getattr(given, name) for given in self._given if hasattr(given, name)]
