@@ -441,11 +441,15 @@ def test_brain_mt_from_images_to_a_probe(study: Path, tmp_path: Path, capsys: An
     command("pretrain", "--model", "brain-mt-tiny", "--output", tmp_path / "model", *shared)
     assert "AutoModel loads the encoder" in capsys.readouterr().out
     command("embed", dataset, "--model", tmp_path / "model", "--output", tmp_path / "table.parquet")
+    # The folder itself, on the grid and by the scale that the model says.
+    command("embed", study, "--model", tmp_path / "model", "--output", tmp_path / "folder.parquet", "--num-proc", 1)
     from brain_transformers.evaluation.embedding_parts import read_table
 
     table = read_table(tmp_path / "table.parquet")
     assert len(table) == 12
     assert "volumes" not in table
+    features = [column for column in table if column.startswith("e0")]
+    np.testing.assert_array_equal(read_table(tmp_path / "folder.parquet")[features], table[features])
     assert np.isfinite(table.filter(regex="^e[0-9]+$").to_numpy()).all()
     command("finetune", "--model", tmp_path / "model", "--output", tmp_path / "tuned", "--label", "sex", *shared)
     command("probe", tmp_path / "table.parquet", "--label", "sex", "--output", tmp_path / "probe")

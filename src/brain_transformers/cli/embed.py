@@ -185,6 +185,7 @@ def run(args: argparse.Namespace) -> int:
         num_proc=args.num_proc or processors(),
         on_error=args.on_error,
         saved=saved,
+        of_model=extractor.file_options,
         roi_order=roi_order_of(args),
         t_r=args.t_r,
         atlas=args.atlas,

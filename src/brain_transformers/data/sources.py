@@ -26,6 +26,7 @@ def open_scans(
     num_proc: int = 1,
     on_error: str = "skip",
     saved: Callable[[], None] = lambda: None,
+    of_model: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The splits of a dataset by name (`""` for one without), and which files could not be read and why.
@@ -38,6 +39,7 @@ def open_scans(
         num_proc: processes that read files.
         on_error: what to do about files that cannot be used, `"raise"` or `"skip"`.
         saved: called when there is something to go on from.
+        of_model: options of the builder that follow from a processor, see [`ScanProcessor.file_options`].
         options: of the builder that reads files, such as `roi_order`, `t_r` and `atlas`; those that are `None` are not
             given.
 
@@ -47,7 +49,7 @@ def open_scans(
     """
     given = {name: value for name, value in options.items() if value is not None}
     if isinstance(source, (str, os.PathLike)):
-        return _from_path(Path(source), reads, work, num_proc, on_error, saved, given)
+        return _from_path(Path(source), reads, work, num_proc, on_error, saved, given, of_model or {})
     several = isinstance(source, (list, tuple)) and all(isinstance(item, (str, os.PathLike)) for item in source)
     if several and source:
         import datasets
@@ -55,7 +57,8 @@ def open_scans(
         rows: list[Any] = []
         unread: dict[str, str] = {}
         for number, item in enumerate(source):
-            found, bad = _from_path(Path(item), reads, work / str(number), num_proc, on_error, saved, given)
+            place = work / str(number)
+            found, bad = _from_path(Path(item), reads, place, num_proc, on_error, saved, given, of_model or {})
             rows += found.values()
             unread.update(bad)
         return {"": datasets.concatenate_datasets(rows)}, unread
@@ -72,6 +75,7 @@ def _from_path(
     on_error: str,
     saved: Callable[[], None],
     options: dict[str, Any],
+    of_model: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, str]]:
     from .prepared import joined, make_shard
     from .saved_datasets import is_saved, load_parts
@@ -91,6 +95,7 @@ def _from_path(
             "brain-transformers prepare SCANS --t1 T1_IMAGES --output dataset."
         )
     module, name, files = _BUILDERS[reads[0]]
+    options = {**of_model, **options}
     if path.is_file():
         path, options = path.parent, {**options, "pattern": glob.escape(path.name)}
     if files:

@@ -74,7 +74,13 @@ def embed(
     options["device"] = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as work:
         splits, unread = open_scans(
-            scans, processor.scan_columns, Path(work), num_proc=num_proc, on_error=on_error, **reading
+            scans,
+            processor.scan_columns,
+            Path(work),
+            num_proc=num_proc,
+            on_error=on_error,
+            of_model=processor.file_options,
+            **reading,
         )
         if output is not None:
             shared: dict[str, Any] = {"model_name": name, "on_error": on_error, "unread": unread}

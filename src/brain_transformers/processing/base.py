@@ -185,6 +185,11 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         return self.reads[:1]
 
     @property
+    def file_options(self) -> dict[str, Any]:
+        """Options of the builder that reads files of such scans, where rows have to be made for this processor."""
+        return {}
+
+    @property
     def is_fitted(self) -> bool:
         """Whether scans can be processed: nothing is to be fitted, or it was."""
         return True

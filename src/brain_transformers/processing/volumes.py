@@ -174,6 +174,12 @@ class VolumeFeatureExtractor(ScanProcessor):
         self.check_brain = bool(check_brain)
         self.window = window
 
+    @property
+    def file_options(self) -> dict[str, Any]:
+        """See [`ScanProcessor.file_options`]."""
+        names = ("volume_size", "normalization", "background", "check_brain")
+        return {name: getattr(self, name) for name in names}
+
     def scans_of(self, scans: Any) -> list[Any]:
         """As [`ScanProcessor.scans_of`]; images are scans as they are, one or several."""
         if isinstance(scans, (str, Path)):
