@@ -42,6 +42,7 @@ _EXPORTS = {
     "save_model_folder": "hub.sharing",
     "verify": "hub.contract",
     "write_contract": "hub.contract",
+    "check": "hub.checking",
     "list_models": "hub.registry",
     "get": "hub.weights",
     "load": "hub.weights",

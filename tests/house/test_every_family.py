@@ -148,6 +148,26 @@ def test_cut_frames_stay_gaps_at_their_times(
         torch.testing.assert_close(model(**batch).pooler_output[1:2], alone, rtol=1e-4, atol=1e-4)
 
 
+def test_check_looks_over_the_scans_of_every_family(made: tuple[ModelCase, Any, Any, Any], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    _, _, processor, rows = made
+    report = bt.check(rows, processor, output=tmp_path / "report", progress=False)
+    assert report.counts["refused"] == 0, report.scans[0].findings
+    assert all(scan.facts["n_windows"] >= 1 and scan.facts["observed_tokens"] == 1 for scan in report.scans)
+    kind = kind_of_row(rows[0])
+    assert kind is not None
+    known = {"n_timepoints", "voxels", "n_tokens"} & set(report.scans[0].facts)
+    assert known, report.scans[0].facts
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "scans.tsv"]
+    # What a call refuses is refused, with its words.
+    broken = {**rows[0], processor.reads[0]: np.full((2, 3), np.nan, np.float32)}
+    refused = bt.check([broken], processor, progress=False).scans[0]
+    with pytest.raises(ValueError, match="Expected ") as error:
+        processor(processor.as_row(broken, 0))
+    assert refused.status == "refused"
+    assert refused.findings[0][1].split()[-6:] == str(error.value).split()[-6:]
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of every family, pretrained by two processes."""

@@ -16,7 +16,19 @@ from .interrupts import is_command
 from .progress import by_the_line
 
 # In the order of a first session.
-COMMANDS = ("demo", "models", "get", "convert", "prepare", "pretrain", "finetune", "embed", "probe", "verify")
+COMMANDS = (
+    "demo",
+    "models",
+    "get",
+    "convert",
+    "check",
+    "prepare",
+    "pretrain",
+    "finetune",
+    "embed",
+    "probe",
+    "verify",
+)
 
 
 def run(words: Sequence[str], args: argparse.Namespace) -> int:

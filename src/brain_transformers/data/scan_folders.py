@@ -241,12 +241,34 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
             }
             yield Key(number, 0), arrow_table({name: [cell] for name, cell in cells.items()}, self.info.features)
 
-    def _tried(self, path: Path) -> tuple[dict[str, Any], str, str]:
+    def open(self, path: Path) -> dict[str, Any]:
+        """The scan of one file as a row that a processor takes; unlike `read`, nothing is written beside it.
+
+        Raises:
+            ROISeriesReadError: if it cannot be used; the message names it.
+        """
+        return self.read(path)
+
+    def opened(self) -> Iterator[tuple[str, dict[str, Any], str, list[str]]]:
+        """Each file as (split, its row, why it cannot be used, what its reader warned of), one at a time; no dataset
+        is made."""
+        for split, files in self.config.files.items():
+            for name in files:
+                error, note = self._unusable.get(name, ""), ""
+                cells: dict[str, Any] = {}
+                if not error:
+                    cells, error, note = self._tried(Path(self.config.folder) / name, self.open)
+                row = {**cells, **self._names[name].columns, "source_file": name}
+                yield (split if len(self.config.files) > 1 else ""), row, error, note.splitlines()
+
+    def _tried(
+        self, path: Path, read: Callable[[Path], dict[str, Any]] | None = None
+    ) -> tuple[dict[str, Any], str, str]:
         """The cells of a file, why there are none, and what its reader warned of."""
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                cells, error = self.read(path), ""
+                cells, error = (read or self.read)(path), ""
             except ROISeriesReadError as problem:
                 cells, error = dict.fromkeys(self.kind.columns), str(problem)
             except ImportError:

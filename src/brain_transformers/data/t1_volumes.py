@@ -148,6 +148,10 @@ class T1FolderBuilder(ScanFolderBuilder):
         volume, said = scan_file(how["volumes_folder"], made_of, lambda volume: self._write(path, volume))
         return {"t1": str(volume), **said}
 
+    def open(self, path: Path) -> dict[str, Any]:
+        """See [`ScanFolderBuilder.open`]: the image itself, in memory."""
+        return {"t1": read_t1(path, self.config.options["brain_mask"])}
+
     def _write(self, path: Path, volume: Path) -> dict[str, Any]:
         how = self.config.options
         extractor = T1FeatureExtractor(check_brain=how["check_brain"])

@@ -338,6 +338,11 @@ class VolumeFolderBuilder(ScanFolderBuilder):
             )
         return {"volumes": str(frames), **said, **how["scale"], "t_r": seconds, "frame_mask": np.zeros(0, bool)}
 
+    def open(self, path: Path) -> dict[str, Any]:
+        """See [`ScanFolderBuilder.open`]: the image itself, in memory."""
+        how = self.config.options
+        return {"volumes": read_volumes(path, **how["reading"], t_r=how["t_r"])}
+
     def _write(self, path: Path, file: Path) -> dict[str, Any]:
         how = self.config.options
         bold = _open_bold(path, **how["reading"])

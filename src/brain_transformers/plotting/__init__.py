@@ -1,5 +1,6 @@
 """Figures as matplotlib `Figure` objects (nothing is shown or left open), and a self-contained HTML report."""
 
+from .check_page import plot_scan
 from .embeddings import plot_embedding_map
 from .identification import plot_identification
 from .parcels import plot_parcel_map
@@ -17,4 +18,5 @@ __all__ = [
     "plot_parcel_map",
     "plot_reconstruction",
     "plot_reconstruction_scores",
+    "plot_scan",
 ]

@@ -48,7 +48,8 @@ class HtmlReport:
         self._blocks.append((kind, block))
 
     def add_summary(self, lead: str, findings: Sequence[tuple[str, str]]) -> None:
-        """A framed box: a sentence, then findings as (verdict, text); verdicts are "wins", "loses", "equal", ""."""
+        """A framed box: a sentence, then findings as (verdict, text); verdicts are "wins", "loses", "equal",
+        "refused", "warning", ""."""
         self._add("summary", lead=lead, findings=findings)
 
     def add_section(self, title: str, anchor: str) -> None:
@@ -97,7 +98,7 @@ class HtmlReport:
             subtitle=self.subtitle,
             sections=[(block["title"], block["anchor"]) for kind, block in self._blocks if kind == "section"],
             blocks=self._blocks,
-            verdicts={"wins": "win", "loses": "loss", "equal": "tie"},
+            verdicts={"wins": "win", "loses": "loss", "equal": "tie", "refused": "loss", "warning": "tie"},
             number=format_number,
         )
 

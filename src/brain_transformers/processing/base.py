@@ -12,7 +12,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from ..foreign import read_json
 from ..models.configuration_base import ScanFacts
 from ..models.remote_code import shim_reference, write_shim
 from .rows import check_columns, scan_name
+from .trials import Look
 
 CONTRACT_NAME = "input_contract.json"
 """File beside the weights that says, for programs, what a model is and what it wants of a scan."""
@@ -45,43 +46,9 @@ class CheckedScan:
     name: str
     values: Any
 
-
-@dataclass
-class Look:
-    """What a row holds, as [`ScanProcessor.look`] sees it.
-
-    Attributes:
-        facts: name of a column of a table -> text or number.
-        warned: what cannot be right for the model.
-        remarks: what a user should know of it, of scans that a model takes all the same.
-        carpet: (n_rows, n_timepoints) values for a picture, NaN where nothing was measured; `None` without one.
-        t_r: seconds between their columns, or `None`.
-    """
-
-    facts: dict[str, Any] = field(default_factory=dict)
-    warned: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    carpet: np.ndarray | None = None
-    t_r: float | None = None
-
-
-@dataclass
-class Trial:
-    """What a processor made of a scan, see [`ScanProcessor.try_scan`].
-
-    Attributes:
-        n_windows: side by side; 0 if the scan is refused.
-        observed: share of their tokens of which enough was measured.
-        refused: why it is, `""` if it is not.
-        warned: what a call warns of.
-        remarks: what a call says that asks for nothing, and what was done to the scan.
-    """
-
-    n_windows: int = 0
-    observed: float = 0.0
-    refused: str = ""
-    warned: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    def done(self) -> list[str]:
+        """What becomes of it that is nothing to be warned of, such as resampling, as short phrases."""
+        return []
 
 
 class ScanProcessor(FeatureExtractionMixin, abc.ABC):
@@ -253,45 +220,19 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
             raise ValueError(f"Expected one {name}, or one for each of the {n_scans} scans, got {len(value)}.")
         return list(value)
 
-    # --- one scan, looked at and tried; see `check` of the package ---
+    # --- one scan, looked at and tried; see `trials` ---
 
     def look(self, row: Mapping[str, Any], name: str) -> Look:
         """What a row holds, whether or not the model takes it."""
         return Look()
 
+    def reading_options(self) -> dict[str, Any]:
+        """Options of the builder that reads its kind of scans of a folder, so that they come as the model has them."""
+        return {}
+
     def unscaled(self) -> Any:
         """A copy that takes scans although nothing is fitted: with everything but the scale."""
         return copy.deepcopy(self)
-
-    def try_scan(self, item: Any, number: int = 0) -> Trial:
-        """What a call makes of a row or scan, and says of it; of its windows only the first is made."""
-        probe, found = copy.deepcopy(self), Trial()
-
-        def told(key: Any, message: str) -> None:
-            if key not in probe._warned:
-                probe._warned.add(key)
-                kind = key[0] if isinstance(key, tuple) else key
-                (found.remarks if kind in self.mild else found.warned).append(message)
-
-        probe.warn_once = told  # type: ignore[method-assign]
-        try:
-            scan, name, facts = probe._named(item, number, {})
-            checked = probe.check(scan, name, **facts)
-            starts = probe.starts(checked, window="all")
-            mask = probe.mask(checked, starts)
-            batch = probe.cut(checked, starts[:1])
-            probe._refuse_infinite(batch, [name])
-            probe.report([checked], [starts[:1]], batch)
-        except ValueError as error:
-            found.refused = str(error)
-            return found
-        found.n_windows, found.observed = len(starts), 1.0 if mask is None else float(mask.mean())
-        found.remarks += probe.said_of(checked)
-        return found
-
-    def said_of(self, scan: Any) -> list[str]:
-        """What is done to a checked scan that is nothing to be warned of, such as resampling, as short phrases."""
-        return []
 
     # --- a dataset, and a new model for it ---
 
@@ -378,7 +319,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         firsts = self.per_scan("start", start, len(items))
         checked, starts = [], []
         for number, item in enumerate(items):
-            scan, name, facts = self._named(item, number, {key: value[number] for key, value in values.items()})
+            scan, name, facts = self.named(item, number, {key: value[number] for key, value in values.items()})
             checked.append(self.check(scan, name, **facts))
             starts.append(
                 self.starts(
@@ -394,7 +335,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
             parts.append(part)
         batch = join(parts)
         scan_index = np.repeat(np.arange(len(checked)), [len(first) for first in starts])
-        self._refuse_infinite(batch, [checked[owner].name for owner in scan_index])
+        self.refuse_infinite(batch, [checked[owner].name for owner in scan_index])
         self.report(checked, starts, batch)
         if return_windows:
             batch["scan_index"] = scan_index
@@ -415,14 +356,14 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         )
         measures = []
         for number, item in enumerate(progress):
-            scan, name, facts = self._named(item, number, known)
+            scan, name, facts = self.named(item, number, known)
             measures.append(self.measure(scan, name, **facts))
         if not measures:
             raise ValueError("Expected at least one scan to fit on, got none.")
         self.settle(measures)
         return self
 
-    def _refuse_infinite(self, batch: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    def refuse_infinite(self, batch: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
         """Refuse windows, each of the scan with this name, whose values are not finite."""
         main = batch[self.main_input(batch)]
         if not np.isfinite([main.min(initial=0), main.max(initial=0)]).all():
@@ -430,7 +371,7 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
             if wrong.any():
                 raise not_finite(names[int(wrong.argmax())])
 
-    def _named(self, item: Any, number: int, known: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
+    def named(self, item: Any, number: int, known: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
         """An array or a row as (scan, what messages call it, what is known of it)."""
         if not isinstance(item, Mapping):
             return item, f"scan {number}", known

@@ -14,6 +14,7 @@ from .roi_scan import ROIScan
 from .rows import row_column, scan_name
 from .stage0 import BrainHarmonyFeatureExtractor, CheckedTokens
 from .structural import CheckedVolume, T1FeatureExtractor
+from .trials import Look
 
 # What a caller passed for one person, in a row of our own: a scan or its row, and a volume or its row.
 _BOLD, _T1 = "given bold", "given t1"
@@ -25,6 +26,10 @@ class CheckedPair(CheckedScan):
 
     bold: ROIScan | None = None
     t1: CheckedVolume | None = None
+
+    def done(self) -> list[str]:
+        """That of the scan."""
+        return [] if self.bold is None else self.bold.done()
 
 
 class BrainHarmonyProcessor(ScanProcessor):
@@ -155,6 +160,14 @@ class BrainHarmonyProcessor(ScanProcessor):
         if row.get("inputs_embeds") is not None:
             return row, known
         return tuple(row if row.get(column) is not None else None for column in self.reads), known
+
+    def look(self, row: Mapping[str, Any], name: str) -> Look:
+        """See [`ScanProcessor.look`]; of the scan, and whether there is a volume."""
+        if row.get("signals") is None:
+            return Look({"modalities": "tokens" if row.get("inputs_embeds") is not None else "T1"})
+        look = self.fmri_feature_extractor.look(row, name)
+        look.facts["modalities"] = "fMRI" if row.get("t1") is None else "fMRI and T1"
+        return look
 
     def check(self, scan: Any, name: str, affine: Any = None, **known: Any) -> CheckedScan:
         """Each modality, checked by its own extractor."""

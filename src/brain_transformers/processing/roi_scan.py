@@ -11,10 +11,11 @@ from .base import CheckedScan, as_array
 from .missing import bridged, missing_frames
 from .parcels import Rows
 from .resampling import resample_t_r
-from .scaling import Scaling
+from .scaling import Scaling, remarks_on_units, unfit_units
 from .time import Timing
 from .tokens import image_token_mask, series_token_mask
-from .units import Units
+from .trials import Look
+from .units import units_of
 
 
 def series_values(scan: Any, n_rois: int, name: str, fix: str) -> np.ndarray:
@@ -41,17 +42,33 @@ def series_values(scan: Any, n_rois: int, name: str, fix: str) -> np.ndarray:
         return signals.astype(np.float32, copy=False)
 
 
-def facts_of_series(
-    signals: np.ndarray, order: ROIOrder | None, t_r: float | None, found: Units
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Order, time, units, and what is not there of a series (n_rois, n_timepoints), and it with NaN where that is."""
+def look_at_series(
+    signals: np.ndarray,
+    order: ROIOrder | None,
+    t_r: float | None,
+    name: str,
+    mode: str,
+    band_pass: Sequence[float] | None,
+) -> Look:
+    """Order, time, units, and what is not there of a series (n_rois, n_timepoints).
+
+    Args:
+        signals: the series, NaN in frames that were cut.
+        order, t_r, name: of it.
+        mode: how it will be scaled, one of `NORMALIZATIONS`.
+        band_pass: and filtered.
+    """
+    found = units_of(signals, t_r)
+    warned, remarks = remarks_on_units(mode, found, band_pass)
+    if said := unfit_units(mode, found, name):
+        warned.insert(0, said)
     finite, missing = np.isfinite(signals), missing_frames(signals)
     measured = np.ones(signals.shape[1], dtype=bool) if missing is None else ~missing
     some, inside = finite[:, measured], signals[:, measured]
     high = np.where(some, inside, -np.inf).max(axis=1, initial=-np.inf)
     low = np.where(some, inside, np.inf).min(axis=1, initial=np.inf)
     facts = {
-        "roi_order": None if order is None else order_name(order),
+        "roi_order": None if order is None else order_name(order).strip("'"),
         "n_rois": signals.shape[0],
         "t_r": t_r,
         "n_timepoints": signals.shape[1],
@@ -66,7 +83,8 @@ def facts_of_series(
         "missing_parcels": int((high < low).sum()),
         "parcels_with_gaps": int((some.any(axis=1) & ~some.all(axis=1)).sum()),
     }
-    return facts, np.where(measured & finite, signals, np.float32(np.nan))
+    carpet = np.where(measured & finite, signals, np.float32(np.nan))
+    return Look(facts, warned, remarks, lambda: carpet, t_r)
 
 
 @dataclass
@@ -169,7 +187,7 @@ class ROIScan(CheckedScan):
         return not series_token_mask(observed, inside, self.timing.patch_size, 1).any()
 
     def done(self) -> list[str]:
-        """What becomes of it, as short phrases: rows that are moved, and how it comes to the time of the model."""
+        """Rows that are moved, and how it comes to the time of the model."""
         said = [] if self.rows.identity else ["rows put into the model's order by their labels"]
         if n_lacking := int((~self.rows.present).sum()):
             said.append(f"{n_lacking} of {len(self.rows.index)} parcels of the model are not in it")

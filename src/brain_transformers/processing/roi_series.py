@@ -20,14 +20,15 @@ from ..atlases.roi_orders import (
 from ..files import digest
 from ..models.configuration_base import ScanFacts
 from . import scaling, time
-from .base import Look, ScanProcessor, as_array, check_choice, check_number, check_size, not_finite
+from .base import ScanProcessor, as_array, check_choice, check_number, check_size, not_finite
 from .connectivity import gradients_of_rows
 from .filtering import band_pass_filter, check_band
 from .missing import measured_part
 from .parcels import MISSING_ROIS, ModelParcels, Rows, check_coordinates, split_order
-from .roi_scan import ROIScan, facts_of_series, series_values
+from .roi_scan import ROIScan, look_at_series, series_values
 from .rows import agreed, series_facts, series_row, shortest_of_each_kind, unpack_row, without_cut_frames
 from .tokens import LAYOUTS, image_side
+from .trials import Look
 from .units import units_of
 
 # 1 GB in float32: more is a damaged file and not a window.
@@ -305,11 +306,9 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         signals, order, t_r = unpack_row(row, name)
         given = known.get("roi_order")
         known["roi_order"] = agreed("roi_order", given, order, name, given is None or roi_order_text(given) == order)
-        if "t_r" in known:
-            given = known["t_r"]
-            known["t_r"] = agreed(
-                "t_r", given, t_r, name, given is None or t_r is None or abs(given - t_r) <= 1e-6 * t_r
-            )
+        given = known.get("t_r")
+        same = given is None or t_r is None or abs(given - t_r) <= 1e-6 * t_r
+        known["t_r"] = agreed("t_r", given, t_r, name, same)
         return signals, known
 
     def per_scan(self, name: str, value: Any, n_scans: int) -> list[Any]:
@@ -457,28 +456,13 @@ class ROISeriesFeatureExtractor(ScanProcessor):
                 "stay gaps at their times, and tokens of which less than half was measured are masked"
                 f"{_others(gaps)}.",
             )
-        self._report_scale(scans, starts, batch["signals"])
-
-    def _report_scale(self, scans: Sequence[Any], starts: Sequence[Sequence[float]], output: np.ndarray) -> None:
-        said = None
         for scan in scans if self._n_looked_at < _MOST_LOOKED_AT else ():
             self._n_looked_at += 1
             self._warn_of_units(scan.values, scan.name)
-        if self.normalization in scaling.FITTED and self.expected_std is None and "scale" not in self._warned:
-            sample = output[0, :: max(1, self.n_rois // 64), scans[0].observed(starts[0][:1])[0]]
-            if said := scaling.far_from_fitted(sample, scans[0].name):
-                self.warn_once("scale", said)
-        if self.normalization == "none" and "raw units" not in self._warned:
-            measured = scans[0].observed(starts[0][:1])[0]
-            if said := scaling.raw_units(output[0, :: max(1, self.n_rois // 64), measured]):
-                self.warn_once("raw units", said)
-        if self.expected_std is None or "scale" in self._warned:
-            return
-        count = float(sum(scan.observed(first).sum() for scan, first in zip(scans, starts)) * self.n_rois)
-        first = scans[0]
-        signals = first.values if first.missing is None else first.values[:, ~first.missing]
-        if said := scaling.far_from(self.expected_std, output, count, first.name, signals):
-            self.warn_once("scale", said)
+        said = self._warned  # of which nothing is looked for again
+        scaling.report_scale(
+            self.normalization, self.expected_std, scans, starts, batch["signals"], self.warn_once, said
+        )
 
     def _warn_of_units(self, signals: np.ndarray, name: str) -> None:
         if said := scaling.unfit_units(self.normalization, units_of(signals), name):
@@ -596,15 +580,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
     def look(self, row: Mapping[str, Any], name: str) -> Look:
         """Order, time, units, and what is not there of a series."""
         signals, order, t_r = unpack_row(row, name)
-        found = units_of(signals, t_r)
-        warned = [said for said in [scaling.unfit_units(self.normalization, found, name)] if said is not None]
-        remarks = scaling.remarks_on_units(self.normalization, found, self.band_pass)
-        facts, carpet = facts_of_series(signals, order, t_r, found)
-        return Look(facts, warned, remarks, carpet, t_r)
-
-    def said_of(self, scan: ROIScan) -> list[str]:
-        """See [`ROIScan.done`]."""
-        return scan.done()
+        return look_at_series(signals, order, t_r, name, self.normalization, self.band_pass)
 
     def try_row(self, row: Mapping[str, Any]) -> None:
         """See [`ScanProcessor.try_row`]; scaling needs no trial, and may not be fitted yet."""

@@ -1,7 +1,7 @@
 """Scaling of series: statistics of a scan or of a training set, and how they are taken out of its values."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -326,21 +326,28 @@ def unfit_units(mode: str, found: units.Units, name: str) -> str | None:
     return None
 
 
-def remarks_on_units(mode: str, found: units.Units, band_pass: Sequence[float] | None) -> list[str]:
-    """What a user should know of the units of a scan although the mode makes up for them, or may."""
-    said = []
+def remarks_on_units(mode: str, found: units.Units, band_pass: Sequence[float] | None) -> tuple[list[str], list[str]]:
+    """What to be warned of in the units of a scan whatever the mode does, and what to know that it makes up for."""
+    warned: list[str] = []
+    said: list[str] = []
+    unchanged = mode in ("zscore", "robust-scan") or (mode == "zscore-scan" and found.has_means)
     filtered = [name for name in (units.BAND_PASSED, units.LOW_PASSED) if name in found.names]
     if filtered and band_pass is None:
         ends = "" if found.band is None else f" (nothing above {found.band[1]:.2g} Hz)"
-        said.append(f"{filtered[0]}{ends}, and nothing is filtered for this model")
+        warned.append(
+            f"The series are {filtered[0]}{ends}, and this model filters nothing: it was trained on other series, "
+            "unless you trained it on such."
+        )
     if units.WHOLE in found.names:
-        said.append("whole numbers: int16 raw, of which a header may hold the scale")
+        (said if unchanged else warned).append(
+            f"The series are whole numbers ({units.WHOLE}), as they are stored before the scale of a header is "
+            "applied. Read them with it, or check that there is none."
+        )
     others = [name for name in found.names if name not in (*filtered, units.WHOLE)]
     if others and unfit_units(mode, found, "") is None:
-        unchanged = mode in ("zscore", "robust-scan") or (mode == "zscore-scan" and found.has_means)
         known = "which this model scales away" if unchanged else "not the units of a scanner"
         said.append(f"{', '.join(others)}, {known}")
-    return said
+    return warned, said
 
 
 def far_from_fitted(output: np.ndarray, name: str) -> str | None:
@@ -394,3 +401,37 @@ def far_from(expected_std: float, output: np.ndarray, count: float, name: str, s
         f"{expected_std:.3g}, and results are not to be trusted this far from it.{guess} Fit the "
         "extractor on your own training scans (extractor.fit), or check units and normalization."
     )
+
+
+def report_scale(
+    mode: str,
+    expected_std: float | None,
+    scans: Sequence[Any],
+    starts: Sequence[Sequence[float]],
+    output: np.ndarray,
+    warn: Callable[[Any, str], None],
+    said: Collection[Any],
+) -> None:
+    """Say, once each, whether model inputs are far from the scale that the model knows.
+
+    Args:
+        mode: of the scaling.
+        expected_std: spread of the training inputs, where it is known.
+        scans: checked series of a call, and the `starts` of their windows.
+        output: the windows (n_windows, n_rois, n_timepoints).
+        warn: is told.
+        said: what was told before, which is not looked for.
+    """
+    first, n_rois = scans[0], output.shape[1]
+    some = output[0, :: max(1, n_rois // 64), first.observed(starts[0][:1])[0]]
+    unknown = mode in FITTED and expected_std is None and "scale" not in said
+    if unknown and (text := far_from_fitted(some, first.name)):
+        warn("scale", text)
+    if mode == "none" and "raw units" not in said and (text := raw_units(some)):
+        warn("raw units", text)
+    if expected_std is None or "scale" in said:
+        return
+    count = float(sum(scan.observed(windows).sum() for scan, windows in zip(scans, starts)) * n_rois)
+    signals = first.values if first.missing is None else first.values[:, ~first.missing]
+    if text := far_from(expected_std, output, count, first.name, signals):
+        warn("scale", text)

@@ -8,6 +8,7 @@ import numpy as np
 
 from .base import CheckedScan, ScanProcessor, as_array, check_choice, check_size
 from .rows import check_columns
+from .trials import Look
 
 
 @dataclass
@@ -101,6 +102,11 @@ class BrainHarmonyFeatureExtractor(ScanProcessor):
     def mask(self, scan: CheckedTokens, starts: Sequence[float]) -> np.ndarray | None:
         """See [`ScanProcessor.mask`]; over the fMRI tokens, or all."""
         return None if scan.observed is None else np.repeat(scan.observed[None].astype(np.int64), len(starts), axis=0)
+
+    def look(self, row: Mapping[str, Any], name: str) -> Look:
+        """See [`ScanProcessor.look`]."""
+        n_tokens = row.get("n_tokens", len(row["inputs_embeds"]))
+        return Look({"n_tokens": int(n_tokens), "width": int(np.size(row["inputs_embeds"]) // max(n_tokens, 1))})
 
     def describe(self) -> dict[str, str]:
         """See [`ScanProcessor.describe`]."""

@@ -15,6 +15,7 @@ import numpy as np
 from ..optional import require
 from .base import CheckedScan, ScanProcessor, as_array, check_choice
 from .rows import check_columns, open_stored
+from .trials import Look
 
 MNI_SHAPE = (182, 218, 182)
 # From voxel indices to mm of FSL's MNI152 at 1 mm: the first axis runs from right to left.
@@ -180,6 +181,11 @@ class T1FeatureExtractor(ScanProcessor):
     def contract(self) -> dict[str, Any]:
         """See [`ScanProcessor.contract`]."""
         return {**super().contract(), "space": "MNI152", "volume_size": list(self.image_size)}
+
+    def look(self, row: Mapping[str, Any], name: str) -> Look:
+        """See [`ScanProcessor.look`]; nothing but sizes."""
+        shape = row["shape"] if isinstance(row["t1"], (str, Path)) else np.shape(row["t1"])
+        return Look({"voxels": " x ".join(map(str, shape))})
 
     def describe(self) -> dict[str, str]:
         """See [`ScanProcessor.describe`]."""

@@ -26,8 +26,9 @@ _RAW_LEVEL = 3.0
 _GRAND_MEANS, _EXACT = (1.0, 10.0, 100.0, 1000.0), 5e-4
 # Levels of the logarithm of scanner units, to any base from 2 to 10, whose series hardly move.
 _LOG_LEVEL, _LOG_SPREAD = (1.5, 17.0), 0.05
-# Frequencies with less than this share of the densest part hold nothing: noise of a scanner has a tenth and more.
-_NOTHING, _TOP_SHARE = 0.01, 0.15
+# Frequencies with less than this share of the densest part hold nothing: noise of a scanner has a hundredth and more,
+# and behind the softest filter in use (second order, forward and back) a thousandth is left.
+_NOTHING, _TOP_SHARE = 0.004, 0.15
 _MOST_ROWS = 64
 
 

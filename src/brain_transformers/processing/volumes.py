@@ -13,6 +13,7 @@ from .base import CheckedScan, ScanProcessor, as_array, check_choice, check_size
 from .rows import check_columns, frames_that_count
 from .template_brain import check_brain
 from .time import known_t_r, window_starts
+from .trials import Look
 from .volume_frames import (
     BACKGROUNDS,
     NORMALIZATIONS,
@@ -331,6 +332,40 @@ class VolumeFeatureExtractor(ScanProcessor):
                 f"{int((~gaps[0].counts).sum())} of the {len(gaps[0].counts)} frames of {gaps[0].name} were cut. They "
                 "stay gaps at their times, and their tokens are masked.",
             )
+
+    def reading_options(self) -> dict[str, Any]:
+        """See [`ScanProcessor.reading_options`]."""
+        return {"volume_size": self.volume_size}
+
+    def look(self, row: Mapping[str, Any], name: str) -> Look:
+        """Size, time and scale of a scan; of a file nothing but its header is read, unless a picture is wanted."""
+        held = row["volumes"]
+        stored = isinstance(held, (str, Path))
+        if not stored and np.ndim(getattr(held, "dataobj", held)) != self.scan_ndim:
+            return Look({"voxels": " x ".join(map(str, np.shape(held)))})
+        x, y, z, n_frames = (row["shape"][axis] for axis in (2, 1, 3, 0)) if stored else held.shape
+        counts = frames_that_count(row.get("frame_mask"), n_frames, name)
+        t_r = row.get("t_r")
+        if t_r is None and hasattr(held, "header"):
+            t_r = float(held.header.get_zooms()[3]) or None
+        t_r = known_t_r(t_r, f"t_r of {name}")
+        facts = {
+            "voxels": f"{x} x {y} x {z}",
+            "t_r": t_r,
+            "n_timepoints": int(n_frames),
+            "minutes": None if t_r is None else round(n_frames * t_r / 60, 2),
+            "units": f"{row['normalization']} ({row['dtype']})" if stored else "as the image has them",
+            "cut_frames": 0 if counts is None else int((~counts).sum()),
+        }
+
+        def carpet() -> np.ndarray:
+            frames = open_frames(row, name) if stored else ImageFrames(LazyScan(ImageFrames.source(held)))
+            blocks = (block[:, ::9, ::9, ::9].reshape(len(block), -1).numpy() for block in frames.blocks())
+            sample = np.concatenate(list(blocks)).T.astype(np.float32)
+            sample = sample[np.ptp(sample, axis=1) > 0]
+            return sample if counts is None else np.where(counts, sample, np.float32(np.nan))
+
+        return Look(facts, carpet=carpet, t_r=t_r)
 
     def contract(self) -> dict[str, Any]:
         """See [`ScanProcessor.contract`]."""
