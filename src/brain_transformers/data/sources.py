@@ -94,15 +94,7 @@ def _from_path(
             f"The model reads {' and '.join(reads)} of one person, which files alone do not join. Prepare them first: "
             "brain-transformers prepare SCANS --t1 T1_IMAGES --output dataset."
         )
-    module, name, files = _BUILDERS[reads[0]]
-    options = {**of_model, **options}
-    if path.is_file():
-        path, options = path.parent, {**options, "pattern": glob.escape(path.name)}
-    if files:
-        options = {**options, files: work / "scans"}
-    builder = getattr(import_module(f".{module}", __package__), name)(
-        path, on_error=on_error, cache_dir=work / ".cache", **options
-    )
+    builder = folder_builder(path, reads[0], work, on_error=on_error, **{**of_model, **options})
     shards = Parts(work / "shards", 1, ".arrow", name="shard")
     settings = builder.made_of()
     shards.bind(settings, what="scans that were read already", fix="Remove it.", overwrite=True)
@@ -110,3 +102,20 @@ def _from_path(
         make_shard(builder, shards, Shard(1, 1), settings, num_proc=num_proc, saved=saved)
     rows = builder.rows(lambda one: joined(one, shards))
     return (dict(rows) if isinstance(rows, dict) else {"": rows}), builder.skipped
+
+
+def folder_builder(path: Path, column: str, work: Path, **options: Any) -> Any:
+    """What reads a folder of files, or one file, of the scans that a column holds.
+
+    Args:
+        path: of the folder or file.
+        column: that holds a scan.
+        work: folder for its cache, and for files of scans.
+        options: of the builder.
+    """
+    module, name, files = _BUILDERS[column]
+    if path.is_file():
+        path, options = path.parent, {**options, "pattern": glob.escape(path.name)}
+    if files:
+        options = {**options, files: work / "scans"}
+    return getattr(import_module(f".{module}", __package__), name)(path, cache_dir=work / ".cache", **options)

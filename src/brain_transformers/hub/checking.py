@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..data.row_kinds import kind_of
 from ..data.saved_datasets import is_saved, load_parts
+from ..data.sources import folder_builder
 from ..data.synthetic import SYNTHETIC
 from ..families import fetched
 from ..files import whole_folder, write_file
@@ -31,13 +31,6 @@ from .starting_models import load_pretrained, starting_config
 
 STATUSES = ("ok", "warning", "refused")
 TABLE, PAGE = "scans.tsv", "report.html"
-# Column of a scan -> what reads a folder of such, and where it would keep files, which a check does not write.
-_BUILDERS = {
-    "signals": ("builders", "ROISeriesFolderBuilder", None),
-    "volumes": ("volumes", "VolumeFolderBuilder", "frames_folder"),
-    "t1": ("t1_volumes", "T1FolderBuilder", "volumes_folder"),
-    "inputs_embeds": ("stage0", "Stage0FolderBuilder", None),
-}
 # What readers say of frames that were cut, which asks for nothing.
 _CUT = "gaps at their true times"
 _NAMES = ("subject", "session", "run", "source_file")
@@ -265,16 +258,9 @@ class _Source:
         cls, path: Path, processor: ScanProcessor, options: Mapping[str, Any], stack: ExitStack
     ) -> "_Source":
         """A file, or a folder of such."""
-        module, class_name, kept_in = _BUILDERS[processor.reads[0]]
-        builder_class = getattr(import_module(f"..data.{module}", __package__), class_name)
-        cache = stack.enter_context(tempfile.TemporaryDirectory())
-        given = {**processor.reading_options(), **options, "on_error": "skip", "cache_dir": cache}
-        if kept_in is not None:
-            given[kept_in] = cache
-        folder = path
-        if path.is_file():
-            folder, given["pattern"] = path.parent, re.sub(r"([\[*?])", r"[\1]", path.name)
-        builder = builder_class(folder, **given)
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        given = {"on_error": "skip", **processor.file_options, **options}
+        builder = folder_builder(path, processor.reads[0], work, **given)
         total = sum(map(len, builder.config.files.values()))
         left_out = {} if path.is_file() else builder.left_out
         return cls(str(path), builder.opened(), total, list(builder.notes), left_out)

@@ -226,10 +226,6 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
         """What a row holds, whether or not the model takes it."""
         return Look()
 
-    def reading_options(self) -> dict[str, Any]:
-        """Options of the builder that reads its kind of scans of a folder, so that they come as the model has them."""
-        return {}
-
     def unscaled(self) -> Any:
         """A copy that takes scans although nothing is fitted: with everything but the scale."""
         return copy.deepcopy(self)

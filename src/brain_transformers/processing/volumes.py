@@ -333,10 +333,6 @@ class VolumeFeatureExtractor(ScanProcessor):
                 "stay gaps at their times, and their tokens are masked.",
             )
 
-    def reading_options(self) -> dict[str, Any]:
-        """See [`ScanProcessor.reading_options`]."""
-        return {"volume_size": self.volume_size}
-
     def look(self, row: Mapping[str, Any], name: str) -> Look:
         """Size, time and scale of a scan; of a file nothing but its header is read, unless a picture is wanted."""
         held = row["volumes"]
