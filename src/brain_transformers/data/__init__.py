@@ -16,6 +16,7 @@ _EXPORTS = {
     "SemantoksHDF5Builder": "semantoks_hdf5",
     "SemantoksRecordings": "semantoks_hdf5",
     "dataset_from_arrays": "builders",
+    "export_parquet": "exports",
     "load_atlas": "atlas_images",
     "load_coordinates": "builders",
     "load_dataset": "builders",
@@ -28,6 +29,7 @@ _EXPORTS = {
     "read_volumes": "volumes",
     "save_dataset": "saved_datasets",
     "split_subjects": "subject_splits",
+    "with_images": "exports",
 }
 
 __all__ = list(_EXPORTS)

