@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from brain_transformers.layers.plain import input_dtype, is_plain
+from brain_transformers.layers.plain import input_dtype, is_plain, product
 
 
 def layer() -> nn.Linear:
@@ -93,3 +93,14 @@ def test_input_is_cast_to_weights_that_are_floats_only() -> None:
     whole_numbers = nn.Module()
     whole_numbers.weight = nn.Parameter(torch.ones(3, dtype=torch.int8), requires_grad=False)
     assert input_dtype(whole_numbers, values) == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(2, 7), (1, 300), (3, 0)])
+def test_the_product_by_a_convolution_is_that_of_the_layer(shape: tuple[int, int]) -> None:
+    plain, values = nn.Linear(160, 96), torch.randn(*shape, 160)
+    with torch.no_grad():
+        torch.testing.assert_close(product(plain, values), plain(values))
+        torch.testing.assert_close(product(plain, values.mT.contiguous().mT), plain(values))
+        torch.testing.assert_close(product(hooked(), values), 2 * layer()(values))
+        assert product(plain.to(torch.bfloat16), values.to(torch.bfloat16)).dtype == torch.bfloat16
+    assert product(layer(), values).requires_grad

@@ -81,7 +81,7 @@ def test_stochastic_depth_leaves_samples_out_and_scales_the_rest() -> None:
         torch.testing.assert_close(still, block(values))  # none in evaluation
         torch.manual_seed(3)
         attention = block.train().attention(block.layernorm_before(values))[0]
-        output = block._branch(attention, None)
+        output = block._add(torch.zeros_like(values), attention, None)
     dropped = (output == 0).flatten(1).all(1)
     assert 150 < int(dropped.sum()) < 250
     torch.testing.assert_close(output[~dropped], 2 * attention[~dropped])

@@ -1,5 +1,7 @@
 """When the weights of a module may be read in place of calling it."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -33,3 +35,22 @@ def input_dtype(module: nn.Module, values: torch.Tensor) -> torch.dtype:
     if isinstance(weight, torch.Tensor) and weight.is_floating_point():
         return weight.dtype
     return values.dtype
+
+
+def product(layer: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """`layer(values)` for tokens `(batch, n_tokens, width)`; without gradients on a CPU as a convolution of width 1.
+
+    torch leaves matrix products to MKL and convolutions to oneDNN, which takes half the time on processors that are
+    not Intel's (measured on an AMD EPYC). Tokens have their channels last in memory, so that nothing is copied.
+    """
+    suits = values.device.type == "cpu" and values.dtype == torch.float32 and values.dim() == 3
+    suits = suits and values.is_contiguous() and values.numel() > 0
+    if not suits or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return layer(values)
+    if torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available() or not is_plain(layer):
+        return layer(values)
+    weight: Any = layer.weight
+    bias: Any = layer.bias
+    # The stride is along an axis of one place, where it does nothing, but torch takes small inputs without to MKL.
+    image, kernel = values.mT[:, :, None], weight[:, :, None, None]
+    return nn.functional.conv2d(image, kernel, bias, stride=(2, 1))[:, :, 0].mT

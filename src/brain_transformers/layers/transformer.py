@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .attention import SelfAttention
 from .masking import TokenIds, gather_tokens
 from .packing import SequenceLengths
+from .plain import product
 
 
 def drop_path(values: torch.Tensor, rate: float, lengths: SequenceLengths | None = None) -> torch.Tensor:
@@ -39,7 +40,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation(self.fc1(hidden_states)))
+        return product(self.fc2, self.activation(product(self.fc1, hidden_states)))
 
 
 class PreNormLayer(GradientCheckpointingLayer):
@@ -89,14 +90,16 @@ class PreNormLayer(GradientCheckpointingLayer):
             if scale is not None:
                 init.constant_(scale, float(self.layer_scale_init_value or 0.0))
 
-    def _branch(
-        self, output: torch.Tensor, scale: torch.Tensor | None, lengths: SequenceLengths | None = None
+    def _add(
+        self,
+        hidden_states: torch.Tensor,
+        output: torch.Tensor,
+        scale: torch.Tensor | None,
+        lengths: SequenceLengths | None = None,
     ) -> torch.Tensor:
-        """What a block adds to the tokens."""
-        output = self.dropout(output)
-        if scale is not None:
-            output = output * scale
-        return drop_path(output, self.drop_path_rate if self.training else 0.0, lengths)
+        """The tokens with what a block adds to them."""
+        output = drop_path(self.dropout(output), self.drop_path_rate if self.training else 0.0, lengths)
+        return hidden_states + output if scale is None else torch.addcmul(hidden_states, output, scale)
 
     def forward(
         self,
@@ -128,9 +131,8 @@ class PreNormLayer(GradientCheckpointingLayer):
     def _rest(
         self, hidden_states: torch.Tensor, attention_output: torch.Tensor, lengths: SequenceLengths | None
     ) -> torch.Tensor:
-        hidden_states = hidden_states + self._branch(attention_output, self.layer_scale1, lengths)
-        output = self.mlp(self.layernorm_after(hidden_states))
-        return hidden_states + self._branch(output, self.layer_scale2, lengths)
+        hidden_states = self._add(hidden_states, attention_output, self.layer_scale1, lengths)
+        return self._add(hidden_states, self.mlp(self.layernorm_after(hidden_states)), self.layer_scale2, lengths)
 
 
 def layer_stack(config: Any, prefix: str = "", drop_path_rate: float = 0.0, **options: Any) -> nn.ModuleList:
