@@ -69,8 +69,8 @@ def test_an_mlp_head_of_another_width_and_an_input_of_another_width(tmp_path: Pa
 @pytest.mark.parametrize(
     ("number", "change", "options", "message"),
     [
-        (1, {}, HEADS, "pass --decoder-num-attention-heads"),
-        (1, {}, ("--n-t1-tokens", "12"), "pass --num-attention-heads"),
+        (1, {}, HEADS, "Pass --decoder-num-attention-heads"),
+        (1, {}, ("--n-t1-tokens", "12"), "Pass --num-attention-heads"),
         (1, {}, STAGE1[:2] + STAGE1[4:], "42 tokens, of which 1200 cannot be of T1"),
         (1, {}, ("--component", "finetuned", *HEADS), "this one has a decoder"),
         (2, {}, STAGE1, "this one has a head"),

@@ -77,6 +77,29 @@ def min_max_scaled(table: torch.Tensor) -> torch.Tensor:
     return (table - low) / (high - low) * 2 - 1
 
 
+def reset_time_positions(stored: torch.Tensor, n_rois: int) -> None:
+    """Fill a table of time that has a row a token, ROI-major, from the formula."""
+    init.copy_(stored, sincos_table((len(stored) // n_rois,), stored.shape[1]).repeat(n_rois, 1))
+
+
+def time_and_roi(
+    time: torch.Tensor, rois: torch.Tensor, n_rois: int, n_windows: int, ids: torch.Tensor | None
+) -> torch.Tensor:
+    """Time, then ROI, of the tokens `ids` `(batch, n)`, `roi * n_windows + window`, or of all `(1, n_tokens)`.
+
+    Args:
+        time: a row a token, as it is stored; for inputs of another number of windows it comes from the formula.
+        rois: `(n_rois, width / 2)`, or a row a token.
+    """
+    if ids is None:
+        ids = torch.arange(n_rois * n_windows, device=rois.device)[None]
+    if len(time) == n_rois * n_windows:
+        first = time.float()[ids]
+    else:
+        first = sincos_table((n_windows,), time.shape[1], device=rois.device)[ids % n_windows]
+    return torch.cat([first, rois[ids if len(rois) == n_rois * n_windows else ids // n_windows]], dim=-1)
+
+
 class TimeROIPositions(nn.Module):
     """Brain-JEPA's positions of tokens (ROI, window): the first half of the channels is time, the second the ROI.
 
@@ -107,8 +130,7 @@ class TimeROIPositions(nn.Module):
 
     def reset_tables(self) -> None:
         """Fill the fixed tables from their formulas."""
-        time = sincos_table((self.n_windows,), self.half_width)
-        init.copy_(self.time_positions, time.repeat(self.n_rois, 1))
+        reset_time_positions(self.time_positions, self.n_rois)
         if self.gradient_projection is None:
             roi = sincos_table((self.n_rois,), self.half_width)
             init.copy_(self.roi_positions, roi.repeat_interleave(self.n_windows, dim=0))
@@ -133,19 +155,11 @@ class TimeROIPositions(nn.Module):
             float32 `(batch, n, hidden_size)`, or `(1, n_rois * n_windows, hidden_size)` without `ids`.
         """
         n_windows = self.n_windows if n_windows is None else n_windows
-        device, width = self.time_positions.device, self.half_width
-        if ids is None:
-            ids = torch.arange(self.n_rois * n_windows, device=device)[None]
-        # Each half as a table and the rows of it: a row a token where it is stored.
-        if n_windows == self.n_windows:
-            time, window = self.time_positions.float(), ids
-        else:
-            time, window = sincos_table((n_windows,), width, device=device), ids % n_windows
         if self.gradient_projection is not None:
             assert gradients is not None
-            places, roi = self.roi_half(gradients), ids // n_windows
+            rois = self.roi_half(gradients)
         elif n_windows == self.n_windows:
-            places, roi = self.roi_positions.float(), ids
+            rois = self.roi_positions.float()
         else:
-            places, roi = sincos_table((self.n_rois,), width, device=device), ids // n_windows
-        return torch.cat([time[window], places[roi]], dim=-1)
+            rois = sincos_table((self.n_rois,), self.half_width, device=self.time_positions.device)
+        return time_and_roi(self.time_positions, rois, self.n_rois, n_windows, ids)

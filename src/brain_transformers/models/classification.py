@@ -85,6 +85,35 @@ def are_shares(labels: Any, logits: torch.Tensor, problem_type: str | None) -> b
     return problem_type == "single_label_classification" and not whole and labels.shape == logits.shape
 
 
+def three_layers(width: int, hidden_size: int, num_labels: int, dropout: float) -> nn.Sequential:
+    """The MLP that the authors of BrainLM and of BrainHarmony fine-tune."""
+    parts = OrderedDict[str, nn.Module]()
+    for name, size in (("1", width), ("2", hidden_size)):
+        # The dropout comes before the ReLU, as in the authors' code.
+        parts[f"fc{name}"] = nn.Linear(size, hidden_size)
+        parts[f"dropout{name}"] = nn.Dropout(dropout)
+        parts[f"activation{name}"] = nn.ReLU()
+    return nn.Sequential(OrderedDict(parts, fc3=nn.Linear(hidden_size, num_labels)))
+
+
+class NormedHead(nn.Module):
+    """LayerNorm on the pooled vector, or none, then parts by name: logits, and the vector after the norm."""
+
+    def __init__(self, norm: nn.Module | None, **parts: nn.Module | None):
+        super().__init__()
+        self.norm = norm
+        self.parts = tuple(name for name, part in parts.items() if part is not None)
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pooled = pooled if self.norm is None else self.norm(pooled)
+        output = pooled
+        for name in self.parts:
+            output = self.get_submodule(name)(output)
+        return output, pooled
+
+
 class BrainForSequenceClassification(_Model):
     """A body with a head for classification or regression; stands in front of a family's `...PreTrainedModel`.
 
@@ -115,21 +144,17 @@ class BrainForSequenceClassification(_Model):
         if config.classifier_head == "linear":
             self.classifier: nn.Module = nn.Linear(width, self.num_labels)
             return
-        parts = OrderedDict[str, nn.Module]()
-        for name, size in (("1", width), ("2", width // 2)):
-            # The dropout comes before the ReLU, as in the authors' code.
-            parts[f"fc{name}"] = nn.Linear(size, width // 2)
-            parts[f"dropout{name}"] = nn.Dropout(dropout)
-            parts[f"activation{name}"] = nn.ReLU()
-        self.classifier = nn.Sequential(OrderedDict(parts, fc3=nn.Linear(width // 2, self.num_labels)))
+        self.classifier = three_layers(width, width // 2, self.num_labels, dropout)
 
     def body_options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the body that the head sets; `asked` are those of the call, which go before them."""
         return {}
 
     def predict(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits `(batch, num_labels)` of pooled vectors, and the vectors that they were read from."""
-        return self.classifier(pooled), pooled
+        """Logits `(batch, num_labels)` of pooled vectors, and the vectors that they were read from: of a head that
+        gives both, such as a [`NormedHead`], those."""
+        output = self.classifier(pooled)
+        return output if isinstance(output, tuple) else (output, pooled)
 
     def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss of transformers for the kind of problem that the configuration names or the labels imply.

@@ -1,19 +1,19 @@
 """What the configurations of all families share."""
 
-import functools
-import re
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassFieldValidationError
+from huggingface_hub.errors import StrictDataclassError, StrictDataclassFieldValidationError
 from transformers import PreTrainedConfig
 
 from .family import Family
 from .remote_code import shim_reference, write_shim
-from .validation import CHOICES, RANGES, Range, check_choice, check_range
+from .validation import CHOICES, RANGES, CheckedFields, Range
 
 # What a caller may say and a file may not: code to run, and where to take it from.
 _NOT_FROM_FILES = ("auto_map", "trust_remote_code", "attn_implementation", "experts_implementation")
@@ -66,6 +66,27 @@ class Table:
     exchangeable: bool = False
     kind: str = "numbers"
 
+    def fitted(self, called: str, values: np.ndarray) -> np.ndarray:
+        """Leading columns of a table of numbers that a user gave, as float32 of its shape.
+
+        Raises:
+            ValueError: if rows or columns are lacking, or numbers say nothing; `called` is what the message calls it.
+        """
+        n_rows, n_columns = (int(size or 0) for size in self.shape)
+        if values.ndim != 2 or len(values) != n_rows or values.shape[1] < n_columns:
+            fewer = f" Fewer: --config {self.columns}=..." if self.columns else ""
+            raise ValueError(
+                f"{called}: expected {n_rows} rows (parcels in the order of the dataset) and at least {n_columns} "
+                f"columns, got shape {values.shape}.{fewer}"
+            )
+        values = values[:, :n_columns]
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+            raise ValueError(f"{called}: expected finite numbers, got {values[row].tolist()[:4]} in row {row + 1}.")
+        if (constant := np.flatnonzero(np.ptp(values, axis=0) == 0)).size:
+            raise ValueError(f"{called}: column {constant[0] + 1} is the same for every parcel, which says nothing.")
+        return np.ascontiguousarray(values, dtype=np.float32)
+
 
 class TableError(ValueError):
     """A table that was given cannot be used; the message says what was expected.
@@ -80,7 +101,7 @@ class TableError(ValueError):
 
 
 @strict
-class BrainConfig(PreTrainedConfig):
+class BrainConfig(CheckedFields, PreTrainedConfig):
     """Base of every configuration, whatever the modality: its family, checks of its fields, saving and loading.
 
     Models of parcel series start from [`ROIConfig`].
@@ -103,9 +124,7 @@ class BrainConfig(PreTrainedConfig):
         "num_attention_heads",
         "intermediate_size",
     )
-    # Pattern of a field's name -> what its numbers can be; a family adds those of fields that only it has.
     ranges: ClassVar[Mapping[str, Range]] = RANGES
-    # Field -> the words that it can be.
     choices: ClassVar[Mapping[str, tuple[str | None, ...]]] = CHOICES
     # Field -> values of earlier versions and what they are called now.
     renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}
@@ -135,17 +154,24 @@ class BrainConfig(PreTrainedConfig):
         super().__setattr__(name, value)
 
     @classmethod
-    def check_field(cls, name: str, value: Any) -> None:
-        """Raise ValueError for a value that a field cannot have, by its `ranges` and `choices`."""
-        check_range(name, value, cls.range_of(name))
-        if name in cls.choices:
-            check_choice(name, value, cls.choices[name])
+    def of_fields(cls, name: str, values: Mapping[str, Any], chosen: Mapping[str, Any]) -> Any:
+        """The configuration of a named model, with fields that were chosen in place of its own.
 
-    @classmethod
-    @functools.cache
-    def range_of(cls, name: str) -> Range | None:
-        """What the numbers of a field can be, or `None` if it holds none."""
-        return next((span for pattern, span in cls.ranges.items() if re.fullmatch(pattern, name)), None)
+        Raises:
+            ValueError: if a field is unknown, or has a value that it cannot have.
+        """
+        plain = cls(**values)
+        for field_name in chosen:
+            if not hasattr(plain, field_name) and not hasattr(plain, f"_{field_name}"):
+                similar = difflib.get_close_matches(field_name, plain.to_dict(), n=1)
+                meant = f" Did you mean {similar[0]}?" if similar else ""
+                raise ValueError(f"The configuration of {name} has no field {field_name}.{meant}")
+        try:
+            return cls(**{**values, **chosen})
+        except StrictDataclassError as error:
+            reason = str(error).splitlines()[-1].strip()
+            reason = (reason.partition("Error: ")[2] or reason).rstrip(".")
+            raise ValueError(f"{reason} (in the configuration of {name}).") from error
 
     def validate_labels(self) -> None:
         """Check what transformers declares but does not check: the tables of labels."""

@@ -150,6 +150,7 @@ class KeyMap:
             are stacked in this order.
         dropped: pairs of a pattern and the reason why such a key is left out; keys with the same group `part` of a
             pattern are reported together.
+        shaped: pairs of the end of one of our names and what makes such a tensor of ours of the authors' one.
     """
 
     FUSED_ORDER = ("query", "key", "value")
@@ -159,7 +160,9 @@ class KeyMap:
         rules: Iterable[tuple[str, str]],
         fused: Iterable[tuple[str, str]] = (),
         dropped: Iterable[tuple[str, str]] = (),
+        shaped: Iterable[tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = (),
     ):
+        self.shaped = tuple(shaped)
         self.rules = [(re.compile(pattern), target) for pattern, target in rules]
         self.fused = [(re.compile(pattern), target) for pattern, target in fused]
         self.dropped = [(re.compile(pattern), reason) for pattern, reason in dropped]
@@ -230,6 +233,8 @@ class KeyMap:
             if len(shapes) > 1 or () in shapes:
                 raise ConversionError(f"The parts of {name} have the shapes {sorted(shapes)}, expected three alike.")
             converted[name] = torch.cat([places[i] for i in range(3)])
+        for end, change in self.shaped:
+            converted |= {name: change(value) for name, value in converted.items() if name.endswith(end)}
         return converted, report
 
 
@@ -285,10 +290,11 @@ def tensor_of(state_dict: Mapping[str, torch.Tensor], name: str) -> torch.Tensor
     """A tensor of a checkpoint that tells a size.
 
     Raises:
-        ConversionError: if it is not there.
+        ConversionError: if it is not there, or no sound tensor.
     """
     if name not in state_dict:
         raise ConversionError(f"The checkpoint lacks {name}. It is incomplete, or of another model or version.")
+    _check_tensor(name, state_dict[name])
     return state_dict[name]
 
 
@@ -296,6 +302,35 @@ def count_layers(names: Iterable[str], prefix: str) -> int:
     """Layers of which there are tensors `<prefix><number>.<...>`."""
     pattern = re.compile(rf"{re.escape(prefix)}(\d+)\.")
     return max((int(match[1]) + 1 for name in names if (match := pattern.match(name))), default=0)
+
+
+def published_heads(
+    width: int, given: int | None, published: Mapping[int, int], flag: str = "--num-attention-heads"
+) -> int:
+    """Attention heads, which no key tells: those that were given, or of a published width.
+
+    Raises:
+        ConversionError: for another width.
+    """
+    if given is None and width not in published:
+        raise ConversionError(
+            f"The number of attention heads is not in the file, and {width} is not a published width. Pass {flag}."
+        )
+    return given or published[width]
+
+
+def encoder_sizes(weights: Mapping[str, torch.Tensor], norm: str, blocks: str, prefix: str = "") -> dict[str, Any]:
+    """Width, depth and feed-forward width of a transformer of [`block_rules`], as fields of a configuration.
+
+    Args:
+        norm, blocks: its final norm, and what stands before the number of a layer.
+        prefix: of the fields.
+    """
+    return {
+        f"{prefix}hidden_size": len(tensor_of(weights, f"{norm}.weight")),
+        f"{prefix}num_hidden_layers": count_layers(weights, blocks),
+        f"{prefix}intermediate_size": len(tensor_of(weights, f"{blocks}0.mlp.fc1.bias")),
+    }
 
 
 def check_against_model(

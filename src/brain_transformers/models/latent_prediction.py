@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from ..layers.masking import check_attention_mask, check_tensor, padding_masks
+from ..layers.masking import check_attention_mask, check_tensor, gather_tokens, padding_masks
+from .batch_draws import BatchDraws
 from .block_masks import draw_masks
 from .moving_average import MovingAverageMixin
 
@@ -103,6 +104,15 @@ def chosen_tokens(
     return torch.cat(masks), None if keep is None else torch.cat([keep.gather(1, mask) for mask in masks]), None
 
 
+def chosen_patches(patches: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
+    """The patches `ids` `(n_masks * batch, n)` of `(batch, n_tokens, patch_size)`, or all of them."""
+    if ids is None:
+        return patches
+    if len(ids) != len(patches):
+        patches = patches.repeat(len(ids) // len(patches), 1, 1)
+    return gather_tokens(patches, ids)
+
+
 class LatentPredictor(nn.Module):
     """Narrow transformer that predicts target tokens from encoded context tokens and the targets' positions.
 
@@ -181,13 +191,44 @@ class LatentPredictionHead(MovingAverageMixin):
     gradients; a Trainer updates it after each optimizer step, another training loop calls `update_moving_average`.
     """
 
+    body_class: type[Any]
+    predictor_class: type[Any]
     context_encoder: Any
     predictor: Any
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
 
-    def averages(self) -> list[tuple[nn.Module, nn.Module]]:
-        """See [`MovingAverageMixin.averages`]."""
-        return [(self.base_model, self.context_encoder)]
+    def __init__(self, config: Any):
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, self.body_class(config))
+        self.context_encoder = self.body_class(config)
+        self.predictor = self.predictor_class(config)
+        self.post_init()
+
+    @classmethod
+    def draw_masks(
+        cls,
+        config: Any,
+        draws: BatchDraws,
+        inputs: Mapping[str, torch.Tensor] | None = None,
+        *,
+        mask_rule: str | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """See [`BrainPreTrainedModel.draw_masks`]: `context_indices` and `target_indices`.
+
+        The sizes of the blocks, and the lengths that contexts and targets are cut to, belong to a batch and not to a
+        row, so masks are made for all rows that the processes see at the same time.
+        """
+        n_windows = cls.n_tokens(config, inputs) // config.n_rois
+        within = cls.windows_to_mask(config, n_windows, inputs)
+        masks = draw_masks(
+            config, draws.size, within, draws.of_batch("mask"), call_index=draws.call_index, rule=mask_rule
+        )
+        return {name: (ids // within * n_windows + ids % within)[draws.slots] for name, ids in vars(masks).items()}
+
+    @classmethod
+    def windows_to_mask(cls, config: Any, n_windows: int, inputs: Mapping[str, torch.Tensor] | None) -> int:
+        """Windows of a batch, from the first one on, that the blocks of its masks lie in; by default all."""
+        return n_windows
 
     def predicted(
         self,

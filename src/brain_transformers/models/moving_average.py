@@ -1,6 +1,7 @@
 """Networks that follow trained ones as moving averages: targets of latent prediction, teachers of distillation."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -33,9 +34,15 @@ class MovingAverageMixin(_Model):
     # about 1e-7 a step.
     rounds_product = False
 
+    # Name of the trained twin of the network that is released, which is its moving average.
+    trained_twin = "context_encoder"
+    # Names of further averages -> what they follow; those that a model does not have are left out.
+    followers: ClassVar[Mapping[str, str]] = {}
+
     def averages(self) -> list[tuple[nn.Module, nn.Module]]:
         """Each moving average with what it follows; first the network that is released and its trained twin."""
-        raise NotImplementedError
+        pairs = {self.base_model_prefix: self.trained_twin, **self.followers}
+        return [(getattr(self, a), getattr(self, b)) for a, b in pairs.items() if getattr(self, a) is not None]
 
     def post_init(self) -> None:
         """Initialise the weights; the averages start as copies."""

@@ -1,7 +1,11 @@
-"""Choices, ranges and checks that the configurations share; free of torch, so that configurations stay light."""
+"""Choices, ranges and checks that configurations and training arguments share; light, since free of torch."""
 
+import functools
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 POOLINGS = ("cls", "mean", "mean_with_cls", "max")
 CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -31,9 +35,35 @@ class Range:
         return above and (value < self.high if self.without_high else value <= self.high)
 
     def __str__(self) -> str:
-        low, high = (f"{end:,.0f}" if end == int(end) else f"{end:g}" for end in (self.low, self.high))
-        low = f"{'above' if self.without_low else 'at least'} {low}"
-        return f"{low} and {'below' if self.without_high else 'at most'} {high}"
+        words = (("above", "at least", self.without_low, self.low), ("below", "at most", self.without_high, self.high))
+        ends = [
+            f"{word if without else other} {f'{end:,.0f}' if end == int(end) else f'{end:g}'}"
+            for word, other, without, end in words
+            if math.isfinite(end)
+        ]
+        return " and ".join(ends) or "a finite number"
+
+
+class CheckedFields:
+    """Fields with names that say what they can be: numbers by `ranges`, words by `choices`."""
+
+    # Pattern of a field's name -> what its numbers can be; a class adds those of fields that only it has.
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    # Field -> the words that it can be.
+    choices: ClassVar[Mapping[str, tuple[str | None, ...]]] = {}
+
+    @classmethod
+    def check_field(cls, name: str, value: Any) -> None:
+        """Raise ValueError for a value that a field cannot have."""
+        check_range(name, value, cls.range_of(name))
+        if name in cls.choices:
+            check_choice(name, value, cls.choices[name])
+
+    @classmethod
+    @functools.cache
+    def range_of(cls, name: str) -> Range | None:
+        """What the numbers of a field can be, or `None` if it holds none."""
+        return next((span for pattern, span in cls.ranges.items() if re.fullmatch(pattern, name)), None)
 
 
 WIDTH, SHARE, SHARE_BELOW_1, WEIGHT = Range(1, 65_536), Range(0, 1), Range(0, 1, without_high=True), Range(0, 1e6)

@@ -138,6 +138,3 @@ class BrainHarmonyConfig(BrainConfig):
             if isinstance(output.get(name), dict):
                 output[name].pop("auto_map", None)
         return output
-
-
-__all__ = ["BrainHarmonyConfig"]

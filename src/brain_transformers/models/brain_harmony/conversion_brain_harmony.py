@@ -9,7 +9,6 @@ read from the weights, but for what no key tells: heads, which are those of the 
 and how many of the tokens are of T1 (1200).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,6 +24,8 @@ from ..conversion_base import (
     block_rules,
     check_against_model,
     count_layers,
+    encoder_sizes,
+    published_heads,
     tensor_of,
     weights_of,
 )
@@ -69,12 +70,6 @@ def in_our_shape(name: str, value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def _heads(width: int, given: int | None, published: Mapping[int, int], flag: str) -> int:
-    if given is None and width not in published:
-        raise ConversionError(f"A width of {width} is not that of a published model: pass {flag}, which no key tells.")
-    return published[width] if given is None else given
-
-
 def infer_config(
     weights: dict[str, torch.Tensor],
     num_attention_heads: int | None = None,
@@ -97,20 +92,14 @@ def infer_config(
         "hidden_size": width,
         "input_size": weights["pre_map.weight"].shape[1] if "pre_map.weight" in weights else width,
         "num_hidden_layers": count_layers(weights, "blocks."),
-        "num_attention_heads": _heads(width, num_attention_heads, _HEADS, "--num-attention-heads"),
+        "num_attention_heads": published_heads(width, num_attention_heads, _HEADS),
         "intermediate_size": tensor_of(weights, "blocks.0.mlp.fc1.weight").shape[0],
     }
     if "decoder_embed.weight" in weights:
-        decoder_width = weights["decoder_embed.weight"].shape[0]
-        values |= {
-            "decoder_hidden_size": decoder_width,
-            "decoder_num_hidden_layers": count_layers(weights, "decoder_blocks."),
-            "decoder_num_attention_heads": _heads(
-                decoder_width, decoder_num_attention_heads, _DECODER_HEADS, "--decoder-num-attention-heads"
-            ),
-            "decoder_intermediate_size": tensor_of(weights, "decoder_blocks.0.mlp.fc1.weight").shape[0],
-        }
-        return BrainHarmonyConfig(**values)
+        decoder = encoder_sizes(weights, "decoder_norm", "decoder_blocks.", "decoder_")
+        flag = "--decoder-num-attention-heads"
+        heads = published_heads(decoder["decoder_hidden_size"], decoder_num_attention_heads, _DECODER_HEADS, flag)
+        return BrainHarmonyConfig(**values, **decoder, decoder_num_attention_heads=heads)
     values["pooling"] = "mean" if "fc_norm.weight" in weights else "cls"
     if "head.lin1.weight" in weights:
         values |= {"classifier_head": "mlp", "classifier_hidden_size": weights["head.lin1.weight"].shape[0]}

@@ -26,7 +26,7 @@ from ...layers.plain import input_dtype
 from ...layers.pooling import masked_mean, pool_tokens
 from ...layers.positions import sincos_table
 from ...layers.transformer import PreNormLayer, layer_stack
-from ..classification import BrainForSequenceClassification, are_shares
+from ..classification import BrainForSequenceClassification, NormedHead, are_shares, three_layers
 from ..configuration_base import Table
 from ..harmonix_f.configuration_harmonix_f import HarmonixFConfig
 from ..harmonix_f.modeling_harmonix_f import HarmonixFModel, PatchSize
@@ -102,30 +102,6 @@ class BrainHarmonyDecoder(nn.Module):
             hidden_states = hidden_states[:, of_tokens]
         predictions = self.projection(self.layernorm(hidden_states))
         return predictions, tuple(states) if output_hidden_states else None
-
-
-class BrainHarmonyHead(nn.Module):
-    """From a pooled vector to labels: a norm where the encoder has none, then a linear layer or an MLP."""
-
-    def __init__(self, config: BrainHarmonyConfig, num_labels: int):
-        super().__init__()
-        width, hidden = config.hidden_size, int(config.classifier_hidden_size or 1)
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.pooling == "mean" else nn.Identity()
-        parts = OrderedDict[str, nn.Module]()
-        if config.classifier_head == "mlp":
-            for name, size in (("1", width), ("2", hidden)):
-                parts[f"fc{name}"] = nn.Linear(size, hidden)
-                parts[f"dropout{name}"] = nn.Dropout(config.classifier_dropout)  # before the ReLU, as the authors
-                parts[f"activation{name}"] = nn.ReLU()
-            parts["fc3"] = nn.Linear(hidden, num_labels)
-        else:
-            parts["output"] = initialised_linear(width, num_labels, std=2e-5, zero_bias=True)
-        self.layers = nn.Sequential(parts)
-
-    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits `(batch, num_labels)`, and the normed vectors that they were read from."""
-        features = self.norm(pooled)
-        return self.layers(features), features
 
 
 @functools.cache
@@ -581,7 +557,15 @@ class BrainHarmonyForSequenceClassification(BrainForSequenceClassification, Brai
 
     def add_head(self) -> None:
         """See [`BrainForSequenceClassification.add_head`]."""
-        self.classifier = BrainHarmonyHead(self.config, self.num_labels)
+        config, width = self.config, self.config.hidden_size
+        if config.classifier_head == "mlp":
+            hidden = int(config.classifier_hidden_size or 1)
+            layers = three_layers(width, hidden, self.num_labels, float(config.classifier_dropout))
+        else:
+            output = initialised_linear(width, self.num_labels, std=2e-5, zero_bias=True)
+            layers = nn.Sequential(OrderedDict(output=output))
+        norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.pooling == "mean" else None
+        self.classifier = NormedHead(norm, layers=layers)
 
     def share_config(self) -> None:
         """See [`BrainPreTrainedModel.share_config`]; whatever body is there has the norm that the head wants."""
@@ -590,10 +574,6 @@ class BrainHarmonyForSequenceClassification(BrainForSequenceClassification, Brai
         if not self.config.final_norm:
             body: Any = self.brain_harmony
             body.layernorm = nn.Identity()
-
-    def predict(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See [`BrainForSequenceClassification.predict`]."""
-        return self.classifier(pooled)
 
     def mix_inputs(self, inputs: Mapping[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
         """See [`BrainPreTrainedModel.mix_inputs`]; tokens are mixed, of which padded ones are made 0 first."""
@@ -611,11 +591,3 @@ class BrainHarmonyForSequenceClassification(BrainForSequenceClassification, Brai
             labels = labels.to(logits.dtype) if are_shares(labels, logits, config.problem_type) else labels.view(-1)
             return nn.functional.cross_entropy(logits, labels, label_smoothing=float(config.label_smoothing))
         return loss
-
-
-__all__ = [
-    "BrainHarmonyForMaskedModeling",
-    "BrainHarmonyForSequenceClassification",
-    "BrainHarmonyModel",
-    "BrainHarmonyPreTrainedModel",
-]

@@ -68,6 +68,3 @@ class BrainJEPAConfig(LatentPredictionConfig):
     def t_r_for(self, t_r: float) -> float:
         """Ours for scans that are at least twice as fast, of which every n-th frame is taken; else theirs."""
         return t_r if self.t_r is None or round(self.t_r / t_r) <= 1 else self.t_r
-
-
-__all__ = ["BrainJEPAConfig"]

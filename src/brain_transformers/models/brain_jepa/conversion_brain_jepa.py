@@ -26,9 +26,17 @@ from ..conversion_base import (
     KeyMap,
     block_rules,
     check_against_model,
-    count_layers,
+    published_heads,
     tensor_of,
     unwrapped,
+)
+from ..conversion_latent_prediction import (
+    PATCHES_ARE_ROWS,
+    PREDICTOR_RULES,
+    check_table,
+    sizes_of,
+    store_table,
+    table_source,
 )
 from .configuration_brain_jepa import BrainJEPAConfig
 from .family import GRADIENT_SHA256
@@ -55,16 +63,12 @@ KEY_MAP = KeyMap(
         *_position_rules(rf"{_NET}pos_embed_proj\.", r"\g<net>.embeddings.positions"),
         *block_rules(rf"{_NET}blocks\.", r"\g<net>."),
         (rf"{_NET}norm\.{WB}", r"\g<net>.layernorm.\g<wb>"),
-        (r"predictor\.mask_token", "predictor.mask_token"),
-        (rf"predictor\.predictor_embed\.{WB}", r"predictor.embed.\g<wb>"),
         *_position_rules(r"predictor\.predictor_2dpe_proj\.", "predictor.positions"),
-        *block_rules(r"predictor\.predictor_blocks\.", "predictor."),
-        (rf"predictor\.predictor_norm\.{WB}", r"predictor.layernorm.\g<wb>"),
-        (rf"predictor\.predictor_proj\.{WB}", r"predictor.projection.\g<wb>"),
-        (rf"fc_norm\.{WB}", r"classifier.norm.\g<wb>"),
+        *PREDICTOR_RULES,
         (r"head\.0\.(?P<stat>running_mean|running_var|num_batches_tracked)", r"classifier.batch_norm.\g<stat>"),
         (rf"head\.(?:1\.)?{WB}", r"classifier.linear.\g<wb>"),
     ],
+    shaped=PATCHES_ARE_ROWS,
 )
 
 
@@ -108,16 +112,10 @@ def infer_config(
     Raises:
         ConversionError: if something that cannot be read from the weights is missing or contradicts them.
     """
-    width = len(tensor_of(weights, "brain_jepa.norm.weight"))
+    heads = published_heads(len(tensor_of(weights, "brain_jepa.norm.weight")), num_attention_heads, PUBLISHED_HEADS)
     patch_size = tensor_of(weights, "brain_jepa.patch_embed.proj.weight").shape[-1]
     n_tokens = len(tensor_of(weights, "brain_jepa.pos_embed_proj.emb_h"))
     projection = weights.get("brain_jepa.pos_embed_proj.predictor_pos_embed_proj.weight")
-    heads = num_attention_heads or PUBLISHED_HEADS.get(width)
-    if heads is None:
-        raise ConversionError(
-            f"The number of attention heads is not in the file, and {width} is not a published width. Pass "
-            "--num-attention-heads."
-        )
     if projection is not None and gradients is None:
         raise ConversionError(
             "The gradient table is not in the file and the model does not run without it. Pass --gradient with the "
@@ -136,27 +134,18 @@ def infer_config(
             f"The position table has {n_tokens} rows, which are not {n_rois} ROIs x "
             f"{given_windows} windows of {patch_size} frames. Use the gradient table that belongs to this checkpoint."
         )
-    if gradients is not None and len(gradients) != n_rois:
-        raise ConversionError(f"The gradient table has {len(gradients)} rows, expected {n_rois}, one an ROI.")
     values: dict[str, Any] = {
         "n_rois": n_rois,
         "n_timepoints": n_windows * patch_size,
         "patch_size": patch_size,
-        "hidden_size": width,
-        "num_hidden_layers": count_layers(weights, "brain_jepa.blocks."),
-        "num_attention_heads": heads,
-        "intermediate_size": len(tensor_of(weights, "brain_jepa.blocks.0.mlp.fc1.bias")),
-        "predictor_num_attention_heads": heads,
+        **sizes_of(weights, "brain_jepa", downstream, heads, heads),
         "position_type": "index" if projection is None else "gradient",
         "gradient_source": None,
         "mask_rule": "published",
     }
     if projection is not None and gradients is not None:
         values["gradient_size"] = projection.shape[1]
-        if gradients.shape[1] != projection.shape[1]:
-            raise ConversionError(
-                f"The gradient table has {gradients.shape[1]} columns, expected {projection.shape[1]} by the weights."
-            )
+        check_table("gradient", gradients, n_rois, projection.shape[1])
     if n_rois != PUBLISHED_N_ROIS:
         values |= {"roi_order": None, "t_r": None}
     if downstream:
@@ -169,16 +158,9 @@ def infer_config(
             "pooling": "mean" if pooled else "first",
             "classifier_norm": pooled,
             "classifier_head": "batch_norm_linear" if "head.1.weight" in weights else "linear",
-            "predictor_hidden_size": 4 * heads,  # not in a downstream file, and not built
         }
         if len(head) == 1:
             values["problem_type"] = "regression"
-    else:
-        values |= {
-            "predictor_hidden_size": len(tensor_of(weights, "predictor.predictor_norm.weight")),
-            "predictor_num_hidden_layers": count_layers(weights, "predictor.predictor_blocks."),
-            "predictor_intermediate_size": len(tensor_of(weights, "predictor.predictor_blocks.0.mlp.fc1.bias")),
-        }
     return BrainJEPAConfig(**values)
 
 
@@ -199,14 +181,10 @@ def convert_checkpoint(
     config = infer_config(weights, downstream, gradients, **sizes)
     model_class: Any = BrainJEPAForSequenceClassification if downstream else BrainJEPAForMaskedModeling
     converted, report = KEY_MAP.convert(weights)
-    for name, value in converted.items():
-        if name.endswith("patch_projection.weight"):
-            converted[name] = value[:, 0, 0, :].contiguous()  # (width, 1, 1, patch) in the authors' convolution
-    tables = {f"{net}.gradients" for net in ("brain_jepa", *(() if downstream else ("context_encoder",)))}
-    expected = check_against_model(model_class, config, converted, allowed=tables)
+    networks = ("brain_jepa",) if downstream else ("brain_jepa", "context_encoder")
     table = gradients if config.position_type == "gradient" else None
-    for name in tables & expected.keys():
-        converted[name] = torch.zeros(expected[name].shape) if table is None else torch.from_numpy(np.array(table))
+    store_table(converted, networks, "gradients", table, (0, config.gradient_size))
+    check_against_model(model_class, config, converted)
     return ConvertedCheckpoint(model_class, config, converted, report)
 
 
@@ -214,10 +192,8 @@ def convert(checkpoint: GivenFile, gradient: GivenFile | None = None, **sizes: i
     """See [`Converter`]."""
     converted = convert_checkpoint(checkpoint.content, None if gradient is None else gradient.content, **sizes)
     if gradient is not None and converted.config.position_type == "gradient":
-        digest, name = gradient.sha256, gradient.path.name
-        known = ", the authors' table" if digest == GRADIENT_SHA256 else ""
-        converted.config.gradient_source = f"{name} (SHA-256 {digest[:16]}{known})"
-        converted.notes.append(f"The gradient table comes from `{name}`, SHA-256 `{digest}`{known}.")
+        known = ", the authors' table" if gradient.sha256 == GRADIENT_SHA256 else ""
+        converted.notes.append(f"{table_source(converted.config, 'gradients', gradient, known)}.")
     elif converted.config.position_type == "index":
         converted.notes.append("Positions are by ROI index; the model takes no gradients.")
     return converted

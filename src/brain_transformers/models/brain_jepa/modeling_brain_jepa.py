@@ -5,7 +5,6 @@ Source: Dong et al., "Brain-JEPA: Brain Dynamics Foundation Model with Gradient 
 NeurIPS 2024 (arXiv 2409.19407), and the released code's behaviour: plain index masks, no CLS token, smooth L1 loss.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,10 +27,15 @@ from ...layers.plain import input_dtype
 from ...layers.pooling import pool_tokens
 from ...layers.positions import TimeROIPositions
 from ...layers.transformer import PreNormLayer, layer_stack
-from ..batch_draws import BatchDraws
-from ..block_masks import draw_masks
-from ..classification import BrainForSequenceClassification
-from ..latent_prediction import Indices, LatentPredictionHead, LatentPredictionOutput, LatentPredictor, chosen_tokens
+from ..classification import BrainForSequenceClassification, NormedHead
+from ..latent_prediction import (
+    Indices,
+    LatentPredictionHead,
+    LatentPredictionOutput,
+    LatentPredictor,
+    chosen_patches,
+    chosen_tokens,
+)
 from ..modeling_base import BrainModelOutput
 from ..modeling_roi import ROIPreTrainedModel
 from .configuration_brain_jepa import BrainJEPAConfig
@@ -57,17 +61,8 @@ class BrainJEPAEmbeddings(nn.Module):
     def forward(
         self, signals: torch.Tensor, gradients: torch.Tensor | None, ids: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Embed all tokens, or only the tokens `ids` `(n_masks * batch, n)`, which are gathered before they are
-        embedded.
-
-        Returns:
-            `(batch, n_tokens, hidden_size)`, or `(n_masks * batch, n, hidden_size)`.
-        """
-        patches = self.patches(signals)
-        if ids is not None:
-            if ids.shape[0] != patches.shape[0]:
-                patches = patches.repeat(ids.shape[0] // patches.shape[0], 1, 1)
-            patches = gather_tokens(patches, ids)
+        """`(batch, n_tokens, hidden_size)`, or of the tokens `ids` alone `(n_masks * batch, n, hidden_size)`."""
+        patches = chosen_patches(self.patches(signals), ids)
         tokens = self.patch_projection(patches.to(input_dtype(self.patch_projection, patches)))
         positions = self.positions(gradients, signals.shape[2] // self.patch_size, ids)
         return tokens + positions.to(tokens.dtype)
@@ -86,25 +81,6 @@ class BrainJEPAPredictor(LatentPredictor):
         gradient_size = config.gradient_size if config.position_type == "gradient" else None
         width = config.predictor_hidden_size
         self.positions = TimeROIPositions(config.n_rois, config.n_windows, width, gradient_size)
-
-
-class BrainJEPAClassifier(nn.Module):
-    """Head of the downstream model: LayerNorm on the pooled vector, batch norm for linear probing, linear."""
-
-    def __init__(self, config: BrainJEPAConfig, num_labels: int):
-        super().__init__()
-        width = config.hidden_size
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.classifier_norm else None
-        probing = config.classifier_head == "batch_norm_linear"
-        self.batch_norm = nn.BatchNorm1d(width, affine=False, eps=1e-6, momentum=0.1) if probing else None
-        # Released downstream code: 2e-5 for fine-tuning, 0.01 for linear probing.
-        self.linear = initialised_linear(width, num_labels, 0.01 if probing else 2e-5)
-
-    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(batch, hidden_size)` -> logits `(batch, num_labels)`, and the pooled vector after the LayerNorm."""
-        pooled = pooled if self.norm is None else self.norm(pooled)
-        features = pooled if self.batch_norm is None else self.batch_norm(pooled)
-        return self.linear(features), pooled
 
 
 class BrainJEPAPreTrainedModel(ROIPreTrainedModel):
@@ -233,36 +209,7 @@ class BrainJEPAForMaskedModeling(LatentPredictionHead, BrainJEPAPreTrainedModel)
     # As in the released code, whose position tables are parameters.
     averaged_buffers = ("time_positions",)
     rounds_product = True
-
-    def __init__(self, config: BrainJEPAConfig):
-        super().__init__(config)
-        self.brain_jepa = BrainJEPAModel(config)
-        self.context_encoder = BrainJEPAModel(config)
-        self.predictor = BrainJEPAPredictor(config)
-        self.post_init()
-
-    @classmethod
-    def draw_masks(
-        cls,
-        config: Any,
-        draws: BatchDraws,
-        inputs: Mapping[str, torch.Tensor] | None = None,
-        *,
-        mask_rule: str | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """See [`BrainPreTrainedModel.draw_masks`]: `context_indices` and `target_indices`.
-
-        The sizes of the blocks, and the lengths that contexts and targets are cut to, belong to a batch and not to a
-        row, so masks are made for all rows that the processes see at the same time.
-        """
-        n_windows = config.n_windows if inputs is None else inputs["signals"].shape[2] // config.patch_size
-        masks = draw_masks(
-            config, draws.size, n_windows, draws.of_batch("mask"), call_index=draws.call_index, rule=mask_rule
-        )
-        return {
-            "context_indices": masks.context_indices[draws.slots],
-            "target_indices": masks.target_indices[draws.slots],
-        }
+    body_class, predictor_class = BrainJEPAModel, BrainJEPAPredictor
 
     @can_return_tuple
     def forward(
@@ -305,22 +252,20 @@ class BrainJEPAForSequenceClassification(BrainForSequenceClassification, BrainJE
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\."]
 
     def add_head(self) -> None:
-        """The head of the downstream model."""
-        self.classifier = BrainJEPAClassifier(self.config, self.num_labels)
-
-    def predict(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See [`BrainForSequenceClassification.predict`]."""
-        return self.classifier(pooled)
+        """The head of the downstream model: LayerNorm on the pooled vector, batch norm for linear probing, linear."""
+        config, width, probing = (
+            self.config,
+            self.config.hidden_size,
+            self.config.classifier_head == "batch_norm_linear",
+        )
+        self.classifier = NormedHead(
+            nn.LayerNorm(width, eps=config.layer_norm_eps) if config.classifier_norm else None,
+            batch_norm=nn.BatchNorm1d(width, affine=False, eps=1e-6, momentum=0.1) if probing else None,
+            # Released downstream code: 2e-5 for fine-tuning, 0.01 for linear probing.
+            linear=initialised_linear(width, self.num_labels, 0.01 if probing else 2e-5),
+        )
 
     def freeze_for_probing(self) -> None:
         """Leave only the last linear layer trainable, as in linear probing (batch norm has no parameters)."""
         self.requires_grad_(False)
-        self.classifier.linear.requires_grad_(True)
-
-
-__all__ = [
-    "BrainJEPAForMaskedModeling",
-    "BrainJEPAForSequenceClassification",
-    "BrainJEPAModel",
-    "BrainJEPAPreTrainedModel",
-]
+        self.classifier.get_submodule("linear").requires_grad_(True)

@@ -182,6 +182,3 @@ class BrainMTConfig(BrainConfig):
                 )
         if not self.num_mamba_layers and not self.num_attention_layers:
             raise ValueError("num_mamba_layers and num_attention_layers must not both be 0.")
-
-
-__all__ = ["BrainMTConfig"]

@@ -579,11 +579,3 @@ class BrainMTForSequenceClassification(BrainForSequenceClassification, BrainMTPr
     def predict(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See [`BrainForSequenceClassification.predict`]."""
         return self.classifier(self.dropout(pooled)), pooled
-
-
-__all__ = [
-    "BrainMTForMaskedModeling",
-    "BrainMTForSequenceClassification",
-    "BrainMTModel",
-    "BrainMTPreTrainedModel",
-]

@@ -319,6 +319,3 @@ class BrainSemantoksConfig(ROIConfig):
             raise ValueError(
                 f"The channels of tokenizer_branches add up to {width}, but hidden_size is {self.hidden_size}."
             )
-
-
-__all__ = ["BrainSemantoksConfig"]

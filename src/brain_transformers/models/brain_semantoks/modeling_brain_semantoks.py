@@ -632,6 +632,9 @@ class BrainSemantoksForMaskedModeling(MovingAverageMixin, BrainSemantoksPreTrain
     moves only through [`update_moving_average`], which the Trainer calls after each optimizer step.
     """
 
+    trained_twin = "student"
+    followers = {"teacher_head": "student_head", "teacher_mask_head": "student_mask_head"}
+
     def __init__(self, config: BrainSemantoksConfig):
         super().__init__(config)
         self.brain_semantoks = BrainSemantoksModel(config)
@@ -643,16 +646,6 @@ class BrainSemantoksForMaskedModeling(MovingAverageMixin, BrainSemantoksPreTrain
         # Set by the Trainer: losses are then those of the joint batch of all processes.
         self.across_ranks = False
         self.post_init()
-
-    def averages(self) -> list[tuple[nn.Module, nn.Module]]:
-        """See [`MovingAverageMixin.averages`]: the parts of the teacher."""
-        pairs: list[tuple[nn.Module, nn.Module]] = [
-            (self.brain_semantoks, self.student),
-            (self.teacher_head, self.student_head),
-        ]
-        if self.teacher_mask_head is not None and self.student_mask_head is not None:
-            pairs.append((self.teacher_mask_head, self.student_mask_head))
-        return pairs
 
     @classmethod
     def draw_masks(
@@ -864,11 +857,3 @@ class BrainSemantoksForSequenceClassification(BrainForSequenceClassification, Br
             # Labels of one output may come as (batch,) or (batch, 1); subtracting those would broadcast.
             return nn.functional.l1_loss(logits, labels.reshape(logits.shape).to(logits.dtype))
         return loss
-
-
-__all__ = [
-    "BrainSemantoksForMaskedModeling",
-    "BrainSemantoksForSequenceClassification",
-    "BrainSemantoksModel",
-    "BrainSemantoksPreTrainedModel",
-]

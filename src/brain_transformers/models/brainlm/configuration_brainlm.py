@@ -142,6 +142,3 @@ class BrainLMConfig(ROIConfig):
                 f"segment_means_seq_len ({self.segment_means_seq_len}) must be a multiple of num_landmarks "
                 f"({self.num_landmarks})."
             )
-
-
-__all__ = ["BrainLMConfig"]

@@ -57,6 +57,8 @@ TOKENS_KEY_MAP = KeyMap(
     ],
     fused=encoder_and_decoder(rf"attention\.self\.(?P<part>query|key|value)\.{WB}", r"attention.qkv.\g<wb>"),
     dropped=[(rf"decoder\.decoder_pred\.{WB}", "never used by the authors' code")],
+    # (heads, 1, kernel, 1) in the authors' 2-D convolution
+    shaped=[("token_convolution.weight", lambda kernel: kernel.flatten(1) if kernel.dim() == 4 else kernel)],
 )
 
 
@@ -129,9 +131,6 @@ def convert_state_dict(
     body = model_class.base_model_prefix
     converted = {name.replace("BODY", body, 1): value for name, value in renamed.items()}
     report.renamed = {key: name.replace("BODY", body, 1) for key, name in report.renamed.items()}
-    for name, value in converted.items():
-        if name.endswith("token_convolution.weight") and value.dim() == 4:
-            converted[name] = value[:, 0, :, 0].contiguous()  # (heads, 1, kernel, 1) in the authors' 2-D convolution
     check_against_model(model_class, config, converted, allowed={f"{body}.coordinates"})
     return ConvertedCheckpoint(model_class, config, converted, report)
 

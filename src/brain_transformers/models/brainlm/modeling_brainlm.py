@@ -496,11 +496,3 @@ class BrainLMForSequenceClassification(BrainForSequenceClassification, BrainLMPr
 
     body_class = BrainLMModel
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
-
-
-__all__ = [
-    "BrainLMForMaskedModeling",
-    "BrainLMForSequenceClassification",
-    "BrainLMModel",
-    "BrainLMPreTrainedModel",
-]

@@ -149,6 +149,3 @@ class BrainLMViTConfig(ROIConfig):
                 raise ValueError(f"{name} must be a multiple of 4 for the position table, got {getattr(self, name)}.")
         if self.image_size is not None and self.image_size % self.patch_size:
             raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size}).")
-
-
-__all__ = ["BrainLMViTConfig"]

@@ -572,11 +572,3 @@ class BrainLMViTForSequenceClassification(BrainForSequenceClassification, BrainL
             if reconstruction_loss is not None:
                 loss = loss + config.reconstruction_weight * reconstruction_loss
         return classifier_output(outputs, logits, loss, **others)
-
-
-__all__ = [
-    "BrainLMViTForMaskedModeling",
-    "BrainLMViTForSequenceClassification",
-    "BrainLMViTModel",
-    "BrainLMViTPreTrainedModel",
-]

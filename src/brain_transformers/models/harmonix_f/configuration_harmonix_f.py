@@ -95,6 +95,3 @@ class HarmonixFConfig(LatentPredictionConfig):
         super().validate_architecture()
         if self.pooling == "cls" and not self.use_cls_token:
             raise ValueError('pooling="cls" needs use_cls_token=True: the released encoder has no CLS token.')
-
-
-__all__ = ["HarmonixFConfig"]

@@ -26,14 +26,22 @@ from ..conversion_base import (
     KeyMap,
     block_rules,
     check_against_model,
-    count_layers,
+    published_heads,
     tensor_of,
     weights_of,
+)
+from ..conversion_latent_prediction import (
+    PATCHES_ARE_ROWS,
+    PREDICTOR_RULES,
+    check_table,
+    sizes_of,
+    store_table,
+    table_source,
 )
 from .configuration_harmonix_f import HarmonixFConfig
 from .modeling_harmonix_f import HarmonixFForMaskedModeling, HarmonixFForSequenceClassification
 
-PUBLISHED_HEADS = 12
+PUBLISHED_HEADS = {768: 12}
 PUBLISHED_N_ROIS = 400
 
 _NET = r"(?P<net>harmonix_f|context_encoder)\."
@@ -52,12 +60,7 @@ KEY_MAP = KeyMap(
         (rf"context_encoder\.pos_embed\.decoder_pos_embed_proj\.{WB}", r"predictor.parcel_projection.\g<wb>"),
         *block_rules(rf"{_NET}blocks\.", r"\g<net>."),
         (rf"{_NET}norm\.{WB}", r"\g<net>.layernorm.\g<wb>"),
-        (r"predictor\.mask_token", "predictor.mask_token"),
-        (rf"predictor\.predictor_embed\.{WB}", r"predictor.embed.\g<wb>"),
-        *block_rules(r"predictor\.predictor_blocks\.", "predictor."),
-        (rf"predictor\.predictor_norm\.{WB}", r"predictor.layernorm.\g<wb>"),
-        (rf"predictor\.predictor_proj\.{WB}", r"predictor.projection.\g<wb>"),
-        (rf"fc_norm\.{WB}", r"classifier.norm.\g<wb>"),
+        *PREDICTOR_RULES,
         (rf"head\.{WB}", r"classifier.linear.\g<wb>"),
     ],
     dropped=[
@@ -68,6 +71,7 @@ KEY_MAP = KeyMap(
         (r"predictor\.predictor_pos_embed\..+", "the same module as that of the encoder, which is kept once"),
         (r"cls_token", "of the authors' wrapper, which never reads it"),
     ],
+    shaped=PATCHES_ARE_ROWS,
 )
 
 _PARTS = {"encoder_ema.": "harmonix_f.", "encoder.": "context_encoder.", "decoder.": "predictor."}
@@ -128,28 +132,15 @@ def infer_config(
         ConversionError: if something is missing, or contradicts the rest.
     """
     width, _, _, patch_size = tensor_of(weights, "harmonix_f.patch_embed.proj.weight").shape
-    heads = num_attention_heads or (PUBLISHED_HEADS if width == 768 else None)
-    if heads is None:
-        raise ConversionError(
-            f"The number of attention heads is not in the file, and {width} is not the published width. Pass "
-            "--num-attention-heads."
-        )
-    n_rois = len(gradients)
-    if len(harmonics) != n_rois:
-        raise ConversionError(f"The tables have {n_rois} and {len(harmonics)} rows, expected one an ROI in both.")
+    heads, n_rois = published_heads(width, num_attention_heads, PUBLISHED_HEADS), len(gradients)
     for name, table, key in (("gradient", gradients, "grad_proj"), ("harmonics", harmonics, "geo_harm_proj")):
-        columns = tensor_of(weights, f"harmonix_f.pos_embed.{key}.weight").shape[1]
-        if table.shape[1] != columns:
-            raise ConversionError(f"The {name} table has {table.shape[1]} columns, expected {columns} by the weights.")
+        check_table(name, table, n_rois, tensor_of(weights, f"harmonix_f.pos_embed.{key}.weight").shape[1])
     has_cls = "harmonix_f.cls_token" in weights
     values: dict[str, Any] = {
         "n_rois": n_rois,
         "n_timepoints": n_windows * patch_size,
         "patch_size": patch_size,
-        "hidden_size": width,
-        "num_hidden_layers": count_layers(weights, "harmonix_f.blocks."),
-        "num_attention_heads": heads,
-        "intermediate_size": len(tensor_of(weights, "harmonix_f.blocks.0.mlp.fc1.bias")),
+        **sizes_of(weights, "harmonix_f", downstream, heads, predictor_num_attention_heads or heads),
         "gradient_size": gradients.shape[1],
         "harmonics_size": harmonics.shape[1],
         "use_cls_token": has_cls,
@@ -161,15 +152,7 @@ def infer_config(
     if n_rois != PUBLISHED_N_ROIS:
         values |= {"roi_order": None, "t_r": None}
     if downstream:
-        values |= {"num_labels": len(tensor_of(weights, "head.weight")), "predictor_hidden_size": 4 * heads}
-        values["predictor_num_attention_heads"] = heads  # no predictor is in such a file, and none is built
-    else:
-        values |= {
-            "predictor_hidden_size": len(tensor_of(weights, "predictor.predictor_norm.weight")),
-            "predictor_num_hidden_layers": count_layers(weights, "predictor.predictor_blocks."),
-            "predictor_num_attention_heads": predictor_num_attention_heads or heads,
-            "predictor_intermediate_size": len(tensor_of(weights, "predictor.predictor_blocks.0.mlp.fc1.bias")),
-        }
+        values["num_labels"] = len(tensor_of(weights, "head.weight"))
     return HarmonixFConfig(**values)
 
 
@@ -187,25 +170,17 @@ def convert(
     config = infer_config(weights, downstream, gradient.content, harmonics.content, **known)
     model_class: Any = HarmonixFForSequenceClassification if downstream else HarmonixFForMaskedModeling
     converted, report = KEY_MAP.convert(weights)
-    for name in list(converted):
-        if name.endswith("patch_projection.weight"):
-            converted[name] = converted[name][:, 0, 0, :].contiguous()  # a convolution in the authors' code
     nets = ("harmonix_f",) if downstream else ("harmonix_f", "context_encoder")
-    tables = {"gradients": gradient.content, "harmonics": harmonics.content}
-    for net in nets:
-        for name, table in tables.items():
-            converted[f"{net}.{name}"] = torch.from_numpy(np.array(table, dtype=np.float32))
+    tables = {"gradients": gradient, "harmonics": harmonics}
+    for name, file in tables.items():
+        store_table(converted, nets, name, file.content)
     replaced = _replace_time_tables(config, converted, nets)
     check_against_model(model_class, config, converted)
-    notes = []
-    for name, file in (("gradient", gradient), ("harmonics", harmonics)):
-        digest = file.sha256
-        source = "gradients" if name == "gradient" else name
-        setattr(config, config.table_sources[source], f"{file.path.name} (SHA-256 {digest[:16]})")
-        notes.append(
-            f"The {name} table comes from `{file.path.name}`, SHA-256 `{digest}`, as it is: the authors' two "
-            "tables are in different row orders, and the weights were trained with them so."
-        )
+    notes = [
+        f"{table_source(config, name, file)}, as it is: the authors' two tables are in different row orders, and the "
+        "weights were trained with them so."
+        for name, file in tables.items()
+    ]
     if replaced:
         notes.append(
             f"Position tables of the file with another number of patches than {config.n_windows} were replaced by the "

@@ -22,16 +22,15 @@ from ...layers.masking import check_attention_mask, gather_tokens, padding_masks
 from ...layers.packing import Packing
 from ...layers.plain import input_dtype
 from ...layers.pooling import pool_tokens
-from ...layers.positions import min_max_scaled, sincos_table
+from ...layers.positions import min_max_scaled, reset_time_positions, time_and_roi
 from ...layers.transformer import PreNormLayer, layer_stack
-from ..batch_draws import BatchDraws
-from ..block_masks import draw_masks
-from ..classification import BrainForSequenceClassification
+from ..classification import BrainForSequenceClassification, NormedHead
 from ..latent_prediction import (
     Indices,
     LatentPredictionHead,
     LatentPredictionOutput,
     LatentPredictor,
+    chosen_patches,
     chosen_tokens,
 )
 from ..modeling_base import BrainModelOutput
@@ -63,28 +62,6 @@ def resized_kernel(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
     return weight @ inverse.T
 
 
-def _places(stored: torch.Tensor, parcels: torch.Tensor, n_windows: int, ids: torch.Tensor | None) -> torch.Tensor:
-    """Time, then parcel, of the tokens `ids` `(batch, n)`, or of all `(1, n_tokens)`.
-
-    Args:
-        stored: a row of time for each token, which holds for inputs of as many.
-        parcels: `(n_rois, width / 2)`.
-        n_windows: of the input; for another number than the stored one time comes from the formula.
-        ids: int64 natural token ids, `roi * n_windows + window`.
-    """
-    if ids is None:
-        ids = torch.arange(len(parcels) * n_windows, device=parcels.device)[None]
-    if len(stored) == len(parcels) * n_windows:
-        time = stored.float()[ids]
-    else:
-        time = sincos_table((n_windows,), stored.shape[1], device=parcels.device)[ids % n_windows]
-    return torch.cat([time, parcels[ids // n_windows]], dim=-1)
-
-
-def _reset_time(stored: torch.Tensor, n_rois: int) -> None:
-    init.copy_(stored, sincos_table((len(stored) // n_rois,), stored.shape[1]).repeat(n_rois, 1))
-
-
 class HarmonixFPositions(nn.Module):
     """Positions of tokens: the first half of the channels is time, the second the parcel.
 
@@ -104,7 +81,7 @@ class HarmonixFPositions(nn.Module):
 
     def reset_tables(self) -> None:
         """Fill the table of time from the formula."""
-        _reset_time(self.time_positions, self.n_rois)
+        reset_time_positions(self.time_positions, self.n_rois)
 
     def parcels(self, gradients: torch.Tensor, harmonics: torch.Tensor) -> torch.Tensor:
         """The parcels' half `(n_rois, hidden_size / 2)`, in float32."""
@@ -114,7 +91,7 @@ class HarmonixFPositions(nn.Module):
 
     def forward(self, parcels: torch.Tensor, n_windows: int, ids: torch.Tensor | None = None) -> torch.Tensor:
         """Positions float32 `(batch, n, hidden_size)` of the tokens `ids`, or `(1, n_tokens, hidden_size)` of all."""
-        return _places(self.time_positions, parcels, n_windows, ids)
+        return time_and_roi(self.time_positions, parcels, self.n_rois, n_windows, ids)
 
 
 class HarmonixFPredictor(LatentPredictor):
@@ -132,13 +109,13 @@ class HarmonixFPredictor(LatentPredictor):
 
     def reset_tables(self) -> None:
         """Fill the table of time from the formula."""
-        _reset_time(self.time_positions, self.n_rois)
+        reset_time_positions(self.time_positions, self.n_rois)
 
     def positions(self, parcels: torch.Tensor, n_windows: int, ids: torch.Tensor | None = None) -> torch.Tensor:
         """As [`HarmonixFPositions`], `predictor_hidden_size` wide; no gradients go back to the encoder."""
         parcels = parcels.detach()
         projected = self.parcel_projection(parcels.to(input_dtype(self.parcel_projection, parcels))).float()
-        return _places(self.time_positions, projected, n_windows, ids)
+        return time_and_roi(self.time_positions, projected, self.n_rois, n_windows, ids)
 
 
 class HarmonixFEmbeddings(nn.Module):
@@ -192,11 +169,7 @@ class HarmonixFEmbeddings(nn.Module):
         """Embed all tokens, or only the tokens `ids` `(n_masks * batch, n)`, without CLS."""
         patches = self.patches(signals, patch_size)
         n_windows = patches.shape[2]
-        patches = patches.flatten(1, 2)
-        if ids is not None:
-            if len(ids) != len(patches):
-                patches = patches.repeat(len(ids) // len(patches), 1, 1)
-            patches = gather_tokens(patches, ids)
+        patches = chosen_patches(patches.flatten(1, 2), ids)
         tokens = self.patch_projection(patches.to(input_dtype(self.patch_projection, patches)))
         return tokens + self.positions(parcels, n_windows, ids).to(tokens.dtype)
 
@@ -409,42 +382,19 @@ class HarmonixFForMaskedModeling(LatentPredictionHead, HarmonixFPreTrainedModel)
     of its own and never says how it moves; here it starts as a copy.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
     averaged_buffers = ("time_positions",)
-
-    def __init__(self, config: HarmonixFConfig):
-        super().__init__(config)
-        self.harmonix_f = HarmonixFModel(config)
-        self.context_encoder = HarmonixFModel(config)
-        self.predictor = HarmonixFPredictor(config)
-        self.post_init()
+    body_class, predictor_class = HarmonixFModel, HarmonixFPredictor
 
     @classmethod
-    def draw_masks(
-        cls,
-        config: Any,
-        draws: BatchDraws,
-        inputs: Mapping[str, torch.Tensor] | None = None,
-        *,
-        mask_rule: str | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """See [`BrainPreTrainedModel.draw_masks`]: `context_indices` and `target_indices`.
+    def windows_to_mask(cls, config: Any, n_windows: int, inputs: Mapping[str, torch.Tensor] | None) -> int:
+        """See [`LatentPredictionHead.windows_to_mask`]: those that some sample of the batch has observed.
 
-        Blocks lie in the windows that some sample of the batch has observed; what is padded in another is left out of
-        its loss.
+        What is padded in another is left out of its loss.
         """
-        n_windows = cls.n_tokens(config, inputs) // config.n_rois
-        observed = n_windows
-        if inputs is not None and inputs.get("attention_mask") is not None:
-            of_windows = inputs["attention_mask"].view(-1, config.n_rois, n_windows).bool().any(1).any(0)
-            observed = max(int(of_windows.nonzero().max()) + 1, 1)
-        masks = draw_masks(
-            config, draws.size, observed, draws.of_batch("mask"), call_index=draws.call_index, rule=mask_rule
-        )
-        return {
-            name: (ids // observed * n_windows + ids % observed)[draws.slots]
-            for name, ids in (("context_indices", masks.context_indices), ("target_indices", masks.target_indices))
-        }
+        if inputs is None or inputs.get("attention_mask") is None:
+            return n_windows
+        of_windows = inputs["attention_mask"].view(-1, config.n_rois, n_windows).bool().any(1).any(0)
+        return max(int(of_windows.nonzero().max()) + 1, 1)
 
     @can_return_tuple
     def forward(
@@ -490,20 +440,6 @@ class HarmonixFForMaskedModeling(LatentPredictionHead, HarmonixFPreTrainedModel)
         return sample_losses.mean(), sample_losses
 
 
-class HarmonixFClassifier(nn.Module):
-    """A norm on the pooled vector, then a linear layer."""
-
-    def __init__(self, config: HarmonixFConfig, num_labels: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.linear = nn.Linear(config.hidden_size, num_labels)
-
-    def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(batch, hidden_size)` -> logits `(batch, num_labels)`, and the pooled vector after the norm."""
-        pooled = self.norm(pooled)
-        return self.linear(pooled), pooled
-
-
 class HarmonixFForSequenceClassification(BrainForSequenceClassification, HarmonixFPreTrainedModel):
     """Harmonix-F with a norm and a linear layer on the pooled vector, which `pooler_output` holds after the norm."""
 
@@ -516,16 +452,6 @@ class HarmonixFForSequenceClassification(BrainForSequenceClassification, Harmoni
 
     def add_head(self) -> None:
         """See [`BrainForSequenceClassification.add_head`]."""
-        self.classifier = HarmonixFClassifier(self.config, self.num_labels)
-
-    def predict(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See [`BrainForSequenceClassification.predict`]."""
-        return self.classifier(pooled)
-
-
-__all__ = [
-    "HarmonixFForMaskedModeling",
-    "HarmonixFForSequenceClassification",
-    "HarmonixFModel",
-    "HarmonixFPreTrainedModel",
-]
+        width = self.config.hidden_size
+        norm = nn.LayerNorm(width, eps=self.config.layer_norm_eps)
+        self.classifier = NormedHead(norm, linear=nn.Linear(width, self.num_labels))

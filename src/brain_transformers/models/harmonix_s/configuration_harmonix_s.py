@@ -89,6 +89,3 @@ class HarmonixSConfig(BrainConfig):
                     f"{name}hidden_size must be even, and so must a third of it, rounded down, for positions along "
                     f"three axes; got {width}. A multiple of 6 is."
                 )
-
-
-__all__ = ["HarmonixSConfig"]

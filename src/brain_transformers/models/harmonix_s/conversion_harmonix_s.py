@@ -19,7 +19,8 @@ from ..conversion_base import (
     KeyMap,
     block_rules,
     check_against_model,
-    count_layers,
+    encoder_sizes,
+    published_heads,
     tensor_of,
     weights_of,
 )
@@ -27,8 +28,8 @@ from .configuration_harmonix_s import HarmonixSConfig
 from .modeling_harmonix_s import HarmonixSModel
 
 GRID = (10, 12, 10)
-# Width and heads of the released weights; no key tells the heads.
-PUBLISHED_WIDTH, PUBLISHED_HEADS = 768, 12
+# Width of the released weights -> heads, which no key tells.
+PUBLISHED_HEADS = {768: 12}
 _NO_DECODER = "part of a decoder, whose sizes and code the authors did not publish"
 
 KEY_MAP = KeyMap(
@@ -64,18 +65,11 @@ def infer_config(weights: dict[str, Any], num_attention_heads: int | None = None
             f"pos_embed has {n_positions} rows, expected {1 + x * y * z}: CLS and {x} x {y} x {z} patches, the only "
             "grid of Harmonix-S."
         )
-    if num_attention_heads is None and width != PUBLISHED_WIDTH:
-        raise ConversionError(
-            f"The number of attention heads is not in the file, and {width} is not the published width. Pass "
-            "--num-attention-heads."
-        )
     return HarmonixSConfig(
         image_size=[size * side for size in GRID],
         patch_size=side,
-        hidden_size=width,
-        num_hidden_layers=count_layers(weights, "blocks."),
-        num_attention_heads=num_attention_heads or PUBLISHED_HEADS,
-        intermediate_size=len(tensor_of(weights, "blocks.0.mlp.fc1.bias")),
+        **encoder_sizes(weights, "norm", "blocks."),
+        num_attention_heads=published_heads(width, num_attention_heads, PUBLISHED_HEADS),
     )
 
 

@@ -262,11 +262,3 @@ class HarmonixSForSequenceClassification(BrainForSequenceClassification, Harmoni
     def add_head(self) -> None:
         """See [`BrainForSequenceClassification.add_head`]."""
         self.classifier = nn.Linear(self.config.hidden_size, self.num_labels)
-
-
-__all__ = [
-    "HarmonixSForMaskedModeling",
-    "HarmonixSForSequenceClassification",
-    "HarmonixSModel",
-    "HarmonixSPreTrainedModel",
-]
