@@ -1,53 +1,69 @@
 """Arguments of training runs."""
 
+import argparse
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
+from transformers.hf_argparser import HfArg
 
+from ..models.validation import CheckedFields, Range, check_choice, check_range
 from ..optional import require
+from .parameter_groups import fine_tuning_groups
 from .schedules import scaled_learning_rate
 
 _TENTH = 0.1
+ABOVE_0 = Range(0, math.inf, True, True)
+AT_LEAST_0, AT_LEAST_1 = Range(0, math.inf, without_high=True), Range(1, math.inf, without_high=True)
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of training arguments: its value, or what makes it, and what `--help` says."""
+    return HfArg(default_factory=default, help=help) if callable(default) else HfArg(default=default, help=help)
+
+
+def switch() -> Any:
+    """A field `published_...`, one such difference of the authors' accounting; see [`ScanTrainingArguments`]."""
+    return HfArg(default=False, help=argparse.SUPPRESS)
 
 
 @dataclass
-class ScanTrainingArguments(TrainingArguments):
+class ScanTrainingArguments(CheckedFields, TrainingArguments):
     """What the training arguments of this package have in common, for [`SeededTrainer`].
 
     Different from `TrainingArguments`: the checkpoints of a run are ten, however long it is (500 steps, the default of
-    transformers, are more than many runs here have); every 10 steps are logged; losses that are not finite are not
-    replaced in the log, since the Trainers stop there; columns are left to the collator.
+    transformers, are more than many runs here have), or, with `load_best_model_at_end` and evaluation by steps, as
+    many as evaluations; every 10 steps are logged; losses that are not finite are not replaced in the log, since the
+    Trainers stop there; columns are left to the collator.
 
-    Args:
-        save_steps: steps between checkpoints, or below 1 their share of the run; `None` for a tenth, or, with
-            `load_best_model_at_end` and evaluation by steps, whenever it is evaluated.
-        published: keep count as the authors' code does: sets every switch of the class whose name begins with
-            `published_`, which are for one such difference each and not in `--help`.
+    `published` sets every switch of the class whose name begins with `published_`; these are for one difference to
+    the authors' accounting each, and not in `--help`. What a field is, its `help` says.
 
     Raises:
         ImportError: without accelerate (extra `train`).
-        ValueError: for `published` where nothing differs, or a number that is NaN, infinite, or below its range.
+        ValueError: for `published` where nothing differs, or what a field cannot be.
     """
 
-    save_steps: float | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={"help": "Steps between checkpoints, or below 1 their share of the run; by default a tenth of it."},
-    )
-    logging_steps: float = field(default=10, metadata={"help": "Steps between log lines."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide losses that are not finite in the log; training stops there anyway."}
-    )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: the collator needs all columns of a row."}
-    )
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "per_device_(train|eval)_batch_size|gradient_accumulation_steps|max_steps": AT_LEAST_1,
+        "num_train_epochs|(save|logging|eval)_steps": ABOVE_0,
+        r"(\w+_)?learning_rate|(\w+_)?weight_decay|adam_epsilon|max_grad_norm|(data_)?seed": AT_LEAST_0,
+        r"\w+_(steps|epochs)": AT_LEAST_0,
+        r"\w+": Range(-math.inf, math.inf, True, True),
+    }
 
-    published: bool = field(
-        default=False,
-        metadata={"help": "Keep count as the authors' training code does, where that differs on purpose."},
+    save_steps: float | None = option(  # type: ignore[assignment]
+        None, "Steps between checkpoints, or below 1 their share of the run; by default a tenth of it."
     )
+    logging_steps: float = option(10, "Steps between log lines.")
+    logging_nan_inf_filter: bool = option(
+        False, "Hide losses that are not finite in the log; training stops there anyway."
+    )
+    remove_unused_columns: bool = option(False, "Must stay False: the collator needs all columns of a row.")
+    published: bool = option(False, "Keep count as the authors' training code does, where that differs on purpose.")
 
     def __post_init__(self) -> None:
         require("accelerate", extra="train", purpose="training with the Trainer")
@@ -57,7 +73,13 @@ class ScanTrainingArguments(TrainingArguments):
                 raise ValueError(f"{type(self).__name__} has nothing that published would change. Leave it out.")
             for name in switches:
                 setattr(self, name, True)
-        _check_numbers(self)
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name in self.choices:
+                check_choice(entry.name, value, self.choices[entry.name])
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                span = None if (entry.name, value) == ("max_steps", -1) else self.range_of(entry.name)
+                check_range(f"{entry.name} (--{entry.name})", value, span)
         if self.save_steps is None:
             self.save_steps = _TENTH
             if self.load_best_model_at_end and self.eval_strategy == "steps":
@@ -67,53 +89,15 @@ class ScanTrainingArguments(TrainingArguments):
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
 
 
-# Fields of one or the other class that count or scale something, and what they are at least.
-_AT_LEAST = {
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
-    **dict.fromkeys(
-        (
-            *(
-                "learning_rate",
-                "base_learning_rate",
-                "start_learning_rate",
-                "final_learning_rate",
-                "min_learning_rate",
-            ),
-            *("weight_decay", "final_weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "warmup_epochs"),
-            *("network_loss_decay_epochs", "network_loss_delay_epochs", "lr_warmup_epochs", "save_steps"),
-            *("logging_steps", "eval_steps", "seed", "data_seed", "target_momentum_steps"),
-        ),
-        0,
-    ),
-}
-
-
-def _check_numbers(arguments: TrainingArguments) -> None:
-    """Raise ValueError for numbers that no run can mean."""
-    for entry in fields(arguments):
-        value = getattr(arguments, entry.name)
-        if not isinstance(value, (int, float)):
-            continue
-        least = _AT_LEAST.get(entry.name)
-        if not math.isfinite(value) or (least is not None and value < least):
-            bound = "a finite number" if least is None else f"a finite number of {least} or more"
-            raise ValueError(f"Expected {entry.name} (--{entry.name}) to be {bound}, got {value}. Choose another.")
-
-
 @dataclass
 class ScaledRateArguments(ScanTrainingArguments):
-    """Arguments whose learning rate follows from the samples of an update.
+    """Arguments whose learning rate follows from the samples of an update, unless it is given."""
 
-    Args:
-        base_learning_rate: peak learning rate for 256 samples an update.
-        learning_rate: peak learning rate as it is; `None` computes it from `base_learning_rate`.
-    """
-
-    base_learning_rate: float = field(
-        default=1e-3, metadata={"help": "Peak learning rate for 256 samples an update; scaled with the batch."}
+    base_learning_rate: float = option(
+        1e-3, "Peak learning rate for 256 samples an update; scaled with those of an update over all devices."
     )
-    learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Peak learning rate; by default base_learning_rate scaled with the batch."}
+    learning_rate: float | None = option(  # type: ignore[assignment]
+        None, "Peak learning rate as it is; by default base_learning_rate scaled with the batch."
     )
 
     def __post_init__(self) -> None:
@@ -128,12 +112,35 @@ class ScaledRateArguments(ScanTrainingArguments):
 
 
 @dataclass
+class LayerDecayArguments(ScanTrainingArguments):
+    """Arguments with learning rates that fall towards the input, and the authors' own groups of parameters."""
+
+    ranges = {"layer_decay": Range(0, 1, without_low=True), **ScanTrainingArguments.ranges}
+
+    layer_decay: float = option(
+        1.0, "Factor between the learning rates of neighbouring layers, towards the input; 1 for one."
+    )
+    published_parameter_groups: bool = switch()
+    published_step_counting: bool = switch()
+
+    def groups(self, model: Any) -> list[dict[str, Any]]:
+        """Groups for the optimizer, see [`fine_tuning_groups`]."""
+        return fine_tuning_groups(
+            model,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            layer_decay=self.layer_decay,
+            published=self.published_parameter_groups,
+        )
+
+
+@dataclass
 class PretrainingArguments(ScaledRateArguments):
     """What pretraining has in common, whatever its objective: no labels."""
 
-    label_names: list[str] | None = field(default_factory=list, metadata={"help": "Empty: pretraining has no labels."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "False: every trainable parameter takes part in every step."}
+    label_names: list[str] | None = option(list, "Empty: pretraining has no labels.")
+    ddp_find_unused_parameters: bool | None = option(
+        False, "False: every trainable parameter takes part in every step."
     )
 
 

@@ -43,18 +43,20 @@ class MovingAverageTrainer(SeededTrainer):
         TypeError: if the model has no moving average.
     """
 
+    # Of the last optimizer step.
+    momentum = 0.996
+
     def set_up(self, data_collator: Callable[..., Any] | None) -> None:
         """See [`SeededTrainer.set_up`]."""
         self.average_model = cast(Any, self.model)
         check_moving_average(self.average_model)
         self.average_model.freeze_moving_average()
         self.collapse_monitor = CollapseMonitor()
-        self.momentum = 1.0
         self.add_callback(_MoveAverage(self))
 
     def momentum_of(self, update: int) -> float:
-        """Momentum of the average after optimizer step `update` (0-based)."""
-        raise NotImplementedError
+        """Momentum of the average after optimizer step `update` (0-based); by default the same throughout."""
+        return self.momentum
 
     def move_average(self) -> None:
         """Move the average; called after each optimizer step."""

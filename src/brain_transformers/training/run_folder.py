@@ -4,12 +4,12 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import check_same, digest, to_json, whole_folder, write_file
+from ..files import check_same, to_json, whole_folder, write_file
 
 _SETTINGS, _SCORES = "run_settings.json", "metrics.json"
 # What a run that ends writes anew; what else lies in the folder is kept.
@@ -24,7 +24,6 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        training: the training arguments.
         resume, overwrite: whether an earlier run in it may go on, or be replaced.
         before: settings of the run that the folder holds, `None` if it holds none.
         checkpoint: where the run goes on from, or `None`.
@@ -32,7 +31,6 @@ class RunFolder:
     """
 
     path: Path
-    training: Any
     resume: bool = False
     overwrite: bool = False
     before: dict[str, Any] | None = None
@@ -40,82 +38,60 @@ class RunFolder:
     finished: bool = False
 
     @classmethod
-    def open(cls, path: Path, training: Any, *, resume: bool, overwrite: bool) -> "RunFolder":
-        """Look what the folder holds, and say it where a run goes on.
+    def open(cls, path: Path, world_size: int, *, resume: bool, overwrite: bool) -> "RunFolder":
+        """Look what the folder holds.
 
         Raises:
             FileExistsError: if it holds something that would be replaced without having been asked for.
             ValueError: if its settings cannot be read.
         """
         from .checkpoints import last_complete_checkpoint
-        from .run_settings import training_settings
 
-        checkpoint = last_complete_checkpoint(path, training.world_size)
+        checkpoint = last_complete_checkpoint(path, world_size)
         if checkpoint is not None and not (resume or overwrite):
             raise FileExistsError(
                 f"{path} holds checkpoints of an earlier run. Pass --resume to go on from {Path(checkpoint).name}, "
                 "--overwrite to start anew, or choose another --output."
             )
         if not resume:
-            return cls(path, training, overwrite=overwrite)
-        before = _read_table(path / _SETTINGS, "the settings")
-        run = cls(path, training, resume, overwrite, before, checkpoint)
-        steps = (before or {}).get("finished")
-        if isinstance(steps, int) and _holds_model(path) and (path / _SCORES).is_file():
-            then, now = (before or {}).get("training arguments"), training_settings(training)
-            same = isinstance(then, dict) and all(then.get(name) == now[name] for name in _MAY_CHANGE)
-            run.finished = same and (checkpoint is None or _step(checkpoint) >= steps)
-            if not run.finished and checkpoint is None:
-                raise FileExistsError(
-                    f"{path} holds a finished run without checkpoints, so there is nothing to go on from with other "
-                    "flags. Choose another --output, or pass --overwrite without --resume to start anew."
-                )
-        if not run.finished:
-            print(f"going on from {checkpoint}" if checkpoint else f"no complete checkpoint in {path}: starting anew")
-        return run
+            return cls(path, overwrite=overwrite)
+        return cls(path, resume, overwrite, _read_table(path / _SETTINGS, "the settings"), checkpoint)
 
-    def bind(
-        self, model: Any, processor: Any, what: Mapping[str, Any], *, new: bool, tables: Collection[str], **rows: Any
-    ) -> bool:
-        """Keep what the run is made of, or see that the run that goes on is the same as before.
+    def bind(self, settings: dict[str, Any], *, writes: bool) -> bool:
+        """Keep what the run is made of, or see that the run that goes on is the same as before, and say it.
 
         Args:
-            new: whether the model was made for these rows, so that fitted values follow from them.
-            tables: names of the tables that the user gave.
+            settings: see [`run_settings`]; of the process that `writes` the whole, of others the training arguments.
 
         Returns:
             Whether there is something to do; if not, that is said.
 
         Raises:
+            FileExistsError: if there is nothing to go on from.
             OtherSettingsError: if the earlier run was another one; names the first differences.
         """
-        import torch
-
-        from .run_settings import run_settings
-
-        training = self.training
-        if training.process_index == 0:
-            settings = dict(what)
-            settings.update(run_settings(training, model=model, processor=processor, **rows))
-            state = model.state_dict()
-            for table in model.config.table_sources:
-                names = [name for name in state if name.rpartition(".")[2] == table]
-                values = {name: state.pop(name) for name in names}
-                if values and table in tables:
-                    settings[table] = digest(values)
-            if new:  # fitted to the rows, with the last digits of this machine
-                settings["processor"].pop("statistics", None)
-                settings["initial weights"] = digest(state)
+        self._look_whether_finished(settings["training arguments"])
+        if writes:
             self._bind(json.loads(json.dumps(settings, default=str)))
-        if training.world_size > 1:  # none goes on before the first one has compared
-            torch.distributed.barrier()
-        if self.finished:
-            if training.process_index == 0:
-                print(f"{self.path}: this run is finished, there is nothing to go on with")
-                _print_scores(_read_table(self.path / _SCORES, "the scores") or {})
-            if training.world_size > 1:
-                torch.distributed.destroy_process_group()
+        if self.finished and writes:
+            print(f"{self.path}: this run is finished, there is nothing to go on with")
+            _print_scores(_read_table(self.path / _SCORES, "the scores") or {})
+        elif self.resume:
+            start = f"no complete checkpoint in {self.path}: starting anew"
+            print(f"going on from {self.checkpoint}" if self.checkpoint else start)
         return not self.finished
+
+    def _look_whether_finished(self, asked: dict[str, Any]) -> None:
+        steps = (self.before or {}).get("finished")
+        if isinstance(steps, int) and _holds_model(self.path) and (self.path / _SCORES).is_file():
+            then = (self.before or {}).get("training arguments")
+            same = isinstance(then, dict) and all(then.get(name) == asked[name] for name in _MAY_CHANGE)
+            self.finished = same and (self.checkpoint is None or _step(self.checkpoint) >= steps)
+            if not self.finished and self.checkpoint is None:
+                raise FileExistsError(
+                    f"{self.path} holds a finished run without checkpoints, so there is nothing to go on from with "
+                    "other flags. Choose another --output, or pass --overwrite without --resume to start anew."
+                )
 
     def _bind(self, now: dict[str, Any]) -> None:
         if self.before is not None and (self.checkpoint is not None or self.finished):

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ def run_settings(
     processor: Any = None,
     rows: Any = None,
     evaluation_rows: Any = None,
+    new: bool = False,
+    tables: Collection[str] = (),
 ) -> dict[str, Any]:
     """What decides on the weights of a run, as names and short values, for [`brain_transformers.files.bind`].
 
@@ -43,17 +45,30 @@ def run_settings(
         model: the model before its first step; its configuration and weights count.
         processor: the processor of the rows; its whole configuration counts, fitted values included.
         rows, evaluation_rows: datasets; see [`rows_digest`].
+        new: whether the model was made for these rows: what was fitted to them, tables of parcels included, follows
+            from them with the last digits of this machine, and is no setting then.
+        tables: names of tables that the user gave, which are settings in any case.
 
     Returns:
-        `training arguments`, and `model`, `initial weights`, `processor`, `training scans`, `evaluation scans` of what
-        was given.
+        `training arguments`, and `model`, `initial weights`, `processor`, `training scans`, `evaluation scans` and
+        tables of what was given.
     """
     settings: dict[str, Any] = {"training arguments": training_settings(arguments)}
     if model is not None:
         settings["model"] = model_settings(model)
-        settings["initial weights"] = files.digest(model.state_dict())
+        state = model.state_dict()
+        weights = dict(state)
+        for table in model.config.table_sources:
+            values = {name: state[name] for name in state if name.rpartition(".")[2] == table}
+            if values and table in tables:
+                settings[table] = files.digest(values)
+            if new:
+                weights = {name: value for name, value in weights.items() if name not in values}
+        settings["initial weights"] = files.digest(weights)
     if processor is not None:
         settings["processor"] = processor_settings(processor)
+        if new:
+            settings["processor"].pop("statistics", None)
     if rows is not None:
         settings["training scans"] = rows_digest(rows)
     if evaluation_rows is not None:

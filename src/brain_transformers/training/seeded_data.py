@@ -1,6 +1,7 @@
 """A Trainer whose data are the same whether a run was interrupted or not, and on how many processes it runs."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -67,6 +68,11 @@ class SeededDataTrainer(UploadsTheModel):
     def row_seed(self) -> int:
         """Seed of order, windows and masks: `args.data_seed`, or else `args.seed`."""
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return max(math.ceil(self.batches_per_epoch / self.args.gradient_accumulation_steps), 1)
 
     def get_train_dataloader(self) -> DataLoader:
         """Dataloader of the training set, with rows that know their index and epoch.

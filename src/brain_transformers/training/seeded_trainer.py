@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
@@ -34,7 +35,7 @@ from .checkpoints import (
 from .checkpoints import logger as checkpoint_logger
 from .finite import FiniteWatch, NotFiniteError, broken_names
 from .finite_trainer import FiniteTrainer
-from .run_settings import model_settings, processor_settings, rows_digest, same_processor, training_settings
+from .run_settings import model_settings, run_settings, same_processor
 from .seeded_rows import SeededRows
 
 
@@ -149,6 +150,18 @@ class SeededTrainer(FiniteTrainer):
         self.optimizer = kind(groups, **options)
         return self.optimizer
 
+    def rate_by_step(self, n_steps: int) -> Callable[[int], float] | None:
+        """Factor of the learning rate by the step, of a run of `n_steps`; `None` for a schedule of transformers."""
+        return None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
+        """The schedule of [`rate_by_step`], or of transformers."""
+        optimizer = optimizer or self.optimizer
+        rate = self.rate_by_step(num_training_steps) if self.lr_scheduler is None else None
+        if rate is not None and optimizer is not None:
+            self.lr_scheduler = LambdaLR(optimizer, rate)
+        return super().create_scheduler(num_training_steps, optimizer)
+
     # --- runs that go on ---
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -181,13 +194,8 @@ class SeededTrainer(FiniteTrainer):
     def _settings_of_run(self) -> dict[str, Any]:
         """What this run is made of; put together when a checkpoint is written or read, since it reads the scans."""
         if self._settings is None:
-            processor, rows = self.processing_class, self.train_dataset
-            self._settings = {
-                "training arguments": training_settings(self.args),
-                "model": model_settings(self.model),
-                "processor": None if processor is None else processor_settings(processor),
-                "training scans": None if rows is None else rows_digest(rows),
-            }
+            self._settings = run_settings(self.args, processor=self.processing_class, rows=self.train_dataset)
+            self._settings["model"] = model_settings(self.model)
         return self._settings
 
     def _checkpoint_to_go_on_from(self, asked: str | bool | None) -> str | None:

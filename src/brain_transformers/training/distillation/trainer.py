@@ -6,12 +6,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from ..augmentation import augmenter
 from ..moving_average import MovingAverageTrainer
-from ..parameter_groups import SCHEDULED_DECAY, fine_tuning_groups
+from ..parameter_groups import SCHEDULED_DECAY
 from ..schedules import cosine_between, decaying_loss_weight, warmup_cosine_lr
 from .arguments import SelfDistillationTrainingArguments
 
@@ -72,7 +70,7 @@ class SelfDistillationTrainer(MovingAverageTrainer):
         """Step that the schedules are at, steps of the run, and steps of an epoch."""
         args, parts = self.args, self.args.gradient_accumulation_steps
         batches = self.batches_per_epoch
-        updates = max(math.ceil(batches / parts), 1)
+        updates = self.updates_per_epoch
         done = self.state.global_step
         if not args.published_step_counting:
             return done, self.state.max_steps, updates
@@ -100,36 +98,23 @@ class SelfDistillationTrainer(MovingAverageTrainer):
     # --- optimizer ---
 
     def optimizer_groups(self, model: Any) -> list[dict[str, Any]]:
-        """The groups of [`fine_tuning_groups`]."""
-        args = self.args
-        assert args.learning_rate is not None
-        groups = fine_tuning_groups(
-            self.average_model,
-            learning_rate=args.learning_rate,
-            weight_decay=args.weight_decay,
-            layer_decay=args.layer_decay,
-            published=args.published_parameter_groups,
-        )
+        """Those of [`LayerDecayArguments.groups`]."""
+        args, groups = self.args, self.args.groups(self.average_model)
         if args.published_parameter_groups and args.final_weight_decay is not None:
             for group in groups:  # the authors' schedule overwrites the decay of every group
                 group[SCHEDULED_DECAY] = True
         return groups
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
-        """Linear warmup and a cosine to 0."""
-        if self.lr_scheduler is None:
-            args, optimizer = self.args, optimizer or self.optimizer
-            assert optimizer is not None
-            per_epoch: float = max(math.ceil(self.batches_per_epoch / args.gradient_accumulation_steps), 1)
-            total = num_training_steps
-            if args.published_step_counting:
-                per_epoch, total = self.batches_per_epoch, self._total_batches(num_training_steps)
-            warmup = args.warmup_epochs * per_epoch
-            if args.warmup_steps:
-                warmup = args.warmup_steps * (total if args.warmup_steps < 1 else 1)
-            steps = {"warmup_steps": min(round(warmup), total), "max_steps": total}
-            self.lr_scheduler = LambdaLR(optimizer, lambda step: warmup_cosine_lr(step, peak=1.0, **steps))
-        return self.lr_scheduler
+    def rate_by_step(self, n_steps: int) -> Callable[[int], float]:
+        """See [`SeededTrainer.rate_by_step`]: linear warmup and a cosine to 0."""
+        args, per_epoch, total = self.args, self.updates_per_epoch, n_steps
+        if args.published_step_counting:
+            per_epoch, total = self.batches_per_epoch, self._total_batches(n_steps)
+        warmup = args.warmup_epochs * per_epoch
+        if args.warmup_steps:
+            warmup = args.warmup_steps * (total if args.warmup_steps < 1 else 1)
+        steps = {"warmup_steps": min(round(warmup), total), "max_steps": total}
+        return lambda step: warmup_cosine_lr(step, peak=1.0, **steps)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward pass, with the weight decay of its step."""

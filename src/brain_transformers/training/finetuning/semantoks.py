@@ -6,22 +6,20 @@ Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, and the released fine-tunin
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.utils import logging
 
 from ...data.collators import ScanCollator
 from ...optional import require
-from ..arguments import ScaledRateArguments
+from ..arguments import ABOVE_0, AT_LEAST_1, ScaledRateArguments, option
 from ..augmentation import FINETUNING_AUGMENTATION, augmenter, check_levels
-from ..parameter_groups import fine_tuning_groups, head_parameters
+from ..parameter_groups import head_parameters
 from ..schedules import FINETUNING_SCHEDULES, finetuning_lr
 from ..scores import prediction_scores
 from ..seeded_trainer import SeededTrainer
@@ -37,72 +35,47 @@ class SemantoksFineTuningArguments(FineTuningArguments, ScaledRateArguments):
     Batches of 16, 50 epochs, learning rate 1e-4 per 256 samples (6.25e-6 for 16), weight decay 0.05, a cosine by epoch
     to 0, gradients clipped at norm 1. With a validation set it is evaluated after each epoch, training stops when it
     has not become better for 50 epochs, and the weights of the best epoch are the result. (The authors' code keeps the
-    best weights by reference and so tests those of the last epoch.)
-
-    Args:
-        base_learning_rate: for 256 samples an update.
-        learning_rate: as it is; `None` computes it from `base_learning_rate`.
-        schedule: `"cosine"`, `"linear"` or `"constant"`, by epoch.
-        lr_warmup_epochs: epochs of warm-up, from a tenth of the rate.
-        min_learning_rate: where the schedule ends.
-        published_parameter_groups: groups as in the authors' code, where tokenizers have the full rate.
-        augmentation: levels of parcels, time, noise and scale.
-        freeze_encoder_epochs: train the head alone for this many epochs.
-        encoder_learning_rate_factor: learning rate of the encoder over that of the head.
-        early_stopping_patience: evaluations without improvement after which training stops; `None` for no such stop.
-        metric_for_best_model: by default balanced accuracy, or the mean absolute error for regression.
-        load_best_model_at_end: `False`, or `save_strategy="no"`, keeps the weights of the last epoch.
+    best weights by reference and so tests those of the last epoch.) The best is by default that with the highest
+    balanced accuracy, or the lowest mean absolute error; `load_best_model_at_end=False`, or `save_strategy="no"`,
+    keeps the weights of the last epoch. With `published_parameter_groups` tokenizers have the full rate.
     """
 
-    base_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate for 256 samples an update."})
-    schedule: str = field(default="cosine", metadata={"help": "cosine, linear or constant, by epoch."})
-    lr_warmup_epochs: int = field(default=0, metadata={"help": "Epochs of warm-up, from a tenth of the rate."})
-    augmentation: list[int] = field(
-        default_factory=lambda: list(FINETUNING_AUGMENTATION),
-        metadata={"help": "Levels from 0 to 3: parcels set to 0, time set to 0, noise, scale."},
+    ranges = {
+        "early_stopping_patience": AT_LEAST_1,
+        "encoder_learning_rate_factor": ABOVE_0,
+        **FineTuningArguments.ranges,
+    }
+    choices = {"schedule": FINETUNING_SCHEDULES}
+
+    base_learning_rate: float = option(1e-4, "Learning rate for 256 samples an update.")
+    schedule: str = option("cosine", "cosine, linear or constant, by epoch.")
+    lr_warmup_epochs: int = option(0, "Epochs of warm-up, from a tenth of the rate.")
+    augmentation: list[int] = option(
+        lambda: list(FINETUNING_AUGMENTATION), "Levels from 0 to 3: parcels set to 0, time set to 0, noise, scale."
     )
-    freeze_encoder_epochs: int = field(default=0, metadata={"help": "Epochs in which only the head is trained."})
-    encoder_learning_rate_factor: float = field(
-        default=1.0, metadata={"help": "Learning rate of the encoder over that of the head."}
-    )
-    early_stopping_patience: int | None = field(
-        default=50, metadata={"help": "Evaluations without improvement after which training stops."}
+    freeze_encoder_epochs: int = option(0, "Epochs in which only the head is trained.")
+    encoder_learning_rate_factor: float = option(1.0, "Learning rate of the encoder over that of the head.")
+    early_stopping_patience: int | None = option(
+        50, "Evaluations without improvement after which training stops; None for no such stop."
     )
 
-    learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Learning rate; by default base_learning_rate scaled with the batch."}
+    learning_rate: float | None = option(  # type: ignore[assignment]
+        None, "Learning rate; by default base_learning_rate scaled with the batch."
     )
-    num_train_epochs: float = field(default=50.0, metadata={"help": "Passes over the training set."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Samples a device in evaluation."})
-    eval_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to evaluate."})
-    save_strategy: SaveStrategy | str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
-    save_total_limit: int | None = field(
-        default=1, metadata={"help": "Checkpoints to keep; the best one is kept in any case."}
-    )
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "Whether the best epoch is the result, and not the last."}
-    )
-    restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "Whether a resumed run counts on towards an early stop."}
+    num_train_epochs: float = option(50.0, "Passes over the training set.")
+    per_device_eval_batch_size: int = option(32, "Samples a device in evaluation.")
+    eval_strategy: IntervalStrategy | str = option("epoch", "When to evaluate.")
+    save_strategy: SaveStrategy | str = option("epoch", "When to save a checkpoint.")
+    save_total_limit: int | None = option(1, "Checkpoints to keep; the best one is kept in any case.")
+    load_best_model_at_end: bool = option(True, "Whether the best epoch is the result, and not the last.")
+    restore_callback_states_from_checkpoint: bool = option(
+        True, "Whether a resumed run counts on towards an early stop."
     )
 
     def __post_init__(self) -> None:
-        if self.schedule not in FINETUNING_SCHEDULES:
-            raise ValueError(f"Expected schedule to be one of {list(FINETUNING_SCHEDULES)}, got {self.schedule!r}.")
         check_levels(self.augmentation)
         if self.cycle_epochs is not None:
             raise ValueError("cycle_epochs is not of this schedule, which has one cycle. Leave it out.")
-        if self.freeze_encoder_epochs < 0 or self.encoder_learning_rate_factor <= 0:
-            raise ValueError(
-                "Expected freeze_encoder_epochs of 0 or more and encoder_learning_rate_factor above 0, got "
-                f"{self.freeze_encoder_epochs} and {self.encoder_learning_rate_factor}. To leave the encoder as it "
-                "is, freeze it for all epochs."
-            )
-        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
-            raise ValueError(
-                f"Expected early_stopping_patience of 1 or more, got {self.early_stopping_patience}. Use None for no "
-                "early stop."
-            )
         if self.save_strategy == "no" or self.eval_strategy == "no":
             self.load_best_model_at_end = False
         metric, greater_is_better = self.metric_for_best_model, self.greater_is_better
@@ -260,38 +233,20 @@ class SemantoksFineTuner(SeededTrainer):
         return super().evaluation_loop(*args, **kwargs)
 
     def optimizer_groups(self, model: Any) -> list[dict[str, Any]]:
-        """The groups of [`fine_tuning_groups`]."""
-        args, network = self.args, self.model
-        assert network is not None
-        assert args.learning_rate is not None
-        groups = fine_tuning_groups(
-            network,
-            learning_rate=args.learning_rate,
-            weight_decay=args.weight_decay,
-            layer_decay=args.layer_decay,
-            published=args.published_parameter_groups,
-        )
-        if args.encoder_learning_rate_factor == 1:
-            return groups
-        in_head = {id(parameter) for parameter in head_parameters(network)}
-        return _slower_encoder(groups, in_head, args.encoder_learning_rate_factor)
+        """Those of [`LayerDecayArguments.groups`], with the rate of the encoder multiplied."""
+        groups, factor = self.args.groups(self.model), self.args.encoder_learning_rate_factor
+        in_head = {id(parameter) for parameter in head_parameters(self.model)}
+        return groups if factor == 1 else _slower_encoder(groups, in_head, factor)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
-        """The schedule by epoch."""
-        if self.lr_scheduler is None:
-            args, optimizer = self.args, optimizer or self.optimizer
-            assert optimizer is not None
-            assert args.learning_rate is not None
-            per_epoch = max(math.ceil(self.batches_per_epoch / args.gradient_accumulation_steps), 1)
-            epochs = max(math.ceil(num_training_steps / per_epoch), 1)
-            options: dict[str, Any] = {
-                "peak": 1.0,
-                "epochs": epochs,
-                "schedule": args.schedule,
-                "warmup_epochs": args.lr_warmup_epochs,
-                "min_lr": args.min_learning_rate / args.learning_rate,
-            }
-            self.lr_scheduler = LambdaLR(
-                optimizer, lambda step: finetuning_lr(min(step // per_epoch, epochs - 1), **options)
-            )
-        return self.lr_scheduler
+    def rate_by_step(self, n_steps: int) -> Callable[[int], float]:
+        """See [`SeededTrainer.rate_by_step`]: the schedule by epoch."""
+        args, per_epoch = self.args, self.updates_per_epoch
+        epochs = max(math.ceil(n_steps / per_epoch), 1)
+        options: dict[str, Any] = {
+            "peak": 1.0,
+            "epochs": epochs,
+            "schedule": args.schedule,
+            "warmup_epochs": args.lr_warmup_epochs,
+            "min_lr": args.min_learning_rate / (args.learning_rate or 1),
+        }
+        return lambda step: finetuning_lr(min(step // per_epoch, epochs - 1), **options)

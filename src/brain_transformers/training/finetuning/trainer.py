@@ -1,15 +1,12 @@
 """Trainer for fine-tuning any family with a learning rate that falls towards the input."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-from ..parameter_groups import fine_tuning_groups, without_adapters
+from ..parameter_groups import without_adapters
 from ..schedules import warm_restarts_lr
 from ..seeded_trainer import SeededTrainer
 from .arguments import FineTuningArguments
@@ -65,30 +62,21 @@ class FineTuningTrainer(SeededTrainer):
         return loss, means, None if labels is None else labels[first]
 
     def optimizer_groups(self, model: Any) -> list[dict[str, Any]] | None:
-        """The groups."""
+        """Those of [`LayerDecayArguments.groups`], where they differ from those of transformers."""
         args = self.args
-        if args.layer_decay == 1 and not args.published_parameter_groups:
-            return None
-        return fine_tuning_groups(
-            model,
-            learning_rate=args.learning_rate,
-            weight_decay=args.weight_decay,
-            layer_decay=args.layer_decay,
-            published=args.published_parameter_groups,
-        )
+        return args.groups(model) if args.layer_decay < 1 or args.published_parameter_groups else None
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
-        """The schedule of transformers, or cycles by the step."""
-        args, optimizer = self.args, optimizer or self.optimizer
-        if self.lr_scheduler is None and args.has_cycles and optimizer is not None:
-            per_epoch = max(math.ceil(self.batches_per_epoch / args.gradient_accumulation_steps), 1)
-            cycle = num_training_steps if args.cycle_epochs is None else round(args.cycle_epochs * per_epoch)
-            options: dict[str, Any] = {
-                "peak": 1.0,
-                "final": args.min_learning_rate / args.learning_rate,
-                "warmup_steps": min(args.get_warmup_steps(num_training_steps), max(cycle, 1) - 1),
-                "cycle_steps": max(cycle, 1),
-            }
-            every = per_epoch if args.published_step_counting else 1
-            self.lr_scheduler = LambdaLR(optimizer, lambda step: warm_restarts_lr(step // every, **options))
-        return super().create_scheduler(num_training_steps, optimizer)
+    def rate_by_step(self, n_steps: int) -> Callable[[int], float] | None:
+        """See [`SeededTrainer.rate_by_step`]: cycles, if there are any."""
+        args = self.args
+        if not args.has_cycles:
+            return None
+        cycle = max(n_steps if args.cycle_epochs is None else round(args.cycle_epochs * self.updates_per_epoch), 1)
+        options: dict[str, Any] = {
+            "peak": 1.0,
+            "final": args.min_learning_rate / args.learning_rate,
+            "warmup_steps": min(args.get_warmup_steps(n_steps), cycle - 1),
+            "cycle_steps": cycle,
+        }
+        every = self.updates_per_epoch if args.published_step_counting else 1
+        return lambda step: warm_restarts_lr(step // every, **options)
