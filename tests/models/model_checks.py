@@ -11,6 +11,7 @@ import torch
 
 import brain_transformers as bt
 from brain_transformers.atlases.roi_orders import roi_order_text
+from brain_transformers.data.model_tables import read_tables
 from brain_transformers.hub.starting_models import complete_tables, give_tables
 from brain_transformers.processing.structural import CROPPED_SHAPE, MNI_AFFINE
 from brain_transformers.processing.volumes import MNI_AFFINE as VOLUMES_AFFINE
@@ -140,10 +141,11 @@ class ModelCase:
             for name, table in config.tables.items()
             if table.kept_in != "configuration"
         }
-        give_tables(processor, config, tables)
+        given = read_tables(tables, config.tables)
+        give_tables(processor, given)
         if not processor.is_fitted:
             processor.fit(rows)
-        complete_tables(model, processor, rows, tables, "made-up")
+        complete_tables(model, processor, rows, given, "made-up")
         return model, processor, rows
 
     def inputs_of(self, model: Any, batch: int) -> dict[str, torch.Tensor]:

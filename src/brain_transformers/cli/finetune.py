@@ -184,6 +184,7 @@ def _check_evaluation_labels(labels: Any, values: Sequence[Any]) -> None:
 
 def _run_once(args: argparse.Namespace) -> int:
     from ..data.labels import Labels, labelled_rows
+    from ..hub.starting_models import starting_config
     from ..training.finetuning.semantoks import SemantoksFineTuningArguments
 
     others = {field.name for field in dataclasses.fields(SemantoksFineTuningArguments)}
@@ -193,7 +194,8 @@ def _run_once(args: argparse.Namespace) -> int:
             return f"{flag} is a flag of repeated splits: add --repetitions N, or leave it out"
         return None
 
-    given = training_inputs(args, _arguments_class(args), explain)
+    config = starting_config(args.model)
+    given = training_inputs(args, _arguments_class(args), config, explain)
     training, rows, evaluation_rows = given.training, given.rows, given.evaluation_rows
     truth: list[Any] = []
     labels = Labels.read(rows, args.label, args.task, "training set")
@@ -208,7 +210,7 @@ def _run_once(args: argparse.Namespace) -> int:
         from ..files import digest
         from ..training.finetuning.trainer import FineTuningTrainer
 
-        model, extractor = _model_for(args, given.fields, labels, rows)
+        model, extractor = _model_for(args, config, given.fields, labels, rows)
         collator = ScanCollator(
             extractor,
             args.label,
@@ -245,25 +247,27 @@ def _run_once(args: argparse.Namespace) -> int:
     return train_in_folder(args, training, begin, rows, evaluation_rows, evaluate, written)
 
 
-def _model_for(args: argparse.Namespace, fields: dict[str, Any], labels: Any, rows: Any) -> tuple[Any, Any]:
+def _model_for(
+    args: argparse.Namespace, config: Any, fields: dict[str, Any], labels: Any, rows: Any
+) -> tuple[Any, Any]:
     """The model that training starts from, with a head for these labels, and its extractor."""
     from transformers import AutoModelForSequenceClassification
 
-    from ..hub.starting_models import load_pretrained, starting_config, starting_model
+    from ..hub.starting_models import load_pretrained, starting_model
     from ..training.finetuning.new_head import load_with_new_head, start_head_at
 
     options = labels.head_options()
 
     def load() -> Any:
-        saved: Any = starting_config(args.model)
-        has_head = "ForSequenceClassification" in str(saved.architectures)
-        if not (has_head and labels.label2id is not None and saved.label2id == labels.label2id):
+        has_head = "ForSequenceClassification" in str(config.architectures)
+        if not (has_head and labels.label2id is not None and config.label2id == labels.label2id):
             return load_with_new_head(args.model, options)
         print(f"the head of {args.model} is kept, since it predicts the same classes")
         return load_pretrained(AutoModelForSequenceClassification, args.model)
 
     model, extractor = starting_model(
         args.model,
+        config,
         rows,
         AutoModelForSequenceClassification,
         tables=args.tables,
@@ -334,15 +338,15 @@ def _starting_folder(args: argparse.Namespace, rows: Any, seed: int, folder: Pat
     from ..hub.sharing import save_model_folder
     from ..hub.starting_models import starting_config, starting_extractor, starting_model
 
+    config = starting_config(args.model)
     if args.model not in NAMED_MODELS:
-        config = starting_config(args.model)
         lacks_some = any(getattr(config, source) is None for source in config.table_sources.values())
         if not lacks_some and not args.tables:
-            starting_extractor(args.model, config, rows, args.tables, "labelled", fit=False)
+            starting_extractor(args.model, rows, {}, "labelled", fit=False)
             return str(args.model)
     set_seed(seed)  # the same weights when the command is repeated
-    options = {"tables": args.tables, "fields": config_fields(args), "normalization": args.normalization}
-    model, extractor = starting_model(args.model, rows, AutoModel, what="labelled", fit=False, **options)
+    options = {"tables": args.tables, "fields": config_fields(args, config), "normalization": args.normalization}
+    model, extractor = starting_model(args.model, config, rows, AutoModel, what="labelled", fit=False, **options)
     if args.model in NAMED_MODELS:
         print("the model starts from random weights: it was not pretrained")
     save_model_folder(model, folder, extractor=extractor)

@@ -4,14 +4,28 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..families import FAMILIES, weights_source
+from ..families import FAMILIES, Family, weights_source
 from ..parts import Shard
 
 NAMED_MODELS = tuple(name for family in FAMILIES for name in family.models)
+
+
+# One name of each family, published if there is such, for examples.
+EXAMPLES = ", ".join(
+    max(family.models, key=lambda name: family.models[name].source is not None) for family in FAMILIES
+)
+
+
+def families_by(told: Callable[[Family], str]) -> dict[str, str]:
+    """What is told of families -> the titles of those of which it is; nothing of what is `""`."""
+    titles: dict[str, dict[str, None]] = {}
+    for family in FAMILIES:
+        titles.setdefault(told(family), {})[family.title] = None
+    return {said: ", ".join(names) for said, names in titles.items() if said}
 
 
 class Parser(argparse.ArgumentParser):

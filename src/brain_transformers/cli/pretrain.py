@@ -5,36 +5,36 @@ from pathlib import Path
 from typing import Any
 
 from ..families import fetched
-from .flags import NAMED_MODELS
+from .flags import EXAMPLES, NAMED_MODELS, families_by
 from .training_inputs import EVAL_SPLIT, add_training_parser, check_inputs, training_inputs
 from .training_run import Beginning, check_output, train_in_folder
 
 TAKES_MORE = True
 
 
-def _objective(model: str) -> Any:
+def _config_and_objective(model: str) -> tuple[Any, Any]:
     from ..hub.starting_models import starting_config
     from ..training.objectives import OBJECTIVES
 
-    return OBJECTIVES[starting_config(model).family.objective]
+    config = starting_config(model)
+    return config, OBJECTIVES[config.family.objective]
 
 
 def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
+    by_objective = families_by(lambda family: family.objective)
+    learning = "; ".join(f"{titles} by {objective}" for objective, titles in by_objective.items())
     parser = add_training_parser(
         commands,
         "pretrain",
-        lambda args: None if args.model is None else _objective(args.model).arguments_class,
+        lambda args: None if args.model is None else _config_and_objective(args.model)[1].arguments_class,
         help="pretrain a model on a dataset of scans",
         description=(
-            "Pretrain as the model's authors did: BrainLM by masked reconstruction, Brain-JEPA by latent prediction, "
-            "Brain-Semantoks by self-distillation, with the published recipe as defaults. A name such as brainlm-13m "
-            "makes a new model that fits the dataset; a folder or Hub name goes on from its weights."
+            f"Pretrain by the objective of the model's family ({learning}), with the published recipe as defaults. A "
+            "name such as brainlm-13m makes a new model that fits the dataset; a folder or Hub name goes on from its "
+            "weights."
         ),
-        model_help=(
-            "name of a configuration (brainlm-13m, brain-jepa-base, brain-semantoks-base, ...), or folder or Hub name "
-            "of a model"
-        ),
+        model_help=f"name of a configuration ({EXAMPLES}, ...), or folder or Hub name of a model",
     )
     parser.add_argument(
         "--plots", action="store_true", help="series of ROIs: draw a reconstruction at every evaluation"
@@ -49,7 +49,7 @@ def check(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    objective = _objective(args.model)
+    config, objective = _config_and_objective(args.model)
 
     def explain(flag: str) -> str:
         from ..training.objectives import OBJECTIVES
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             return f"there is no flag {flag} for {args.model}, which {learns}"
         return f"{flag} is a flag of {' and '.join(others)}, and {args.model} {learns}"
 
-    given = training_inputs(args, objective.arguments_class, explain)
+    given = training_inputs(args, objective.arguments_class, config, explain)
     training, rows, evaluation_rows = given.training, given.rows, given.evaluation_rows
     if args.plots and objective.name != "masked reconstruction":
         raise ValueError(
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     def begin() -> Beginning:
         from transformers import AutoModelForPreTraining
 
-        from ..hub.starting_models import check_masks, starting_model
+        from ..hub.starting_models import starting_model
 
         if args.model in NAMED_MODELS:
             existing = Path(args.model) if Path(args.model).is_dir() else fetched(args.model)
@@ -89,13 +89,14 @@ def run(args: argparse.Namespace) -> int:
             print(f"{args.model}: a new model of that name, with random weights{others}")
         model, extractor = starting_model(
             args.model,
+            config,
             rows,
             AutoModelForPreTraining,
             tables=args.tables,
             fields=given.fields,
             normalization=args.normalization,
+            batch_size=training.train_batch_size,
         )
-        check_masks(model, training.train_batch_size)
         if args.plots and model.main_input_name != "signals":
             raise ValueError(
                 f"--plots draws series of ROIs, and {args.model} reads {model.main_input_name}: leave it out."

@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
+import difflib
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .flags import NAMED_MODELS, Once, check_dataset, check_model, refuse
+from .flags import NAMED_MODELS, Once, check_dataset, check_model, families_by, refuse
 
 TRAIN_SPLIT, EVAL_SPLIT = "train", "validation"
 
@@ -63,6 +65,8 @@ def add_training_parser(commands: Any, name: str, arguments_class: Callable[...,
         texts: `help`, `description`, `model_help`.
     """
     model_help = texts.pop("model_help")
+    by_scale = families_by(lambda family: str(family.processor_defaults.get("normalization", "")))
+    scales = [f"{titles} {scale}" for scale, titles in by_scale.items()]
     texts["description"] += " Every flag of transformers' TrainingArguments works here too."
     # Shortened names could mean a flag of either set.
     parser = commands.add_parser(name, add_help=False, allow_abbrev=False, **texts)
@@ -96,9 +100,8 @@ def add_training_parser(commands: Any, name: str, arguments_class: Callable[...,
     )
     parser.add_argument(
         "--normalization",
-        help="scale of the inputs of a new model; by default that of its family (BrainLM robust, Brain-JEPA "
-        "zscore-scan, Brain-Semantoks zscore). Brain-JEPA's authors pretrained with robust-means, for scans whose "
-        "parcels keep their own level",
+        help=f"scale of the inputs of a new model; by default that of its family ({'; '.join(scales)}). Brain-JEPA's "
+        "authors pretrained with robust-means, for scans whose parcels keep their own level",
     )
     tables: dict[str, Any] = {"action": _TableFile, "dest": "tables", "default": {}}
     parser.add_argument(
@@ -151,11 +154,52 @@ def check_inputs(args: argparse.Namespace) -> None:
                 )
 
 
-def config_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """Fields of `--config NAME=VALUE ...`; see [`parse_fields`]."""
-    from ..hub.registry import parse_fields
+def config_fields(args: argparse.Namespace, named: Any) -> dict[str, Any]:
+    """Fields of `--config NAME=VALUE ...` for a new model like the configuration `named`; values are JSON or words.
 
-    return parse_fields(args.model, args.config) if args.config else {}
+    Raises:
+        ValueError: for what is no such pair, no field, decided by something else, or not finite.
+    """
+    of_tables = {source: f"it is set with the table (--table {t}=FILE)" for t, source in named.table_sources.items()}
+    not_chosen, overrides = {**_NOT_CHOSEN, **of_tables}, dict[str, Any]()
+    for pair in args.config:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"Expected --config NAME=VALUE, got {pair!r}.")
+        fields = {field for field in named.to_dict() if not field.startswith("_")} - set(not_chosen)
+        key = named.attribute_map.get(key, key)
+        if key in not_chosen:
+            raise ValueError(f"--config {key}: {not_chosen[key]}. Leave it out.")
+        if key not in fields:
+            similar = difflib.get_close_matches(key, sorted(fields), n=3)
+            hint = f"Did you mean {' or '.join(similar)}?" if similar else f"It has {', '.join(sorted(fields))}."
+            raise ValueError(f"The configuration of {args.model} has no field {key!r}. {hint}")
+        try:
+            parsed = json.loads(value, parse_constant=float)
+        except (json.JSONDecodeError, RecursionError):
+            parsed = value
+        if any(not math.isfinite(number) for number in _numbers(parsed)):
+            raise ValueError(f"--config {key}: expected finite numbers, got {value}.")
+        overrides[key] = parsed
+    return overrides
+
+
+# Fields of a configuration that something else decides.
+_NOT_CHOSEN = {
+    **dict.fromkeys(("model_type", "architectures", "auto_map", "transformers_version"), "it belongs to the family"),
+    **dict.fromkeys(("id2label", "label2id", "problem_type"), "it follows from --label and --task"),
+    **dict.fromkeys(("return_dict", "output_hidden_states", "output_attentions"), "it is for calls of the model"),
+    **dict.fromkeys(("chunk_size_feed_forward", "is_encoder_decoder"), "the models do not look at it"),
+    "dtype": "training decides on it (--bf16 and the like)",
+}
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, float):
+        yield value
 
 
 # --- training arguments ---
@@ -193,10 +237,6 @@ def training_flags(
         args.parser.error(
             "--resume-from-checkpoint: the command finds the last complete checkpoint itself. Pass --resume"
         )
-    for name, (low, words) in _RANGES.items():
-        value = flags.get(name)
-        if isinstance(value, (int, float)) and not (low <= value < math.inf or (name, value) == ("max_steps", -1)):
-            raise ValueError(f"Expected {_flag(name)} to be {words}, got {value}.")
     return flags
 
 
@@ -221,9 +261,9 @@ class TrainingInputs:
 
 
 def training_inputs(
-    args: argparse.Namespace, kind: Any, explain: Callable[[str], str | None] = lambda flag: None
+    args: argparse.Namespace, kind: Any, config: Any, explain: Callable[[str], str | None] = lambda flag: None
 ) -> TrainingInputs:
-    """Training arguments, rows and fields of a new model, as the command line asks for them.
+    """Training arguments, rows and fields of a new model like `config`, as the command line asks for them.
 
     Raises:
         ValueError: for values that transformers refuses, flags about evaluations where there are none, a split that is
@@ -255,7 +295,7 @@ def training_inputs(
         training = kind(output_dir=str(args.output), **flags)
     except (ValueError, TypeError) as error:
         raise ValueError(" ".join(str(error).split())) from error
-    return TrainingInputs(training, rows, evaluation_rows, config_fields(args))
+    return TrainingInputs(training, rows, evaluation_rows, config_fields(args, config))
 
 
 # Flags that mean nothing without a set to evaluate on, and the values that ask for nothing.
@@ -266,14 +306,6 @@ _ABOUT_EVALUATION: dict[str, tuple[str, ...]] = {
     "eval_steps": ("None",),
     "load_best_model_at_end": ("False",),
     "metric_for_best_model": ("None",),
-}
-_LEAST = math.ulp(0.0)  # the smallest number above 0
-_RANGES: dict[str, tuple[float, str]] = {
-    **dict.fromkeys(("learning_rate", "base_learning_rate", "weight_decay", "max_grad_norm"), (0, "0 or more")),
-    **dict.fromkeys(("seed", "data_seed"), (0, "0 or more")),
-    **dict.fromkeys(("save_steps", "eval_steps", "logging_steps", "num_train_epochs"), (_LEAST, "above 0")),
-    **dict.fromkeys(("max_steps", "per_device_train_batch_size", "per_device_eval_batch_size"), (1, "1 or more")),
-    "gradient_accumulation_steps": (1, "1 or more"),
 }
 
 

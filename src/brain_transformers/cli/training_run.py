@@ -56,12 +56,14 @@ def train_in_folder(
         FolderInUseError: if another process trains in it.
         OtherSettingsError: if the run that goes on was another one; names the first differences.
     """
+    import torch
     from transformers import set_seed
 
     from ..data.synthetic import is_synthetic
     from ..hub.model_card import trained_model_card
     from ..hub.sharing import save_model_folder
     from ..training.run_folder import RunFolder
+    from ..training.run_settings import run_settings
 
     output: Path = args.output
 
@@ -76,19 +78,26 @@ def train_in_folder(
 
     # A launcher tells each process its rank and waits for none of them here.
     with locked(args.output, args.command) if training.process_index == 0 else nullcontext():
-        run = RunFolder.open(output, training, resume=args.resume, overwrite=args.overwrite)
+        run = RunFolder.open(output, training.world_size, resume=args.resume, overwrite=args.overwrite)
         set_seed(training.seed)
         beginning = begin()
         beginning.processor.try_rows(evaluation_rows, "evaluation")
-        if not run.bind(
-            beginning.model,
-            beginning.processor,
-            {"command": args.command, **beginning.settings},
+        writes, several = training.process_index == 0, training.world_size > 1
+        settings = run_settings(
+            training,
+            model=beginning.model if writes else None,
+            processor=beginning.processor if writes else None,
+            rows=rows if writes else None,
+            evaluation_rows=evaluation_rows if writes else None,
             new=args.model in NAMED_MODELS,
             tables=args.tables,
-            rows=rows,
-            evaluation_rows=evaluation_rows,
-        ):
+        )
+        goes_on = run.bind({"command": args.command, **beginning.settings, **settings}, writes=writes)
+        if several:  # none goes on before the first one has compared
+            torch.distributed.barrier()
+        if not goes_on:
+            if several:
+                torch.distributed.destroy_process_group()
             return 0
         if training.save_strategy != "no":
             args.go_on = "--resume"

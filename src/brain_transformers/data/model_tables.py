@@ -1,12 +1,15 @@
 """Tables that a user gives for a model: a row or a word for each of what it is about, from a file or an array."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..foreign import reading
+from ..models.configuration_base import Table
 from .arrays import read_npy
 from .readers import read_coordinates
 from .tables import read_lines
@@ -42,44 +45,41 @@ def read_words(path: str | os.PathLike[str]) -> list[str]:
 _READERS = {"numbers": read_numbers, "coordinates": lambda path: read_coordinates(path, n_rois=None)}
 
 
-def read_table(name: str, given: Any, kind: str) -> Any:
-    """A table as the user gave it: an array of numbers, or a list of words.
+@dataclass(frozen=True)
+class GivenTable:
+    """A table as a user gave it, read.
+
+    Attributes:
+        values: an array of numbers, or a list of words.
+        called: what messages call it: the file, or its name.
+        source: where it comes from, for the configuration.
+    """
+
+    values: Any
+    called: str
+    source: str
+
+
+def read_tables(given: Mapping[str, Any], known: Mapping[str, Table]) -> dict[str, GivenTable]:
+    """The tables that a user gives, by name: files, or arrays of numbers and lists of words.
 
     Args:
-        kind: one of `FORMATS`.
+        known: what the model must be told; others of `given` are not read, and refused where its fields are settled.
 
     Raises:
-        ValueError: if it cannot be read as one; the message names the file.
+        ValueError: if one cannot be read; the message names the file.
     """
-    is_file = isinstance(given, (str, os.PathLike))
-    with reading(given if is_file else name, FORMATS[kind]):
-        if kind == "words":
-            return read_words(given) if is_file else [str(word) for word in given]
-        return _READERS[kind](given) if is_file else np.asarray(given, dtype=np.float64)
-
-
-def fit_to_shape(called: str, values: np.ndarray, shape: tuple[int | None, ...], fewer: str = "") -> np.ndarray:
-    """Leading columns of a table of numbers, as float32 of this shape.
-
-    Args:
-        called: what messages call it.
-        values: rows and columns.
-        shape: of the table that a model takes.
-        fewer: how to have fewer columns, as a sentence.
-
-    Raises:
-        ValueError: if rows or columns are lacking, or numbers say nothing.
-    """
-    n_rows, n_columns = (int(size or 0) for size in shape)
-    if values.ndim != 2 or len(values) != n_rows or values.shape[1] < n_columns:
-        raise ValueError(
-            f"{called}: expected {n_rows} rows (parcels in the order of the dataset) and at least {n_columns} "
-            f"columns, got shape {values.shape}.{fewer}"
-        )
-    values = values[:, :n_columns]
-    if not np.isfinite(values).all():
-        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
-        raise ValueError(f"{called}: expected finite numbers, got {values[row].tolist()[:4]} in row {row + 1}.")
-    if (constant := np.flatnonzero(np.ptp(values, axis=0) == 0)).size:
-        raise ValueError(f"{called}: column {constant[0] + 1} is the same for every parcel, which says nothing.")
-    return np.ascontiguousarray(values, dtype=np.float32)
+    tables = {}
+    for name, table in given.items():
+        if name not in known:
+            tables[name] = GivenTable(None, name, "")
+            continue
+        kind, is_file = known[name].kind, isinstance(table, (str, os.PathLike))
+        with reading(table if is_file else name, FORMATS[kind]):
+            if kind == "words":
+                values: Any = read_words(table) if is_file else [str(word) for word in table]
+            else:
+                values = _READERS[kind](table) if is_file else np.asarray(table, dtype=np.float64)
+        file = Path(table) if is_file else None
+        tables[name] = GivenTable(values, str(file or name), file.name if file is not None else "an array")
+    return tables

@@ -4,11 +4,11 @@ What scans of a modality have in common, and what follows from them, is said by 
 of the family (see `processing.base` and `models.configuration_base`).
 """
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.model_tables import FORMATS, GivenTable, read_tables
 from ..data.row_kinds import kind_of
 from ..data.row_randomness import SeededDraws
 from ..families import FAMILIES
@@ -51,22 +51,49 @@ def new_model(
     """
     from transformers import AutoModelForPreTraining
 
-    named, given = load_config(name), dict(tables or {})
+    named = load_config(name)
+    return _new_model(
+        name,
+        named,
+        dataset,
+        auto_class or AutoModelForPreTraining,
+        tables=read_tables(tables or {}, named.tables),
+        fields=overrides,
+        normalization=normalization,
+        fit=fit,
+        what=what,
+    )
+
+
+def _new_model(
+    name: str,
+    named: BrainConfig,
+    dataset: Any,
+    auto_class: Any,
+    *,
+    tables: Mapping[str, GivenTable],
+    fields: Mapping[str, Any],
+    normalization: str | None,
+    fit: bool,
+    what: str,
+    batch_size: int = 8,
+) -> tuple[Any, Any]:
+    """See [`new_model`]; `named` is the configuration of that name, and masks are tried for `batch_size` scans."""
     processor_class = named.load_processor()
     rows = _training_rows(dataset, processor_class)
-    facts = processor_class.facts(rows, overrides, f"{what} scans")
-    config = _fitted_config(name, named, facts, given, overrides)
+    facts = processor_class.facts(rows, fields, f"{what} scans")
+    config = _fitted_config(name, named, facts, tables, fields)
     options = {} if normalization is None else {"normalization": normalization}
     processor = processor_class.from_model_config(config, **{**facts.processor_options, **options})
     for line in processor.remarks(facts):
         print(line)
-    give_tables(processor, config, given)
+    give_tables(processor, tables)
     if fit and processor.is_fitted:
         print(f"scale: {processor.describe()['scale']}")
     fit_to_rows(processor, rows, what, fit=fit)
-    model = (auto_class or AutoModelForPreTraining).from_config(config)
-    check_masks(model, 8)
-    complete_tables(model, processor, rows, given, what)
+    model = auto_class.from_config(config)
+    check_masks(model, batch_size)
+    complete_tables(model, processor, rows, tables, what)
     return model, processor
 
 
@@ -98,22 +125,20 @@ def _training_rows(dataset: Any, processor_class: Any) -> Any:
 
 
 def _fitted_config(
-    name: str, named: Any, facts: ScanFacts, tables: Mapping[str, Any], overrides: Mapping[str, Any]
+    name: str, named: Any, facts: ScanFacts, tables: Mapping[str, GivenTable], overrides: Mapping[str, Any]
 ) -> Any:
     """The named configuration with what fits the scans; says in what it differs."""
-    from ..data.model_tables import read_table
-
     chosen = dict(overrides)
     for table, source in named.table_sources.items():
         if source in chosen:
             raise ValueError(f"{source} is set with the table. Leave it out, and pass tables={{{table!r}: ...}}.")
     for table in [key for key in tables if key in named.tables and named.tables[key].kept_in == "configuration"]:
-        chosen[table] = read_table(table, tables[table], named.tables[table].kind)
+        chosen[table] = tables[table].values
     try:
         values = named.fitted_to(facts, chosen)
     except TableError as error:
-        raise ValueError(f"{_called(error.table, tables[error.table])}: {error}") from error
-    config = load_config(name, **values)
+        raise ValueError(f"{tables[error.table].called}: {error}") from error
+    config = type(named).of_fields(name, named.family.models[name].values, values)
     for key, value in values.items():
         if key in chosen or getattr(named, key) == value or value is None:
             continue  # said by the caller, the same, or to follow from the rest
@@ -186,7 +211,7 @@ def starting_config(model: str) -> BrainConfig:
 
 
 def starting_extractor(
-    model: str, config: Any, rows: Any, tables: Mapping[str, Any], what: str = "training", *, fit: bool = True
+    model: str, rows: Any, tables: Mapping[str, GivenTable], what: str = "training", *, fit: bool = True
 ) -> Any:
     """Feature extractor of an existing model, with the centres that are given and, if it has none, a fitted scale.
 
@@ -194,19 +219,19 @@ def starting_extractor(
         fit: whether to fit the scale where the model has none.
 
     Raises:
-        ValueError: for tables that the model has no use for, or rows that do not fit it.
+        ValueError: for rows that do not fit it.
     """
     from transformers import AutoFeatureExtractor
 
     extractor = load_pretrained(AutoFeatureExtractor, model)
-    check_tables(model, config, tables, new=False)
-    give_tables(extractor, config, tables)
+    give_tables(extractor, tables)
     fit_to_rows(extractor, rows, what, fit=fit)
     return extractor
 
 
 def starting_model(
     name: str,
+    config: BrainConfig,
     rows: Any,
     auto_class: Any,
     *,
@@ -216,27 +241,34 @@ def starting_model(
     load: Callable[[], Any] | None = None,
     what: str = "training",
     fit: bool = True,
+    batch_size: int = 8,
 ) -> tuple[Any, Any]:
     """A model and its feature extractor, ready for these rows: new for the name of a configuration, or existing.
 
     Args:
         name: of a configuration, or folder or Hub name of a model.
+        config: see [`starting_config`].
         rows: scans that it must fit.
         auto_class: what kind of model.
         tables: name -> file, see [`new_model`].
         fields, normalization: of the configuration and the extractor of a new model.
         load: loads an existing model, in place of `auto_class`.
         what, fit: see [`new_model`].
+        batch_size: scans of a batch, for which masks are tried.
 
     Raises:
         ValueError: if there is no such model, or it does not fit the rows.
     """
+    if name not in MODELS:
+        check_tables(name, config, tables, new=False)
+    given = read_tables(tables, config.tables)
     if name in MODELS:
-        options = {"tables": tables, "normalization": normalization, "what": what, "fit": fit, **fields}
-        return new_model(name, rows, auto_class=auto_class, **options)
+        options: dict[str, Any] = {"normalization": normalization, "what": what, "fit": fit, "batch_size": batch_size}
+        return _new_model(name, config, rows, auto_class, tables=given, fields=fields, **options)
     model = load_pretrained(auto_class, name) if load is None else load()
-    extractor = starting_extractor(name, model.config, rows, tables, what, fit=fit)
-    complete_tables(model, extractor, rows, tables, what)
+    extractor = starting_extractor(name, rows, given, what, fit=fit)
+    complete_tables(model, extractor, rows, given, what)
+    check_masks(model, batch_size)
     return model, extractor
 
 
@@ -262,44 +294,37 @@ def check_tables(name: str, config: Any, tables: Mapping[str, Any], *, new: bool
             raise ValueError(f"--{table} is for new models; what {name} was trained with belongs to its weights.")
 
 
-def give_tables(processor: Any, config: Any, tables: Mapping[str, Any]) -> None:
+def give_tables(processor: Any, tables: Mapping[str, GivenTable]) -> None:
     """Give a processor what it needs of the tables for a model.
 
     Raises:
-        ValueError: if one cannot be read, or does not fit.
+        ValueError: if one does not fit.
     """
-    from ..data.model_tables import read_table
-
     for name in processor.own_tables & tables.keys():
-        array = read_table(name, tables[name], config.tables[name].kind)
         try:
-            processor.set_table(name, array)
+            processor.set_table(name, tables[name].values)
         except ValueError as error:
-            raise ValueError(f"{_called(name, tables[name])}: {error}") from error
+            raise ValueError(f"{tables[name].called}: {error}") from error
 
 
-def complete_tables(model: Any, processor: Any, rows: Any, tables: Mapping[str, Any], what: str) -> None:
+def complete_tables(model: Any, processor: Any, rows: Any, tables: Mapping[str, GivenTable], what: str) -> None:
     """Keep what a model must know in it, so that it is complete when saved; says where it came from.
 
     Args:
         model: new, or an existing one that lacks tables or gets others.
         processor: its processor, which has those that are given.
         rows: scans to compute tables from.
-        tables: name -> file or array, of those that are given.
+        tables: those that are given.
         what: how messages call the set of rows.
 
     Raises:
         ValueError: if the model needs a table that nobody knows.
     """
-    from ..data.model_tables import FORMATS, fit_to_shape, read_table
-
     for name, table in model.tables.items():
         given = tables.get(name)
         if table.kept_in == "weights" and (given is not None or table.source is None):
             if given is not None and name not in processor.own_tables:
-                fewer = f" Fewer: --config {table.columns}=..." if table.columns else ""
-                array = fit_to_shape(_called(name, given), read_table(name, given, table.kind), table.shape, fewer)
-                source = ""
+                array, source = table.fitted(given.called, given.values), given.source
             elif (made := processor.make_table(name, table.shape, rows, f"{what} scans")) is not None:
                 array, source = made
             else:
@@ -307,13 +332,6 @@ def complete_tables(model: Any, processor: Any, rows: Any, tables: Mapping[str, 
                     f"{type(model).__name__} needs the table {name} ({table.what} of every parcel), and it does not "
                     f"follow from these scans. Pass --{name} FILE, {FORMATS[table.kind]}."
                 )
-            if given is not None:
-                source = Path(given).name if isinstance(given, (str, os.PathLike)) else "an array"
-            model.set_table(name, array, source)
+            model.set_table(name, array, source if given is None else given.source)
         if (source := model.tables[name].source) is not None:
             print(f"{name}: {source}")
-
-
-def _called(name: str, given: Any) -> str:
-    """What messages call a table."""
-    return str(given) if isinstance(given, (str, os.PathLike)) else name
