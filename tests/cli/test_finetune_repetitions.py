@@ -169,7 +169,7 @@ def test_new_models_of_other_families(model, sizes, tmp_path, trained, capsys):
             2,
             "learning_rate itself (rates come from the grid)",
         ),
-        (["--schedule", "cosin"], 2, "schedule to be one of"),
+        (["--schedule", "cosin"], 2, "schedule must be one of"),
         (["--crops", "0"], 2, "0 crops"),
         (["--ratios", "0.5", "0.5", "0"], 2, "three ratios above 0"),
         ([], 0, "--repetitions must be at least 1"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from authors_brain_mt import published_regression_scores, published_split, written_groups
 from golden_case import GoldenCase
 from safetensors.torch import load_file
 
@@ -15,13 +16,12 @@ import convert_brain_mt
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 import brain_transformers as bt
-from brain_transformers.evaluation.splits import published_split
 from brain_transformers.layers.mamba_mixer import MambaMixer
 from brain_transformers.models.brain_mt.conversion_brain_mt import KEY_MAP
 from brain_transformers.processing.volumes import frame_major, normalise_volumes
 from brain_transformers.training import FineTuningArguments, FineTuningTrainer
 from brain_transformers.training.schedules import warm_restarts_lr
-from brain_transformers.training.scores import prediction_scores, published_regression_scores
+from brain_transformers.training.scores import prediction_scores
 
 # The authors' arguments of a mixer, and ours.
 _MIXER_ARGUMENTS = {
@@ -381,7 +381,7 @@ def _check_groups(case: GoldenCase, name: str, expected: list[dict[str, Any]], w
     else:
         written = [
             {"params": parameters, "lr_scale": scale, "weight_decay": 0.05 if decays else 0.0}
-            for parameters, scale, decays in model.published_groups(0.75, as_run=False)
+            for parameters, scale, decays in written_groups(model, 0.75)
         ]
         kind, settings = trainer.get_optimizer_cls_and_kwargs(arguments, model)
         groups = kind(written, **settings).param_groups

@@ -19,7 +19,6 @@ from brain_transformers.models.harmonix_f.conversion_harmonix_f import KEY_MAP a
 from brain_transformers.models.harmonix_f.modeling_harmonix_f import (
     HarmonixFPositions,
     HarmonixFPredictor,
-    resized_kernel,
     resizing_matrices,
 )
 from brain_transformers.processing.frame_sampling import sampled_frames
@@ -27,6 +26,12 @@ from brain_transformers.processing.frame_sampling import sampled_frames
 _SHARED = Path(__file__).resolve().parents[3] / "shared" / "golden" / "brain_harmony"
 
 # --- Harmonix-F ---
+
+
+def resized_kernel(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """The stored kernel `(hidden_size, stored)` for patches of another length: `(hidden_size, patch_size)`."""
+    stored = weight.shape[1]
+    return weight if patch_size == stored else weight @ resizing_matrices(stored, patch_size)[1].to(weight).T
 
 
 def convert_f(case: GoldenCase, work: Path, config: dict[str, Any], *more: str) -> Path:

@@ -30,17 +30,10 @@ def crop_features(
     ICLR 2026, released evaluation code.
 
     Args:
-        model: a body of any family, or a model with a head (its body is used).
-        dataset: rows of scans, such as [`brain_transformers.data.load_dataset`] gives, or a list of such.
-        extractor: the model's feature extractor.
+        model, dataset, extractor, pooling, device, dtype, progress: see [`embed_dataset`].
         n_crops: crops a scan, from its start to its end; they overlap where the scan is short, and are all the same
             where it is not longer than one.
-        pooling: `"model"`: `pooler_output`, which for Brain-Semantoks is `cls_mean` (1,536 values) unless its
-            configuration says otherwise; or another of those that [`embed_dataset`] takes.
         batch_size: crops in a forward pass, of as many scans as it takes.
-        device: where to run; by default where the model is.
-        dtype: `"float32"`, or `"bfloat16"` for mixed precision.
-        progress: show a progress bar over scans.
 
     Returns:
         float32 `(n_scans, n_crops, n_features)` on the CPU, in the order of `dataset`.

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -85,24 +84,6 @@ def scan_splits(
             np.concatenate([of_subject[number] for number in part]).astype(np.int64) for part in (*parts, held)
         )
         yield first, second, third
-
-
-def published_split(n_scans: int, ratios: Sequence[float] = (0.7, 0.15), seed: int = 0) -> list[list[int]]:
-    """Training, validation and test as BrainMT's authors draw them: one random split, of scans and not of subjects.
-
-    Args:
-        n_scans: number of scans, one a subject.
-        ratios: shares of training and validation, rounded down; the rest is for the test.
-        seed: of the draw.
-
-    Returns:
-        Three lists of scan numbers, in the order in which they were drawn.
-    """
-    import torch
-
-    order = torch.randperm(n_scans, generator=torch.Generator().manual_seed(seed)).tolist()
-    bounds = [0, *np.cumsum([int(ratio * n_scans) for ratio in ratios]).tolist(), n_scans]
-    return [order[start:stop] for start, stop in pairwise(bounds)]
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,19 @@ class TableError(ValueError):
 class BrainConfig(CheckedFields, PreTrainedConfig):
     """Base of every configuration, whatever the modality: its family, checks of its fields, saving and loading.
 
-    Models of parcel series start from [`ROIConfig`].
+    Models of parcel series start from [`ROIConfig`]. What a field is that several families have is said here; a
+    family documents those of its own. Defaults are those of its released checkpoint.
+
+    Args:
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: widths and depth of the encoder, and
+            with `decoder_` or `predictor_` before their names of the part that only pretraining has.
+        hidden_act: activation of the feed-forward blocks; `"gelu"` is the exact form.
+        layer_norm_eps, initializer_range: epsilon of the norms, and standard deviation of weights at the start.
+        hidden_dropout_prob, attention_probs_dropout_prob: dropout after each block and on attention, while training.
+        drop_path_rate: stochastic depth of the last layer while training; layers before it have linearly less.
+        mask_ratio: share of tokens that masked modeling hides.
+        pooling: how `pooler_output` is made of the tokens, see [`pool_tokens`].
+        classifier_head, classifier_dropout: head for labels, and dropout inside an MLP.
     """
 
     # What the configurations of one family share: the names of its classes, its objective, how scans come to it.

@@ -18,15 +18,9 @@ class LatentPredictionConfig(ROIConfig):
     """Base of the configurations of Brain-JEPA and Harmonix-F: an encoder, a predictor, and block masks.
 
     Args:
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: context and target encoder.
-        predictor_hidden_size, predictor_num_hidden_layers, predictor_num_attention_heads,
-            predictor_intermediate_size: predictor.
         gradient_size: components of the gradient table.
         gradient_source: where the stored gradients came from. By default those of this package if it has them for
             `roi_order`; `None` means that none are stored and `set_table` must be called first.
-        hidden_act: activation of the feed-forward blocks; `"gelu"` is the exact form.
-        hidden_dropout_prob, attention_probs_dropout_prob: dropout while training; 0 in the authors' runs.
-        layer_norm_eps, initializer_range: as usual.
         mask_rule: `"balanced"` or `"published"`, see `models.block_masks`. Balanced is the default for new training,
             since the published trimming nearly removes right-hemisphere parcels from the contexts.
         mask_observation: share of ROIs, and of windows, that the observed block spans, drawn from this range.

@@ -4,7 +4,7 @@ import copy
 import inspect
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -318,6 +318,18 @@ class BrainPreTrainedModel(PreTrainedModel):
             Parameters, the factor of their learning rate, and whether they decay, in the authors' order.
         """
         return None
+
+    @staticmethod
+    def grouped(
+        parameters: Iterable[torch.nn.Parameter],
+        scales: Mapping[int, float],
+        decays: Callable[[torch.nn.Parameter], bool],
+    ) -> list[tuple[list[torch.nn.Parameter], float, bool]]:
+        """Parameters by the factor of their learning rate, from `scales` by their ids, and whether they decay."""
+        groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+        for parameter in parameters:
+            groups.setdefault((scales.get(id(parameter), 1.0), decays(parameter)), []).append(parameter)
+        return [(group, *key) for key, group in groups.items()]
 
     def _bodies(self) -> list[Any]:
         """The released network, and its trained twin where there is one."""

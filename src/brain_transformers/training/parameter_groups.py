@@ -106,11 +106,8 @@ def layer_decay_groups(
                 "published_parameter_groups (--published) out."
             )
     else:
-        by_rule: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            key = (scales.get(id(parameter), 1.0), parameter.ndim > 1 and own_name(name) not in NEVER_DECAY)
-            by_rule.setdefault(key, []).append(parameter)
-        groups = [(parameters, *key) for key, parameters in by_rule.items()]
+        never = {id(parameter) for name, parameter in model.named_parameters() if own_name(name) in NEVER_DECAY}
+        groups = bare.grouped(model.parameters(), scales, lambda each: each.ndim > 1 and id(each) not in never)
     trainable = (([each for each in parameters if each.requires_grad], *key) for parameters, *key in groups)
     return [
         {

@@ -55,26 +55,6 @@ def regression_scores(labels: np.ndarray, guesses: np.ndarray) -> dict[str, floa
     return values
 
 
-def published_regression_scores(labels: np.ndarray, guesses: np.ndarray) -> dict[str, float]:
-    """The scores of BrainMT's authors, in the dtype of the arrays, sums included: float16 after mixed precision.
-
-    They differ from [`regression_scores`] in the last digits that the dtype has, and add `pearson_p`.
-
-    Args:
-        labels, guesses: `(n,)`, of one dtype.
-
-    Raises:
-        ImportError: without scipy (extra `data`).
-    """
-    pearsonr = require("scipy.stats", extra="data", purpose="the correlation of BrainMT's authors").pearsonr
-    error = guesses - labels
-    unexplained, total = np.sum(error**2), np.sum((labels - np.mean(labels)) ** 2)
-    r, p = pearsonr(guesses, labels)
-    values = {"mse": np.mean(error**2), "mae": np.mean(np.abs(error)), "pearson_r": r, "pearson_p": p}
-    values["r2"] = 1 - unexplained / total if total else 0.0
-    return {name: float(value) for name, value in values.items()}
-
-
 def prediction_scores(logits: Any, labels: Any) -> dict[str, float]:
     """Scores of a head's outputs; all are NaN where one is not finite: the model has diverged.
 

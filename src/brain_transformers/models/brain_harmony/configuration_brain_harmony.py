@@ -26,20 +26,13 @@ class BrainHarmonyConfig(BrainConfig):
         n_t1_tokens: tokens of a T1 volume from Harmonix-S; 0 for a model of fMRI alone.
         input_size: width of both encoders' tokens; another `hidden_size` has a linear layer in front.
         num_hub_tokens: learned tokens that are read in place of all others.
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: of the encoder.
-        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads, decoder_intermediate_size: of the
-            decoder, which only pretraining has.
-        hidden_act, layer_norm_eps: of all layers.
-        drop_path_rate: stochastic depth of the last encoder layer; layers before it have linearly less. The authors
-            pretrain without, and fine-tune with 0.1.
-        initializer_range: standard deviation of the CLS and mask tokens at the start; linear layers start with Xavier,
-            hub tokens with unit, weights.
+        drop_path_rate: the authors pretrain without, and fine-tune with 0.1.
+        initializer_range: of the CLS and mask tokens; linear layers start with Xavier, hub tokens with unit, weights.
         norm_pix_loss: whether pretraining predicts tokens that are standardised over their width, each for itself.
         loss_on_padding: whether padded fMRI tokens count in the loss, as in the authors' code. They are no data.
         pooling: `"mean"` of the hub tokens, or `"cls"`.
         classifier_head: `"linear"`, or `"mlp"` with two hidden layers, which the authors use for regression.
         classifier_hidden_size: width of the MLP's hidden layers; half of `hidden_size` by default.
-        classifier_dropout: dropout in the MLP.
         label_smoothing: share of the label that is spread over all classes while training; the authors' is 0.1.
         final_norm: whether the encoder ends with its norm. A classifier on the mean of the hub tokens has one of its
             own instead, and sets this to `False`.

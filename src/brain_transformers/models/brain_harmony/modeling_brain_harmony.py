@@ -246,10 +246,7 @@ class BrainHarmonyPreTrainedModel(BrainPreTrainedModel):
     def published_groups(self, layer_decay: float) -> list[tuple[list[nn.Parameter], float, bool]]:
         """See [`BrainPreTrainedModel.published_groups`]: hub tokens and their positions decay, CLS does not."""
         scales = self.learning_rate_scales(layer_decay)
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for parameter in self.parameters():
-            groups.setdefault((scales.get(id(parameter), 1.0), parameter.ndim > 1), []).append(parameter)
-        return [(parameters, *key) for key, parameters in groups.items()]
+        return self.grouped(self.parameters(), scales, lambda parameter: parameter.ndim > 1)
 
     def observed_tokens(self, output: Any, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
         """See [`BrainPreTrainedModel.observed_tokens`]: `None`, since hub tokens are never padding."""

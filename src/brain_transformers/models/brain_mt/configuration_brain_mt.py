@@ -49,12 +49,8 @@ class BrainMTConfig(BrainConfig):
             start at 0.69; `"mamba"`: steps start between 0.001 and 0.1 as in Mamba.
         mamba_norm: `"rms"` or `"layer"`, the norms of the Mamba stage.
         mamba_norm_eps: their epsilon; `layer_norm_eps` is that of all other norms.
-        hidden_act: activation of the feed-forward block; the stem's is always the tanh form of GELU.
-        hidden_dropout_prob, attention_probs_dropout_prob, classifier_dropout: dropout while training.
-        drop_path_rate: stochastic depth of the last layers; layers before them have linearly less.
-        initializer_range: standard deviation of linear layers and spatial positions at the start.
+        hidden_act: the stem's is always the tanh form of GELU.
         frames_per_chunk: frames that run through the stem at a time; the result is the same, memory is not.
-        mask_ratio: share of tokens that masked modeling hides.
         mask_rule: `"columns"`: patches are hidden in all frames; `"runs"`: in runs of `mask_run` frames. Neighbouring
             frames nearly repeat each other, so that single hidden tokens would be read off their neighbours in time.
         mask_run: frames of a run.

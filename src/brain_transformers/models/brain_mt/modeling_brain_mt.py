@@ -319,33 +319,13 @@ class BrainMTPreTrainedModel(BrainPreTrainedModel):
         n_frames = config.n_frames if inputs is None else inputs["volumes"].shape[1]
         return config.n_patches * n_frames
 
-    def published_groups(
-        self, layer_decay: float, as_run: bool = True
-    ) -> list[tuple[list[nn.Parameter], float, bool]]:
+    def published_groups(self, layer_decay: float) -> list[tuple[list[nn.Parameter], float, bool]]:
         """See [`BrainPreTrainedModel.published_groups`].
 
         The authors' names carry a prefix in their runs, so that none of their rules matches: one learning rate, and
-        everything with two axes or more decays, CLS, positions and the state spaces' rates (`A_log`) included. With
-        `as_run=False` it is what they wrote: the rate falls over CLS, spatial positions and the first two convolutions
-        and over the attention layers, while all else, Mamba layers too, has the full rate; CLS and positions do not
-        decay.
+        everything with two axes or more decays, CLS, positions and the state spaces' rates (`A_log`) included.
         """
-        body: Any = self.base_model
-        scales: dict[int, float] = {}
-        free: set[int] = set()
-        if not as_run:
-            embeddings, n_layers = body.embeddings, self.config.n_layers
-            first = [embeddings.cls_token, embeddings.position_embeddings]
-            convolutions = [embeddings.stem.conv1.weight, embeddings.stem.conv2.weight]
-            scales = {id(parameter): layer_decay ** (n_layers + 1) for parameter in [*first, *convolutions]}
-            for number, layer in enumerate(body.attention_layers):
-                scales |= {id(parameter): layer_decay ** (n_layers - number) for parameter in layer.parameters()}
-            free = {id(parameter) for parameter in [*first, embeddings.frame_embeddings]}
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for parameter in self.parameters():
-            key = (scales.get(id(parameter), 1.0), parameter.ndim > 1 and id(parameter) not in free)
-            groups.setdefault(key, []).append(parameter)
-        return [(parameters, *key) for key, parameters in groups.items()]
+        return self.grouped(self.parameters(), {}, lambda parameter: parameter.ndim > 1)
 
     def _check_volumes(self, volumes: torch.Tensor) -> None:
         """Raise ValueError for volumes that the model cannot take."""

@@ -40,16 +40,13 @@ class BrainSemantoksConfig(ROIConfig):
         n_cortical_networks: 7 or 17, the edition whose networks are used when `networks` is left out.
         spatial_mode: `"networks"`; `"rois"`: every parcel is a network, with one shared linear tokenizer (the authors'
             max-spatial ablation); `"whole_brain"`: all parcels are one network (min-spatial).
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: transformer.
         tokenizer_branches: what a tokenizer is made of, one dict a branch: `{"type": "convolution", "out_channels",
             "kernel_size", "dilation", "depthwise"}` or `{"type": "long_convolution", "out_channels", "kernel_size",
             "num_scales", "decay_min", "decay_max"}`. Their channels add up to `hidden_size`. By default both, with
             half of the width each.
         tokenizer_pooling: over the timepoints of a token: `"mean"`, `"max"` or `"attention"`.
         tokenizer_norm: LayerNorm on the pooled token.
-        hidden_act: activation of the feed-forward blocks; `"gelu"` is the exact form.
-        embedding_dropout, attention_probs_dropout_prob: dropout while training; 0 in the authors' runs.
-        drop_path_rate: stochastic depth of the last layer; layers before it have linearly less.
+        embedding_dropout: on the tokens while training.
         layer_scale_init_value: initial factor on each block's output, or `None` for no such factor.
         use_mask_embedding: learned vector in place of hidden and missing tokens. Without it masks are ignored.
         masked_term_without_embedding: whether pretraining without that vector keeps the term over the tokens of a
@@ -57,7 +54,6 @@ class BrainSemantoksConfig(ROIConfig):
         missing_tokens: what stands for a token without data (short scan, missing subcortex): `"mask"`, the mask
             embedding, as hidden tokens were in training; `"zeros"`, the token of a zero signal, as in the authors'
             data code.
-        layer_norm_eps, initializer_range: as usual.
         pooling: how `pooler_output` is made: `"cls"`, `"mean"` (all tokens without CLS), `"cls_mean"` (mean first,
             then CLS: twice the width), `"mean_with_cls"` or `"max"`. Earlier versions said `"avg"` and `"cls_avg"`.
         projection_hidden_size, projection_size, projection_num_layers: projection head of pretraining.

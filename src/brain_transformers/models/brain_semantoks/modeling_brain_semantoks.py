@@ -420,12 +420,10 @@ class BrainSemantoksPreTrainedModel(ROIPreTrainedModel):
         scales = self.learning_rate_scales(layer_decay) | {id(parameter): 1.0 for parameter in tokenizers}
         first = [*tokenizers, *vectors]
         known = {id(parameter) for parameter in [*first, *head]}
-        known_vectors = {id(vector) for vector in vectors}
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for parameter in [*first, *(each for each in self.parameters() if id(each) not in known)]:
-            decays = layer_decay == 1 or parameter.ndim > 1 or id(parameter) in known_vectors
-            groups.setdefault((scales.get(id(parameter), 1.0), decays), []).append(parameter)
-        return [*((parameters, *key) for key, parameters in groups.items()), (head, 1.0, True)]
+        always = {id(parameter) for parameter in (self.parameters() if layer_decay == 1 else vectors)}
+        others = (each for each in self.parameters() if id(each) not in known)
+        groups = self.grouped([*first, *others], scales, lambda each: each.ndim > 1 or id(each) in always)
+        return [*groups, (head, 1.0, True)]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

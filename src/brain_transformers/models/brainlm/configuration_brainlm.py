@@ -22,11 +22,7 @@ class BrainLMConfig(ROIConfig):
         n_rois: number of parcels of a sample (A424: 424).
         n_timepoints: timepoints of a window; other multiples of `patch_size` work at run time.
         patch_size: timepoints of one token.
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: encoder.
-        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads, decoder_intermediate_size:
-            decoder; its width must equal the encoder's, since both add coordinates and positions of that width.
-        hidden_act: activation of the feed-forward blocks; `"gelu"` is the exact form.
-        hidden_dropout_prob: dropout after each block.
+        decoder_hidden_size: must equal `hidden_size`, since both parts add coordinates and positions of that width.
         embedding_dropout: dropout on embedded tokens while training; 0.1 is fixed in the authors' code.
         attention_probs_dropout_prob: kept from the authors' files and without effect, there as here.
         conv_kernel_size: odd length of the depthwise convolution along the tokens that is added to attention, or
@@ -36,15 +32,11 @@ class BrainLMConfig(ROIConfig):
             attention.
         num_positions: rows of the time position table.
         use_tanh_decoder: tanh on the prediction.
-        layer_norm_eps, initializer_range: as usual.
         coordinate_init_scale: factor on the initial weights of both coordinate projections. 1 as published.
             Millimetres are about fifty times larger than a robust-scaled signal and drown it at first; 0.02 puts them
             on par, which a new model trained on little data needs.
-        mask_ratio: share of tokens hidden by the pretraining head.
         reconstruction_loss: `"mse"` or `"mae"`, over masked entries. The authors' name `loss_fn` is accepted.
-        pooling: how `pooler_output` is made: `"cls"`, `"mean"`, `"mean_with_cls"` or `"max"`.
         classifier_head: `"linear"` or the authors' three-layer `"mlp"`.
-        classifier_dropout: dropout inside the MLP head.
         coordinates_source: where the stored parcel centres came from; `None` means that none are stored and each call
             must pass `coordinates`.
 

@@ -27,21 +27,13 @@ class BrainLMViTConfig(ROIConfig):
         patch_size: side of a square patch, parcels x timepoints; 16 goes with a padded square of 432, 14 with 434.
         image_size: side of that square; follows from `patch_size` if left out.
         num_channels: channels of the image; the published models repeat the signal three times.
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: encoder.
-        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads, decoder_intermediate_size:
-            decoder.
-        hidden_act: activation; `"gelu"` is the exact form.
-        hidden_dropout_prob, attention_probs_dropout_prob: dropouts while training.
         qkv_bias: bias of query, key and value.
-        layer_norm_eps, initializer_range: as usual.
         mask_ratio: share of the patches hidden by the pretraining head, padding included as in the authors' code.
         norm_pix_loss: reconstruct each parcel's series scaled to zero mean and unit variance over the window.
         train_mode: `"auto_encode"` (random masking), `"predict_last"` (hide the last patch columns) or
             `"predict_last_pixel"` (hide exactly the last `int(mask_ratio * n_timepoints)` timepoints).
-        pooling: how `pooler_output` is made: `"cls"`, `"mean"`, `"mean_with_cls"` or `"max"`. The authors' switch
-            `use_mean_pooling` is accepted and means `"mean_with_cls"`.
+        pooling: the authors' switch `use_mean_pooling` is accepted and means `"mean_with_cls"`.
         classifier_head: `"linear"` or the authors' three-layer `"mlp"`.
-        classifier_dropout: dropout inside the MLP head.
         classifier_loss: `None` for the loss that `problem_type` implies, or one of the authors' for a single output:
             `"mse"`, `"mae"`, `"binary_cross_entropy"`, `"weighted_mse"`. The authors' name `loss_fn` is accepted.
         sigmoid_outputs: return the sigmoid of the head's output as `logits`.

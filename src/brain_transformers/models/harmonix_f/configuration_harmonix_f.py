@@ -32,7 +32,6 @@ class HarmonixFConfig(LatentPredictionConfig):
         use_cls_token: put a learned token in front; the released encoder has none.
         padded_attention: what padded tokens get from attention: `"zero"`, nothing, as in the authors' flash path, or
             `"observed"`: they attend to what was observed, as in their eager one. Observed tokens are the same.
-        drop_path_rate: stochastic depth of the last layer; layers before it have linearly less.
         pooling: `"mean"` of the observed tokens, or `"cls"`.
 
     Raises:
@@ -42,17 +41,7 @@ class HarmonixFConfig(LatentPredictionConfig):
     family: ClassVar[Family] = FAMILY
     model_type = FAMILY.model_type
     table_sources = {"gradients": "gradient_source", "harmonics": "harmonics_source"}
-    keys_to_ignore_at_inference = [
-        "sample_losses",
-        "predictions",
-        "targets",
-        "target_mask",
-        "context_indices",
-        "target_indices",
-        "context_hidden_state",
-        "last_hidden_state",
-        "pooler_output",
-    ]
+    keys_to_ignore_at_inference = [*LatentPredictionConfig.keys_to_ignore_at_inference, "sample_losses"]
     choices = {
         "padded_attention": ("zero", "observed"),
         "pooling": ("mean", "cls"),

@@ -54,14 +54,6 @@ def resizing_matrices(stored: int, wanted: int) -> tuple[torch.Tensor, torch.Ten
     return matrix, torch.linalg.pinv(matrix)
 
 
-def resized_kernel(weight: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """The stored kernel `(hidden_size, stored)` for patches of another length: `(hidden_size, patch_size)`."""
-    if patch_size == weight.shape[1]:
-        return weight
-    inverse = resizing_matrices(weight.shape[1], patch_size)[1].to(weight)
-    return weight @ inverse.T
-
-
 class HarmonixFPositions(nn.Module):
     """Positions of tokens: the first half of the channels is time, the second the parcel.
 

@@ -23,17 +23,9 @@ class HarmonixSConfig(BrainConfig):
     Args:
         image_size: voxels `[x, y, z]` of a volume, each a multiple of `patch_size`.
         patch_size: voxels along each side of a patch.
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: of the encoder. A third of the width,
-            rounded down, and what is left of it must be even.
-        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads, decoder_intermediate_size: of
-            the decoder, likewise.
-        hidden_act: activation of the feed-forward blocks; `"gelu"` is the exact form.
-        layer_norm_eps: of all norms.
-        drop_path_rate: stochastic depth of the last layer of the encoder while training; layers before it have
-            linearly less.
-        initializer_range: standard deviation of the CLS and mask tokens at the start.
+        hidden_size, decoder_hidden_size: a third of it, rounded down, and what is left of it must be even.
+        initializer_range: of the CLS and mask tokens.
         pooling: what `pooler_output` is; `"mean"` of the patches, since BrainHarmony reads the patches and not CLS.
-        mask_ratio: share of patches that masked modeling hides.
         norm_pix_loss: predict the voxels of each patch scaled by their own mean and standard deviation.
 
     Raises:

@@ -36,12 +36,9 @@ class SelfDistillationTrainer(MovingAverageTrainer):
 
     Args:
         model: a model with a [`MovingAverageMixin`], such as [`BrainSemantoksForMaskedModeling`].
-        args: training arguments.
         data_collator: makes batches of two views with their masks; by default two random windows of each scan are cut
             with `processing_class` if that is a [`ScanProcessor`], and otherwise rows must hold two views.
-        train_dataset, eval_dataset: map-style datasets of rows.
-        processing_class: the model's feature extractor, saved with it.
-        kwargs: everything else that `transformers.Trainer` takes.
+        others: see [`SeededTrainer`].
 
     Raises:
         TypeError: if `args` are not [`SelfDistillationTrainingArguments`], or the model has no teacher.

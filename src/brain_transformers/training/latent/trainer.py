@@ -31,11 +31,8 @@ class JEPATrainer(MovingAverageTrainer):
 
     Args:
         model: a `...ForMaskedModeling` model with a `context_encoder`.
-        args: training arguments.
         data_collator: makes a batch with one window a row; see [`SeededTrainer.pretraining_collator`].
-        train_dataset, eval_dataset: map-style datasets of rows.
-        processing_class: the model's feature extractor, saved with it.
-        kwargs: everything else that `transformers.Trainer` takes.
+        others: see [`SeededTrainer`].
 
     Raises:
         TypeError: if `args` are not [`JEPATrainingArguments`], or the model has no target.

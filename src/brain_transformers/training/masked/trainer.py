@@ -32,11 +32,8 @@ class MAETrainer(SeededTrainer):
 
     Args:
         model: model whose output has `loss`, `predictions`, `targets` and `signal_mask`.
-        args: training arguments.
         data_collator: makes a batch with one window a row; see [`SeededTrainer.pretraining_collator`].
-        train_dataset, eval_dataset: map-style datasets of rows.
-        processing_class: the model's feature extractor, saved with it.
-        kwargs: everything else that `transformers.Trainer` takes.
+        others: see [`SeededTrainer`].
 
     Raises:
         TypeError: if `args` are not [`MAETrainingArguments`].
