@@ -453,3 +453,34 @@ def test_brain_mt_from_images_to_a_probe(study: Path, tmp_path: Path, capsys: An
     assert np.isfinite(table.filter(regex="^e[0-9]+$").to_numpy()).all()
     command("finetune", "--model", tmp_path / "model", "--output", tmp_path / "tuned", "--label", "sex", *shared)
     command("probe", tmp_path / "table.parquet", "--label", "sex", "--output", tmp_path / "probe")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("missing", [False, True], ids=["interpolated", "missing in the file"])
+def test_volumes_that_were_cut_for_motion_are_gaps_at_their_times(tmp_path: Path, missing: bool) -> None:
+    cut = np.zeros(12, dtype=bool)
+    cut[[3, 4, 9]] = True
+    values = bold(12)
+    values[..., cut] *= 50  # what stands there reaches nothing
+    root = tmp_path / "study"
+    save(root / name(0), values[..., ~cut] if missing else values)
+    table = root / "sub-00/func/sub-00_task-rest_outliers.tsv"
+    table.write_text("framewise_displacement\n" + "".join(f"{int(one)}\n" for one in cut))
+    options = ("--volume-size", *SIZE)
+    assert prepare(root, "--output", tmp_path / "dataset", *options) == 0
+    (row,) = bt.load_dataset(tmp_path / "dataset")
+    np.testing.assert_array_equal(row["frame_mask"], ~cut)
+    alone = scaled(values[..., ~cut]).in_file_order()
+    np.testing.assert_allclose(frames_of(row)[..., ~cut], alone, atol=2e-3)
+    processor = bt.load_config("brain-mt-tiny", n_frames=12).load_processor()(SIZE, 12)
+    batch = processor(row, window="first")
+    np.testing.assert_array_equal(batch["attention_mask"].reshape(8, 12), np.tile(~cut, (8, 1)))
+    assert not batch["volumes"][0, cut].any()
+    assert batch["volumes"][0, ~cut].any(axis=(1, 2, 3, 4)).all()
+    # A check sees the same in the files themselves.
+    report = bt.check(root, processor, progress=False)
+    assert [(scan.status, scan.facts["cut_frames"], scan.facts["n_timepoints"]) for scan in report.scans] == [
+        ("ok", 3, 12)
+    ]
+    table.write_text("framewise_displacement\n" + "0\n" * 7)
+    assert prepare(root, "--output", tmp_path / "other", *options) == 2

@@ -31,28 +31,43 @@ def censored(path: Path, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray | 
     Raises:
         ROISeriesReadError: if there are neither as many rows as volumes nor as frames that were kept.
     """
+    kept = kept_volumes(path, signals.shape[1])
+    if kept is None:
+        return signals, None
+    whole = np.full((len(signals), len(kept)), np.nan, dtype=np.float32)
+    whole[:, kept] = signals if signals.shape[1] < len(kept) else signals[:, kept]
+    return whole, kept
+
+
+def kept_volumes(path: Path, n_timepoints: int) -> np.ndarray | None:
+    """Which volumes of a scan XCP-D kept, (n_volumes,) bool; `None` where all were, or nothing tells; see `censored`.
+
+    Args:
+        path: the table or image.
+        n_timepoints: that it has: all volumes, or those that were kept.
+
+    Raises:
+        ROISeriesReadError: if it has another number.
+    """
     table = outliers_table(path)
     if table is None:
-        return signals, None
+        return None
     kept = read_outliers(table) == 0
-    n_timepoints = signals.shape[1]
     if n_timepoints not in (len(kept), int(kept.sum())):
         raise ROISeriesReadError(
             f"{path}: expected {len(kept)} volumes, or the {int(kept.sum())} that {table.name} keeps of them, got "
             f"{n_timepoints} timepoints. That table belongs to another scan, or the scan was cut by something else."
         )
     if kept.all():
-        return signals, None
-    whole = np.full((len(signals), len(kept)), np.nan, dtype=np.float32)
-    whole[:, kept] = signals if n_timepoints < len(kept) else signals[:, kept]
+        return None
     how = "they are missing in the file" if n_timepoints < len(kept) else "the file has interpolated values there"
     warnings.warn(
         f"{path}: {int((~kept).sum())} of {len(kept)} volumes were cut for motion ({table.name}; {how}); they are "
         "gaps at their true times.",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
-    return whole, kept
+    return kept
 
 
 def outliers_table(path: Path) -> Path | None:

@@ -25,6 +25,7 @@ from ..processing.volume_frames import (
     frame_major,
 )
 from ..processing.volumes import MNI_SHAPE, check_grid, check_volumes_brain, in_mni_orientation, mni_affine
+from .censoring import kept_volumes, outliers_table
 from .cifti import is_cifti, refusal
 from .errors import ROISeriesReadError
 from .nifti import check_space, header_t_r, load_image, read_to_end, refuse_scanner_space
@@ -120,6 +121,27 @@ def _open_bold(path: Path, resample: bool, volume_size: Sequence[int], min_frame
         refuse_scanner_space(image, path)
         affine, frames = mni_affine(volume_size), _ResampledFrames(image, volume_size)
     return _Bold(seconds, _FileFrames(path, image, frames), affine)
+
+
+class _WithGaps(Frames):
+    """Frames at their true times, with zeros where volumes were cut out of the file."""
+
+    def __init__(self, frames: Frames, kept: np.ndarray) -> None:
+        self._frames, self._kept, self._places = frames, kept, np.cumsum(kept) - 1
+        self.shape = (len(kept), *frames.shape[1:])
+
+    def into(self, target: Any, start: int) -> None:
+        for number, frame in enumerate(range(start, start + len(target))):
+            if self._kept[frame]:
+                self._frames.into(target[number : number + 1], int(self._places[frame]))
+            else:
+                target[number] = 0
+
+
+def _with_gaps(path: Path, bold: _Bold) -> tuple[Frames, np.ndarray | None]:
+    """The frames of a file at their true times, and which of them were kept, `None` if all were."""
+    kept = kept_volumes(path, len(bold.frames))
+    return (bold.frames if kept is None or len(kept) == len(bold.frames) else _WithGaps(bold.frames, kept)), kept
 
 
 class _FileFrames(Frames):
@@ -326,7 +348,8 @@ class VolumeFolderBuilder(ScanFolderBuilder):
             refuse_other_t_r(path, how["t_r"])
         made_of = [path.relative_to(self.config.folder).as_posix()]
         made_of += [how[name] for name in ("reading", "scale", "dtype", "check_brain")]
-        made_of.append(fingerprint(Path(self.config.folder), [path]))
+        beside = outliers_table(path)
+        made_of.append(fingerprint(Path(self.config.folder), [path, *([] if beside is None else [beside])]))
         frames, said = scan_file(how["frames_folder"], made_of, lambda frames: self._write(path, frames))
         seconds = scan_t_r(path, given=how["t_r"], header=said.pop("header_t_r"))
         if said["storage_error"] > _MOST_ROUNDING:
@@ -336,19 +359,24 @@ class VolumeFolderBuilder(ScanFolderBuilder):
                 UserWarning,
                 stacklevel=2,
             )
-        return {"volumes": str(frames), **said, **how["scale"], "t_r": seconds, "frame_mask": np.zeros(0, bool)}
+        mask = np.asarray(said.pop("frame_mask"), dtype=bool)
+        return {"volumes": str(frames), **said, **how["scale"], "t_r": seconds, "frame_mask": mask}
 
     def open(self, path: Path) -> dict[str, Any]:
         """See [`ScanFolderBuilder.open`]: the image itself, in memory."""
         how = self.config.options
-        return {"volumes": read_volumes(path, **how["reading"], t_r=how["t_r"])}
+        bold = _open_bold(path, **how["reading"])
+        frames, kept = _with_gaps(path, bold)
+        row = {"volumes": frames.in_file_order(), "affine": bold.affine, "frame_mask": kept}
+        return {**row, "t_r": scan_t_r(path, given=how["t_r"], header=bold.seconds)}
 
     def _write(self, path: Path, file: Path) -> dict[str, Any]:
         how = self.config.options
         bold = _open_bold(path, **how["reading"])
+        whole, kept = _with_gaps(path, bold)
         with _refused(path):
-            frames = ScaledFrames(bold.frames, **how["scale"], name=str(path))
+            frames = ScaledFrames(whole, **how["scale"], name=str(path), counts=kept)
             if how["check_brain"]:
                 check_volumes_brain(frames, str(path))
             said = write_frames(file, frames, how["dtype"])
-        return {**said, "header_t_r": bold.seconds}
+        return {**said, "header_t_r": bold.seconds, "frame_mask": [] if kept is None else kept.tolist()}
