@@ -169,7 +169,15 @@ def test_dense_series_that_do_not_fit_are_refused_in_words(dense, tmp_path):
     shifted[0, 3] += 0.7
     moved = surface(range(38), "cortex_left") + voxels([[1, 2, 1], [1, 2, 2]], shifted)
     refused("on one grid", models=moved, values=rng.normal(size=(40, 30)))
+    twice = surface([0, 1, 1, *range(3, 38)], "cortex_left")
+    refused("some of CORTEX_LEFT twice", models=twice, values=rng.normal(size=(38, 30)))
     refused("got 2 .map 0, map 1.", atlas=label_file(tmp_path / "two.dlabel.nii", axes, [3] * len(axes), n_maps=2))
     refused("expected a dense label file", atlas=save())
+    content = save().read_bytes().replace(b'IndexCount="38"', b'IndexCount="9999999999"', 1)
+    content = content.replace(b"<VertexIndices>0 1 2 3 ", b"<VertexIndices>", 1)  # as long as before
+    path = save()
+    path.write_bytes(content)
+    with pytest.raises(ROISeriesReadError, match=r"describes 10,000,000,0\d\d vertices and voxels, it holds \d\d"):
+        parcellate(path, atlas)
     with pytest.raises(ROISeriesReadError, match=r"expected a label image \(NIfTI\)"):
         parcellate(nib.Nifti1Image(np.ones((2, 2, 2, 5), np.float32), np.eye(4)), atlas)

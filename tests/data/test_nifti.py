@@ -57,6 +57,17 @@ def test_claims_are_refused_before_memory_is_taken(tmp_path, atlas, suffix, shap
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_extensions_that_no_header_has_are_refused(tmp_path, atlas, suffix):
+    path = bold(tmp_path / f"sub-01_bold{suffix}")
+    content = bytearray(gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes())
+    content[348:360] = b"\1\0\0\0" + (2**31 - 16).to_bytes(4, "little") + (6).to_bytes(4, "little")
+    content[108:112] = np.float32(2**31).tobytes()  # where the data begin
+    path.write_bytes(gzip.compress(bytes(content)) if suffix == ".nii.gz" else bytes(content))
+    with pytest.raises(ROISeriesReadError, match=rf"sub-01_bold{suffix}: .*claims an extension of 2,147,483,6"):
+        parcellate(path, atlas)
+
+
 def test_sidecar_and_header_of_an_image(tmp_path, atlas):
     folder = tmp_path / "bids"
     path = bold(folder / "sub-01" / "func" / "sub-01_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz", t_r=0)

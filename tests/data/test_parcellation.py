@@ -79,6 +79,24 @@ def test_parcels_outside_of_the_image_are_nan_and_named(brain):
     assert np.isnan(signals[2]).all()
 
 
+def test_coverage_is_what_the_field_of_view_and_the_data_leave(brain):
+    labels, bold, series, _ = brain
+    labels[labels == 3], labels[3:13, :2, 3:12] = 0, 3
+    bold[labels == 3] = series[2]
+    cut = bold[:, :6].copy()  # 4 of 7 planes of parcels 1 and 2, all of parcel 3
+    cut[2] = 0  # 1 of 5 planes of parcel 1 has no data
+    atlas = nib.Nifti1Image(labels, AFFINE)
+    with pytest.warns(UserWarning, match=r"1 parcels with data in less than half of their voxels are NaN .*\[1\]"):
+        result = parcellate(nib.Nifti1Image(cut, AFFINE), atlas, min_coverage=0.5)
+    np.testing.assert_allclose(result.coverage, [4 / 7 * 4 / 5, 4 / 7, 1], rtol=1e-6)
+    assert np.isnan(result.signals[0]).all()
+    with pytest.warns(UserWarning, match="1 parcels are means over the others"):
+        low = parcellate(nib.Nifti1Image(cut, AFFINE), atlas, min_coverage=0.4).signals
+    np.testing.assert_allclose(low, series, rtol=1e-5)
+    with pytest.raises(ROISeriesReadError, match="min_coverage from 0 to 1, got 50"):
+        parcellate(nib.Nifti1Image(cut, AFFINE), atlas, min_coverage=50)
+
+
 def test_another_space_is_refused(brain):
     labels, bold, _, _ = brain
     for shift, message in ((40, "3 of 3 parcels lie mostly outside"), (300, "do not overlap")):

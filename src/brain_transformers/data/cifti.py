@@ -39,7 +39,9 @@ def refusal(path: str | Path) -> str:
 def _opened(path: Path, expected: tuple[str, str]) -> tuple[Any, list[Any]] | None:
     """The image and its axes, those of `expected` kinds in that order; `None` if it has others."""
     image = load_image(path)
-    axes = [image.header.get_axis(number) for number in range(2)] if len(image.shape) == 2 else []
+    if len(image.shape) != 2:
+        return None
+    axes = [image.header.get_axis(number) for number in range(2)]
     if sorted(type(axis).__name__ for axis in axes) != sorted(expected):
         return None
     if image.shape != tuple(map(len, axes)):
@@ -140,11 +142,15 @@ def match_models(atlas: Any, data: Any, wanted: np.ndarray) -> np.ndarray:
             )
         if size > _MOST_VERTICES:
             raise ROISeriesReadError(f"{_short(structure)} claims {size:,} vertices.")
+        _refuse_copies(atlas.vertex[mine], structure)
+        _refuse_copies(data.vertex[theirs], structure)
         of_vertex = np.full(size, -1, dtype=np.int64)
         of_vertex[data.vertex[theirs]] = number[theirs]
         rows[mine] = of_vertex[atlas.vertex[mine]]
     mine, theirs = np.flatnonzero(atlas.volume_mask), np.flatnonzero(data.volume_mask)
     if len(mine) and len(theirs):
+        _refuse_copies(atlas.voxel[mine], "the volume")
+        _refuse_copies(data.voxel[theirs], "the volume")
         # mm of the one into voxels of the other: left to right or right to left, both say where it is.
         step = np.linalg.inv(data.affine) @ atlas.affine
         voxels = atlas.voxel[mine] @ step[:3, :3].T + step[:3, 3]
@@ -165,6 +171,11 @@ def match_models(atlas: Any, data: Any, wanted: np.ndarray) -> np.ndarray:
             "nothing is in both."
         )
     return rows
+
+
+def _refuse_copies(places: np.ndarray, structure: Any) -> None:
+    if len(np.unique(places, axis=0)) < len(places):
+        raise ROISeriesReadError(f"expected every vertex and voxel once, got some of {_short(structure)} twice.")
 
 
 def _short(structure: Any) -> str:

@@ -14,6 +14,8 @@ from .errors import ROISeriesReadError
 
 # Scans pack to about half, and with much background to a tenth; small images of one value may pack further.
 _LARGEST_RATIO, _ALWAYS_ALLOWED = 200, 1 << 28
+# The axes of 91,282 grayordinates take 3 MB.
+_LARGEST_EXTENSION, _CIFTI = 1 << 27, 32
 # Values that are held at once while an image is read: a few frames, which stay in the processor's cache.
 _BLOCK_VALUES = 1 << 22
 NATIVE_SPACES = frozenset(
@@ -34,6 +36,7 @@ def load_image(path: str | Path, **options: Any) -> Any:
     path = Path(path)
     if not path.is_file():  # a pipe would block for ever
         raise FileNotFoundError("there is no such file")
+    _check_header(path)
     image = nib.load(path, **options)
     size = path.stat().st_size
     packed = path.name.lower().endswith((".gz", ".bz2", ".zst"))
@@ -42,6 +45,39 @@ def load_image(path: str | Path, **options: Any) -> Any:
     if claimed > most or min(image.shape, default=1) < 1:
         raise ValueError(f"its header claims shape {image.shape}, {claimed:,} bytes; the file has {size:,}")
     return image
+
+
+class _BoundedStream:
+    """The beginning of a file, of which no large piece is read at once."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LARGEST_EXTENSION:
+            raise ValueError(f"its header claims an extension of {size:,} bytes")
+        return self._stream.read(size)
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what nibabel would take memory for while it opens a file: extensions, and the axes of CIFTI."""
+    nib = require("nibabel", extra="data", purpose="reading NIfTI images")
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return
+    with nib.openers.ImageOpener(path) as stream:
+        kind = nib.Nifti2Header if stream.read(4) in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Header
+        stream.seek(0)
+        header = kind.from_fileobj(_BoundedStream(stream))
+    for extension in header.extensions:
+        if extension.get_code() == _CIFTI:
+            held = max(header.get_data_shape(), default=0)
+            for axis in extension.get_content().matrix:
+                described = sum(model.index_count for model in axis.brain_models)
+                if described > held:
+                    raise ValueError(f"its header describes {described:,} vertices and voxels, it holds {held:,}")
 
 
 def read_to_end(image: Any) -> None:
