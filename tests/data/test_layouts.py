@@ -286,6 +286,21 @@ def test_abcd_bids_runs_are_cut_at_their_seams(tmp_path, load):
     assert float(rows[0]["t_r"]) == pytest.approx(0.8)
 
 
+def test_a_layout_of_pybids_tells_the_files(tmp_path, load):
+    for run in ("sub-01_task-rest", "sub-02_task-rest"):
+        xcpd_run(tmp_path / "x", run, series(456, 30))
+
+    class Layout:  # what pybids 0.22 has of it
+        root = str(tmp_path / "x")
+
+        def get_files(self, scope="all"):
+            return {str(path): None for path in (tmp_path / "x").rglob("sub-02*") if path.is_file()}
+
+    rows, _ = load(Layout())
+    assert [str(row["subject"]) for row in rows] == ["02"]
+    assert float(rows[0]["t_r"]) == 2.0
+
+
 # --- files of many scans ---
 
 

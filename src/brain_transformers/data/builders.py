@@ -30,7 +30,7 @@ from ..processing.rows import frames_that_count
 from ..processing.time import check_t_r, known_t_r
 from .censoring import censored
 from .cifti import DENSE_SUFFIX
-from .derivatives import has_tables_of
+from .derivatives import files_of_layout, has_tables_of
 from .errors import ROISeriesReadError
 from .exports import load_export, parquet_files
 from .readers import OrderNotToldError, ROISeries, in_order, joined, read_coordinates, read_roi_series, tells_parcels
@@ -324,7 +324,7 @@ def _checked_size(roi_order: ROIOrder, n_rois: int | None, time_axis: int | None
 
 
 def load_dataset(
-    path: str | Path,
+    path: str | Path | Any,
     *,
     roi_order: ROIOrder | None = None,
     t_r: float | None = None,
@@ -338,7 +338,7 @@ def load_dataset(
 
     Args:
         path: a folder of ROI series, or a folder that `brain-transformers prepare`, `save_to_disk` or
-            [`export_parquet`](brain_transformers.data.export_parquet) wrote.
+            [`export_parquet`](brain_transformers.data.export_parquet) wrote; or a layout of pybids, whose files are taken.
         roi_order: order of the rows; by default what the files tell. For a saved dataset it is checked.
         t_r: repetition time in seconds; by default what the files say. For a saved dataset it is checked.
         split: `"train"`, `"validation"` or `"test"`, for folders with sub-folders of these names.
@@ -358,6 +358,8 @@ def load_dataset(
             dataset.
         ROISeriesReadError: if files could not be read; the message lists all of them.
     """
+    if hasattr(path, "get_files"):
+        path, options["listing"] = files_of_layout(path)
     folder = Path(path)
     prepared = is_saved(folder) or bool(parquet_files(folder))
     if prepared or streaming:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..atlases.roi_orders import ROI_ORDERS, ROIOrder
 from .censoring import OUTLIERS
@@ -164,6 +165,23 @@ def find_scans(
         found.files |= {split: taken} if taken else {}
     _say_who(found)
     return found
+
+
+def files_of_layout(layout: Any) -> tuple[Path, list[str]]:
+    """Folder and relative paths of the files of a layout of pybids, those of its derivatives too.
+
+    Raises:
+        ValueError: if a file is not below its root.
+    """
+    root = Path(layout.root).resolve()
+    files = [Path(file) for file in layout.get_files(scope="all")]
+    outside = [file for file in files if not file.resolve().is_relative_to(root)]
+    if outside:
+        raise ValueError(
+            f"Expected a layout whose files are below its root {root}, got {outside[0]}. Give the layout of the "
+            "derivatives alone."
+        )
+    return root, sorted(file.resolve().relative_to(root).as_posix() for file in files)
 
 
 def has_tables_of(root: Path, atlas: str) -> bool:
