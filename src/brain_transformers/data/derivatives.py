@@ -276,8 +276,7 @@ def _candidates(
     if not candidates:
         suffixes = (DENSE_SUFFIX,) if dense else IMAGE_SUFFIXES if images else (*SERIES_SUFFIXES, *HDF5_SUFFIXES)
         default = f"**/*{images}" if dense else f"**/*{images}.nii*" if images else "**/*"
-        others = sum(map(is_image, everything)) if not images else 0
-        hint = f" There are {others} images: give atlas (--atlas) to average them over parcels." if others else ""
+        hint = "" if images else _for_images(everything)
         hint += (
             f" {len(found.left_out)} files are no scans (first: {_first(found.left_out)})." if found.left_out else ""
         )
@@ -288,6 +287,23 @@ def _candidates(
     if found.left_out:
         found.notes.append(f"{len(found.left_out)} files are left out as no scans (first: {_first(found.left_out)}).")
     return candidates
+
+
+def _for_images(everything: Sequence[str]) -> str:
+    """What to do with the images of a folder without tables, as a sentence."""
+    images = [name for name in everything if is_image(name)]
+    bold = [name for name in images if name_parts(name)[1].endswith("bold") or is_hcp_image(name)]
+    dense = [name for name in everything if name.lower().endswith(DENSE_SUFFIX)]
+    t1 = [name for name in images if name_parts(name)[1].endswith("T1w")]
+    said = []
+    if bold or (images and not t1):
+        how = "give atlas (--atlas), a label image, to average them over parcels, or prepare --kind volumes"
+        said.append(f"{len(bold or images)} {'BOLD ' if bold else ''}images (first: {(bold or images)[0]}): {how}")
+    if dense:
+        said.append(f"{len(dense)} dense CIFTI series (first: {dense[0]}): give a .dlabel.nii as atlas (--atlas)")
+    if t1:
+        said.append(f"{len(t1)} T1 images (first: {t1[0]}): prepare --kind t1")
+    return f" There are {'; '.join(said)}." if said else ""
 
 
 def _walk(root: Path, inside: str, found: FoundScans) -> Iterator[str]:

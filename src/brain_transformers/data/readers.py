@@ -144,6 +144,7 @@ def read_roi_series(
         series = ROISeries(signals, labels, scan_t_r(path, given=t_r, header=in_file))
         series = in_order(path, series, roi_order, n_rois, by_name)
         series.signals, series.frame_mask = censored(path, series.signals)
+        _say_missing(path, series)
         return series
 
 
@@ -498,6 +499,15 @@ def _refuse_other_edition(path: Path, declared: str, roi_order: ROIOrder | None)
             f"{path}: its name declares the order {declared!r}, and roi_order is {order_name(roi_order or '')}. Leave "
             "roi_order (--roi-order) out, or rename the file if its name is wrong."
         )
+
+
+def _say_missing(path: Path, series: ROISeries) -> None:
+    """Say which parcels have no value at all, as XCP-D writes those under its minimal coverage."""
+    empty = np.flatnonzero(np.isnan(series.signals).all(axis=1))
+    if empty.size:
+        names = series.roi_labels or _labels_of_rows(series.roi_order)
+        shown = _listed(names[row] for row in empty) if names else f"rows {empty[:5].tolist()}"
+        _warn(f"{path}: {empty.size} of {len(series.signals)} parcels are missing throughout ({shown}).")
 
 
 def _labels_of_rows(roi_order: ROIOrder | None) -> tuple[str, ...]:
