@@ -338,7 +338,8 @@ def load_dataset(
 
     Args:
         path: a folder of ROI series, or a folder that `brain-transformers prepare`, `save_to_disk` or
-            [`export_parquet`](brain_transformers.data.export_parquet) wrote; or a layout of pybids, whose files are taken.
+            [`export_parquet`](brain_transformers.data.export_parquet) wrote; or a layout of pybids, whose files are
+            taken.
         roi_order: order of the rows; by default what the files tell. For a saved dataset it is checked.
         t_r: repetition time in seconds; by default what the files say. For a saved dataset it is checked.
         split: `"train"`, `"validation"` or `"test"`, for folders with sub-folders of these names.
