@@ -33,7 +33,7 @@ class Repository:
         commits: number of them.
         earlier: files of each commit that was asked for or replaced.
         damaged: name of a file -> what is served in its place, as by a server that mixes something up.
-        cut: name of a file -> how much of it is served before the connection ends, once; the next call fails.
+        cut: name of a file -> what its next calls meet: the connection ends after so many bytes, or (0) an error.
     """
 
     private: bool = False
@@ -43,7 +43,7 @@ class Repository:
     commits: int = 0
     earlier: dict[str, dict[str, bytes]] = field(default_factory=dict)
     damaged: dict[str, bytes] = field(default_factory=dict)
-    cut: dict[str, int] = field(default_factory=dict)
+    cut: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def sha(self) -> str:
@@ -287,12 +287,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers["ETag"] = f'"{hashlib.sha256(data).hexdigest() if name in repository.lfs else git_hash(data)}"'
         data = repository.damaged.get(name, data)
-        if self.command == "GET" and (cut := repository.cut.get(name)) is not None:
+        if self.command == "GET" and repository.cut.get(name):
+            cut = repository.cut[name].pop(0)
             if cut == 0:
-                del repository.cut[name]
                 self._send(HTTPStatus.INTERNAL_SERVER_ERROR, b'{"error":"down"}')
                 return
-            repository.cut[name] = 0
             self.send_response(HTTPStatus.OK)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

@@ -4,22 +4,26 @@ Clients run in processes of their own, since that is what they are: another user
 """
 
 import pickle
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
+from transformers import AutoModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from fresh_process import run_python
-from hub_server import HubServer
+from hub_server import HubServer, Repository
 from model_checks import CASES, ModelCase
 
+from brain_transformers.files import digest
 from brain_transformers.hub.sharing import save_model_folder
 
 PUSH = """
@@ -139,6 +143,145 @@ def test_a_pushed_model_comes_back_identical(how: str, published: Published, tmp
         run_python(LOAD, how, root, tmp_path / "again", *saved, environment={"HF_HOME": str(tmp_path / "new")})
         for name, expected in published.expected.items():
             assert_same(expected, tmp_path / "again" / f"{name}.safetensors")
+
+
+# Loads the models of repositories, as often and in as many ways as it is told, and prints a digest of each.
+PULL = """
+    import sys
+    import time
+    import urllib.error
+    import urllib.request
+    from huggingface_hub import constants, snapshot_download
+    import brain_transformers as bt
+    from brain_transformers.files import digest
+    from brain_transformers.hub.contract import verify
+
+    time.sleep = lambda seconds: None  # before another try
+    constants.DOWNLOAD_CHUNK_SIZE = 1000  # as much as is lost when a connection ends
+    how, *sources = sys.argv[1:]
+    for turn in how.split(","):
+        if turn != "offline":
+            try:
+                urllib.request.urlopen(f"{constants.ENDPOINT}/turn/{turn}")
+            except urllib.error.HTTPError:
+                pass  # it is only to be seen in the list of requests
+        for source in sources:
+            name, _, revision = source.partition("@")
+            options = {"revision": revision} if revision and turn != "newest" else {}
+            try:
+                if turn == "verify":
+                    print(turn, source, *verify(snapshot_download(name)).refused)
+                    continue
+                model, processor = bt.load(name, **options)
+                print(turn, source, digest(dict(model.state_dict())), type(processor).__name__)
+            except (OSError, ValueError) as error:
+                print(turn, source, type(error).__name__, *str(error).split())
+"""
+
+
+def pulled(printed: str) -> dict[tuple[str, str], str]:
+    """(turn, source) -> what was printed of it."""
+    lines = [line.split(" ", 2) for line in printed.splitlines() if line.count(" ") > 0]
+    return {(turn, source): rest[0] if rest else "" for turn, source, *rest in lines if "/" in source}
+
+
+def digest_of(folder: Path) -> str:
+    model = AutoModel.from_pretrained(folder)
+    return f"{digest(dict(model.state_dict()))} {model.config.load_processor().__name__}"
+
+
+def copied(published: Published, owner: str, **state: Any) -> list[str]:
+    """Every family once more, in repositories of another owner that tests may spoil; their names."""
+    for name in published.folders:
+        known = published.hub.repositories[f"lab/{name}"]
+        fresh = Repository(True, files=dict(known.files), lfs=set(known.lfs), **state)
+        published.hub.repositories[f"{owner}/{name}"] = fresh
+    return [f"{owner}/{name}" for name in published.folders]
+
+
+def turns(requests: list[str]) -> dict[str, set[str]]:
+    """Requests of each turn of `PULL`."""
+    found: dict[str, set[str]] = {}
+    for request in requests:
+        if "/turn/" in request:
+            found[request.rpartition("/")[2]] = set()
+        elif found and "agent-harnesses" not in request:
+            found[next(reversed(found))].add(request)
+    return found
+
+
+def test_a_pull_is_kept_at_its_revision_and_without_network(published: Published, tmp_path: Path) -> None:
+    """Cold, warm, an older commit by its hash beside the newest, and from the cache when there is no network."""
+    sources, old, new = [], {}, {}
+    for repository in copied(published, "versions"):
+        name = repository.rpartition("/")[2]
+        known = published.hub.repositories[repository]
+        sources.append(f"{repository}@{known.sha}")
+        old[sources[-1]] = digest_of(published.folders[name])
+        tensors = load_file(published.folders[name] / "model.safetensors")
+        shifted = {key: value + 1 if value.is_floating_point() else value for key, value in tensors.items()}
+        known.files["model.safetensors"] = save(shifted, metadata={"format": "pt"})
+        known.commits += 1
+        (tmp_path / "new").mkdir(exist_ok=True)
+        shutil.copytree(published.folders[name], tmp_path / "new" / name)
+        (tmp_path / "new" / name / "model.safetensors").write_bytes(known.files["model.safetensors"])
+        new[sources[-1]] = digest_of(tmp_path / "new" / name)
+    client = published.hub.environment(tmp_path / "home")
+    published.hub.requests.clear()
+    result = pulled(run_python(PULL, "cold,warm,newest", *sources, environment=client).stdout)
+    for source in sources:
+        assert old[source] != new[source]
+        assert result["cold", source] == result["warm", source] == old[source]
+        assert result["newest", source] == new[source]
+    asked = turns(published.hub.requests)
+    assert {f"GET /{s.replace('@', '/resolve/')}/model.safetensors" for s in sources} <= asked["cold"]
+    assert not [request for request in asked["warm"] if "/resolve/" in request], "what is here is not fetched again"
+    published.hub.requests.clear()
+    offline = {**client, "HF_HUB_OFFLINE": "1"}
+    result = pulled(run_python(PULL, "offline", *sources, "versions/nothing", environment=offline).stdout)
+    assert [result["offline", source] for source in sources] == [old[source] for source in sources]
+    assert (
+        "versions/nothing" in result["offline", "versions/nothing"]
+        or "cached" in result["offline", "versions/nothing"]
+    )
+    assert published.hub.requests == []
+
+
+def test_faults_on_the_way_are_told_for_every_family(published: Published, tmp_path: Path) -> None:
+    groups = {owner: copied(published, owner) for owner in ("cut", "short", "wrong", "gated", "gone")}
+    weights = "model.safetensors"
+    for owner, names in groups.items():
+        for name in names:
+            repository = published.hub.repositories[name]
+            content = repository.files[weights]
+            if owner == "cut":
+                repository.cut[weights] = [len(content) // 2]
+            elif owner == "short":
+                repository.damaged[weights] = content[: len(content) // 2]
+            elif owner == "wrong":
+                repository.damaged[weights] = content[:-64] + bytes(64)
+            elif owner == "gated":
+                repository.gated = True
+            else:
+                del published.hub.repositories[name]
+    client = published.hub.environment(tmp_path / "home")
+    everything = [name for names in groups.values() for name in names]
+    published.hub.ranges.clear()
+    result = pulled(run_python(PULL, "cold", *everything, environment=client).stdout)
+    for name in published.folders:
+        assert result["cold", f"cut/{name}"] == digest_of(published.folders[name]), "it goes on where it was cut"
+        for owner, words in (("short", "truncated or corrupt"), ("gated", "gated"), ("gone", f"gone/{name}")):
+            told = result["cold", f"{owner}/{name}"]
+            assert told.startswith("OSError "), told
+            assert words in told
+    assert len(published.hub.ranges) == len(groups["cut"])
+    blobs = [path.name for path in (tmp_path / "home" / "hub").rglob("*") if "incomplete" in path.name]
+    assert blobs == []
+    # Weights of the right size and wrong bits look like any others: that is what the contract is for.
+    result = pulled(run_python(PULL, "verify", *groups["wrong"], *groups["cut"], environment=client).stdout)
+    for name in published.folders:
+        assert "fingerprint" in result["verify", f"wrong/{name}"]
+        assert result["verify", f"cut/{name}"] == ""
 
 
 def test_push_to_hub_of_transformers_brings_the_shim_too(published: Published) -> None:

@@ -290,7 +290,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     size = len(brainlm.repository.files[brainlm.large])
-    brainlm.repository.cut[brainlm.large] = 5000
+    brainlm.repository.cut[brainlm.large] = [5000, 0]
     with pytest.raises(ConnectionError, match="What came is kept: call again"):
         get("made-up")
     (partial,) = [cache / name for name in files_in(cache) if name.endswith(".partial")]
