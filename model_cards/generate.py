@@ -18,7 +18,14 @@ from brain_transformers.hub.registry import MODELS, conversion_command
 FOLDER = Path(__file__).resolve().parent
 
 _OBTAIN = """\
-From the authors ({source}), and converted on your machine.{table}
+From the authors ({source}), checked and converted on your machine into the cache that every command and
+`brain_transformers.load("{name}")` look in.{elsewhere}
+
+```bash
+brain-transformers get {name} --accept-license{given}
+```
+
+Or into a folder of yours, of files that you have:
 
 ```bash
 {command}
@@ -39,8 +46,15 @@ def obtain(name: str) -> str:
     """How to get a published checkpoint, or a model whose weights were never published, as Markdown."""
     if MODELS[name].source is None:
         return _MAKE.format(name=name, converter=bt.load_config(name).family.converter)
-    table = " The table that the command names is theirs as well." if len(MODELS[name].files) > 1 else ""
-    return _OBTAIN.format(source=MODELS[name].source, table=table, command=conversion_command(name))
+    files = [file for file in MODELS[name].files if file.repository is None]
+    return _OBTAIN.format(
+        source=MODELS[name].source,
+        name=name,
+        elsewhere=" What is not on the Hub you download yourself:\n" * bool(files)
+        + "".join(f"\n- `{file.name}`: {file.download}" for file in files),
+        given="".join(f" {file.flag} {file.name}" for file in files),
+        command=conversion_command(name),
+    )
 
 
 def cards() -> dict[str, str]:

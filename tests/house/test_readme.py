@@ -8,12 +8,21 @@ import json
 import re
 import shlex
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoFeatureExtractor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "hub"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from authors_layouts import LAYOUTS, publish, stand_in
+from hub_server import HubServer
 
 import brain_transformers as bt
 from brain_transformers.hub.sharing import save_model_folder
@@ -99,18 +108,32 @@ def test_table_of_models_says_what_the_registry_says() -> None:
         assert f"{MODELS[name].parameters:,} ({MODELS[name].trained_parameters:,})" in rows[name][3]
 
 
-def test_conversion_command_of_recipe_1(folder: Path) -> None:
-    words = next(words for words in commands(section("Recipe 1")) if "convert" in words)
-    checkpoint = REPOSITORY / "tests" / "golden" / "brainlm" / "a_pretrain" / "checkpoint"
-    shutil.copytree(checkpoint, folder / "old_13M")
-    n_rois = json.loads((checkpoint / "config.json").read_text())["num_brain_voxels"]
-    table = "".join(f"{row + 1}\t{row - 60}\t{row % 90 - 45}\t{row % 70 - 30}\n" for row in range(n_rois))
-    (folder / "A424_Coordinates.dat").write_text(table, encoding="utf-8")
-    run_command(words)
-    assert bt.BrainLMModel.from_pretrained("brainlm-13m").config.coordinates_source == "A424_Coordinates.dat"
+@pytest.fixture
+def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """Where the authors' weights are."""
+    with stand_in(monkeypatch, folder / "home") as server:
+        yield server
 
 
-def test_python_of_recipe_1(folder: Path) -> None:
+def test_commands_of_recipe_1(folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the authors' small model in the place of the published one."""
+    (folder / "authors").mkdir()
+    layout = LAYOUTS["brainlm"](folder / "authors")
+    published = publish(layout, hub, monkeypatch, name="brainlm-13m")
+    (command,) = commands(section("Recipe 1"))
+    shutil.copy(layout.files["coordinates"], command[-1])
+    run_command(command)
+    config = bt.BrainLMModel.from_pretrained("brainlm-13m").config
+    assert config.coordinates_source == "A424_Coordinates.dat"
+    (words,) = re.findall(r"`(brain-transformers convert [^`]*)`", section("Recipe 1"))
+    shutil.copytree(layout.files["checkpoint"], "old_13M")
+    run_command(words.split())
+    assert (
+        bt.BrainLMModel.from_pretrained("FOLDER").config.hidden_size == published.conversion.model.config.hidden_size
+    )
+
+
+def test_python_of_recipe_1(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     config = bt.load_config(
@@ -126,7 +149,8 @@ def test_python_of_recipe_1(folder: Path) -> None:
     coordinates = rng.integers(-60, 60, size=(424, 3)).astype(np.float32)
     model.brainlm.set_table("coordinates", torch.from_numpy(coordinates), source="a test")
     extractor = bt.ROISeriesFeatureExtractor.from_model_config(config, coordinates=coordinates)
-    save_model_folder(model, "brainlm-13m", extractor=extractor)
+    monkeypatch.setenv("BRAIN_TRANSFORMERS_CACHE", str(folder / "cache"))
+    save_model_folder(model, folder / "cache" / "models" / "brainlm-13m", extractor=extractor)
     (folder / "scans").mkdir()
     for number in range(3):
         np.save(folder / "scans" / f"{number}.npy", rng.normal(size=(424, 230)).astype(np.float32))
@@ -136,7 +160,7 @@ def test_python_of_recipe_1(folder: Path) -> None:
         exec(block, namespace)
     assert namespace["features"].shape == (1, 16)
     assert namespace["parcels"].shape == (1, 424, 10, 16)
-    assert bt.ROISeriesFeatureExtractor.from_pretrained("brainlm-13m").is_fitted
+    assert AutoFeatureExtractor.from_pretrained("my-scale").is_fitted
 
 
 @pytest.mark.slow
@@ -183,17 +207,15 @@ def test_recipes_2_and_3(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_recipe_4(folder: Path) -> None:
+def test_recipe_4(folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the authors' files to both protocols, with the authors' small model in place of the published one."""
     datasets = pytest.importorskip("datasets")
-    golden = REPOSITORY / "tests" / "golden" / "brain_semantoks" / "pretrain_small"
-    shutil.copy(golden / "checkpoint.pth", folder / "brainsemantoks_ckpt_epoch_100.pth")
-    shutil.copy(golden / "network_mapping.npz", folder)
-    convert, finetune = commands(section("Recipe 4"))
+    publish(LAYOUTS["brain_semantoks"](folder), hub, monkeypatch, name="brain-semantoks-base")
+    get, finetune = commands(section("Recipe 4"))
     # By the authors' rule the number of heads is the width over 64, and this one is small.
-    run_command([*convert, "--num-attention-heads", "4"])
+    run_command([*get, "--num-attention-heads", "4"])
 
-    config = bt.BrainSemantoksModel.from_pretrained("brain-semantoks").config
+    config = bt.BrainSemantoksModel.from_pretrained("brain-semantoks-base").config
     rng = np.random.default_rng(0)
     rows = [
         {

@@ -1,16 +1,18 @@
 """What the authors of each family publish, in their layouts, but tiny: files of the golden cases by made-up names."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from safetensors.torch import load_file
 from transformers import PreTrainedConfig
 
@@ -27,6 +29,21 @@ from brain_transformers.models.family import AuthorsFile, NamedModel
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 LICENSE = "cc-by-nc-nd-4.0"
+
+
+@contextlib.contextmanager
+def stand_in(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[HubServer]:
+    """A Hub for this process, which its own client finds as it finds the real one; caches are in `home`."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.setenv("BRAIN_TRANSFORMERS_CACHE", str(home / "cache"))
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        yield server
 
 
 @dataclass

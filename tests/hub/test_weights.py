@@ -21,7 +21,7 @@ from transformers import AutoFeatureExtractor, AutoModel
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "house"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from authors_layouts import LAYOUTS, LICENSE, Published, publish
+from authors_layouts import LAYOUTS, LICENSE, Published, publish, stand_in
 from fresh_process import run_python
 from hub_server import HubServer
 
@@ -44,15 +44,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path) -> Iterator[HubServer]:
-    """A Hub for this process, which its own client finds as it finds the real one."""
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with stand_in(monkeypatch, tmp_path) as server:
         yield server
 
 
