@@ -77,11 +77,11 @@ def centres(path: Path, n_rois: int) -> Path:
     return path
 
 
-def _brainlm(work: Path, folder: str, case: str, n_rois: int) -> Layout:
+def _brainlm(work: Path, folder: str, case: str, n_rois: int, **options: int) -> Layout:
     shutil.copytree(GOLDEN / "brainlm" / case / "checkpoint", work / "release")
     (work / "release" / "optimizer.pt").write_bytes(b"left over from training")
     files = {"checkpoint": work / "release", "coordinates": centres(work / "centres.dat", n_rois)}
-    return Layout(folder, files, on_hub=("checkpoint",))
+    return Layout(folder, files, options, on_hub=("checkpoint",))
 
 
 def _brain_jepa(work: Path) -> Layout:
@@ -115,7 +115,7 @@ def _of_one_file(folder: str, case: str, **options: int) -> Layout:
 
 LAYOUTS: dict[str, Callable[[Path], Layout]] = {
     "brainlm": lambda work: _brainlm(work, "brainlm", "a_pretrain", 12),
-    "brainlm_vit": lambda work: _brainlm(work, "brainlm_vit", "b_predict_last_pixel_p16", 424),
+    "brainlm_vit": lambda work: _brainlm(work, "brainlm_vit", "b_predict_last_pixel_p16", 424, n_rois=424),
     "brain_jepa": _brain_jepa,
     "brain_semantoks": _brain_semantoks,
     "harmonix_f": _harmonix_f,
@@ -203,6 +203,7 @@ def publish(
     entry = NamedModel({field: getattr(config, field) for field in own}, **known)
     monkeypatch.setitem(families.MODELS, name, entry)
     monkeypatch.setitem(families._FAMILY_OF, name, layout.family)
+    monkeypatch.setitem(layout.family.models, name, entry)
     for module in (flags, finetune, pretrain, training_inputs, training_run):
         monkeypatch.setattr(module, "NAMED_MODELS", (*flags.NAMED_MODELS, name))
     monkeypatch.setattr(get_command, "_PUBLISHED", [*get_command._PUBLISHED, name])
