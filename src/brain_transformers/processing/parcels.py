@@ -1,5 +1,6 @@
 """Parcels of a scan: its rows, brought by label into the order of the model, and those that it lacks."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from ..atlases.roi_orders import (
     SORTED_BY_Y,
     ResolvedOrder,
     ROIOrder,
+    ROIPermutation,
     did_you_mean,
     order_name,
     permutation,
@@ -136,7 +138,10 @@ class ModelParcels:
                 "the labels of one of them are not known, so rows cannot be matched. "
                 f"{did_you_mean(given if not declared.known else self.roi_order)}Give the order as a list of labels."
             )
-        moved = permutation(given, self.roi_order, source_coordinates=self.coordinates if same else None)
+        if same:
+            moved = permutation(given, self.roi_order, source_coordinates=self.coordinates)
+        else:
+            moved = _permutation(roi_order_text(given), roi_order_text(self.roi_order))
         used = set(moved.index.tolist())
         unused = [label for row, label in enumerate(declared.labels) if row not in used]
         if unused and declared.name is None:  # names of the scan's own, of which one may have been meant
@@ -156,6 +161,14 @@ class ModelParcels:
             )
         done = "masked" if self.missing_rois == "mask" else "set to 0"
         warn(("missing", missing), f"The scan lacks {what}; they are {done} (first: {list(missing[:3])}).")
+
+
+@functools.lru_cache(maxsize=64)
+def _permutation(given: str, wanted: str) -> ROIPermutation:
+    """The permutation between two orders, which thousands of scans in a row ask for."""
+    moved = permutation(given, wanted)
+    moved.index.flags.writeable = False
+    return moved
 
 
 def _same(own: ResolvedOrder, declared: ResolvedOrder) -> bool:

@@ -456,7 +456,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
                 "stay gaps at their times, and tokens of which less than half was measured are masked"
                 f"{_others(gaps)}.",
             )
-        for scan in scans if self._n_looked_at < _MOST_LOOKED_AT else ():
+        for scan in scans if self._n_looked_at < _MOST_LOOKED_AT and "units" not in self._warned else ():
             self._n_looked_at += 1
             self._warn_of_units(scan.values, scan.name)
         said = self._warned  # of which nothing is looked for again

@@ -52,6 +52,7 @@ class Trial:
 def try_scan(processor: "ScanProcessor", item: Any, number: int = 0) -> Trial:
     """What a call of a processor makes of a row or scan, and says of it; of its windows only the first is made."""
     probe, found = copy.deepcopy(processor), Trial()
+    probe._warned.add("units")  # which a look at it tells
 
     def told(key: Any, message: str) -> None:
         if key not in probe._warned:

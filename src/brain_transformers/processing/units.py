@@ -71,25 +71,30 @@ def units_of(signals: np.ndarray, t_r: float | None = None) -> Units:
     good = finite.any(axis=1)
     if not good.any():
         return Units((), 0.0, 0.0)
-    values = np.where(finite, measured, np.nan)[good].astype(np.float64)
-    means, spreads = np.nanmean(values, axis=1), np.nanstd(values, axis=1)
+    whole = bool(finite.all())
+    values = measured if whole else np.where(finite, measured, np.nan)[good]
+    mean, std = (np.mean, np.std) if whole else (np.nanmean, np.nanstd)
+    means, spreads = mean(values, axis=1, dtype=np.float64), std(values, axis=1, dtype=np.float64)
     moving = spreads > 1e-6 * np.abs(means)
     if not moving.any():
         return Units((), float(np.median(np.abs(means))), 0.0)
-    values, means, spreads = values[moving], means[moving], spreads[moving]
+    if not moving.all():
+        values, means, spreads = values[moving], means[moving], spreads[moving]
     level, spread = float(np.median(np.abs(means))), float(np.median(spreads))
-    band, cut_above, cut_below = _band(signals[good][moving], missing, t_r)
-    names = [_name(values, means, spreads, level, spread)]
+    rows = signals if whole and moving.all() else signals[good][moving]
+    band, cut_above, cut_below = _band(rows, missing, t_r)
+    names = [_name(means, spreads, level, spread)]
     if cut_above:
         names.insert(0, BAND_PASSED if cut_below or level < NO_MEAN * spread else LOW_PASSED)
-    if WHOLE not in names and bool((values[np.isfinite(values)] % 1 == 0).all()):
+    if all((part[np.isfinite(part)] % 1 == 0).all() for part in (values[:, :8], values)):
         names.append(WHOLE)
     return Units(tuple(name for name in names if name), level, spread, band)
 
 
-def _name(values: np.ndarray, means: np.ndarray, spreads: np.ndarray, level: float, spread: float) -> str:
-    """What was done to series that move; `""` for the units of a scanner."""
-    overall, deviation = float(np.nanmean(values)), float(np.nanstd(values))
+def _name(means: np.ndarray, spreads: np.ndarray, level: float, spread: float) -> str:
+    """What was done to series that move, by the means and deviations of the rows; `""` for the units of a scanner."""
+    overall = float(means.mean())
+    deviation = float(np.sqrt((spreads**2 + means**2).mean() - overall**2))  # of all values, as rows are of one length
     if level < NO_MEAN * spread:
         if abs(spread - 1) < 0.03 and np.quantile(np.abs(spreads - 1), 0.9) < 0.1:
             return Z_SCORED
