@@ -77,7 +77,7 @@ def centres(path: Path, n_rois: int) -> Path:
     return path
 
 
-def _brainlm(work: Path, folder: str, case: str, n_rois: int, **options: int) -> Layout:
+def _brainlm(work: Path, folder: str, case: str, n_rois: int, options: dict[str, int]) -> Layout:
     shutil.copytree(GOLDEN / "brainlm" / case / "checkpoint", work / "release")
     (work / "release" / "optimizer.pt").write_bytes(b"left over from training")
     files = {"checkpoint": work / "release", "coordinates": centres(work / "centres.dat", n_rois)}
@@ -114,8 +114,8 @@ def _of_one_file(folder: str, case: str, **options: int) -> Layout:
 
 
 LAYOUTS: dict[str, Callable[[Path], Layout]] = {
-    "brainlm": lambda work: _brainlm(work, "brainlm", "a_pretrain", 12),
-    "brainlm_vit": lambda work: _brainlm(work, "brainlm_vit", "b_predict_last_pixel_p16", 424, n_rois=424),
+    "brainlm": lambda work: _brainlm(work, "brainlm", "a_pretrain", 12, {}),
+    "brainlm_vit": lambda work: _brainlm(work, "brainlm_vit", "b_predict_last_pixel_p16", 424, {"n_rois": 424}),
     "brain_jepa": _brain_jepa,
     "brain_semantoks": _brain_semantoks,
     "harmonix_f": _harmonix_f,
