@@ -41,7 +41,7 @@ MODELS = {
     "harmonix-f-base": (16, 8),
     "harmonix-s-base": (64, 32),
     "brain-harmony-base": (16, 8),
-    "brain-mt-base": (4, 2),
+    "brain-mt-base": (1, 1),
 }
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
