@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -220,6 +221,24 @@ def test_large_images_are_read_in_blocks_with_the_same_result(brain, tmp_path, m
     nib.save(image, tmp_path / "bold.nii.gz")
     with pytest.warns(UserWarning, match="1 of 990 voxels"):
         np.testing.assert_allclose(parcellate(tmp_path / "bold.nii.gz", atlas).signals, series, rtol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_memory_does_not_grow_with_the_scan(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(nifti, "_BLOCK_VALUES", 1 << 17)
+    labels = np.ones((24, 24, 24), np.int16)
+    labels[12:] = 2
+    atlas, peaks = load_atlas(nib.Nifti1Image(labels, AFFINE)), []
+    draw = np.random.default_rng(0)
+    for n_frames in (20, 20, 200):  # first for what is imported
+        data = draw.integers(0, 200, (24, 24, 24, n_frames)).astype(np.int16)
+        nib.save(nib.Nifti1Image(data, AFFINE), tmp_path / f"bold{suffix}")
+        del data
+        tracemalloc.start()
+        parcellate(tmp_path / f"bold{suffix}", atlas)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.3 * peaks[1] < 4e6
 
 
 def test_a_header_that_claims_more_than_the_file_holds_is_refused_at_once(brain, tmp_path):
