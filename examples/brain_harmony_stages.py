@@ -25,6 +25,7 @@ in `metrics.json`.
 import argparse
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def train_encoders(folder: Path, steps: int) -> None:
     frames = [f"n_timepoints={PATCH * N_PATCHES}", f"patch_size={PATCH}", "gradient_size=12"]
     frames += [f"harmonics_size={N_HARMONICS}", "predictor_hidden_size=48", "predictor_num_hidden_layers=2"]
     frames += ["predictor_num_attention_heads=4", "predictor_intermediate_size=96"]
-    more = ["--normalization", "zscore", "--table", f"harmonics={table}", "--base-learning-rate", "5e-4"]
+    more = ["--table", f"harmonics={table}", "--base-learning-rate", "5e-4"]
     run(
         "pretrain",
         "--model",
@@ -193,15 +194,26 @@ def fuse_and_tune(folder: Path, steps: int) -> None:
 # --- what came of it ---
 
 
-def nearest_connectivity(scans: dict[str, np.ndarray]) -> float:
-    """Share of last quarters whose most alike functional connectivity among the others is of the same person."""
+def nearest(scans: dict[str, np.ndarray], describe: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Share of last quarters whose most alike description among the other quarters is of the same person."""
     names = list(scans)
-    maps = np.stack([functional_connectivity(scans[name]) for name in names])
-    alike = np.corrcoef(maps)
+    alike = np.corrcoef(np.stack([describe(scans[name]) for name in names]))
     test = [number for number, name in enumerate(names) if name.endswith(f"q{N_QUARTERS}")]
     train = [number for number in range(len(names)) if number not in test]
     hits = [names[train[int(alike[number, train].argmax())]].split()[0] == names[number].split()[0] for number in test]
     return float(np.mean(hits))
+
+
+def mean_tokens(folder: Path) -> float:
+    """Error of stage 1's targets where every token is that of the mean training pair."""
+    rows = bt.load_dataset(folder / "stage0")
+
+    def standardised(part: Any) -> np.ndarray:
+        tokens = np.stack([row["inputs_embeds"].reshape(row["n_tokens"], -1) for row in part])
+        return (tokens - tokens.mean(2, keepdims=True)) / np.sqrt(tokens.var(2, ddof=1, keepdims=True) + 1e-6)
+
+    guess = standardised(rows["train"]).mean(0)
+    return float(((standardised(rows["validation"]) - guess) ** 2).mean())
 
 
 def without(pairs: Any, columns: tuple[str, ...]) -> Any:
@@ -321,12 +333,12 @@ def draw_t1(folder: Path) -> tuple[Any, dict[str, float]]:
     return figure, errors
 
 
-def draw_modalities(found: dict[str, Any], tuned: float, nearest: float) -> Any:
+def draw_modalities(found: dict[str, Any], tuned: float, baselines: dict[str, float]) -> Any:
     """Drift, and what is told of person and size with both modalities and with one."""
     names, width = list(found), 0.36
     places = np.arange(len(names))
     with styled():
-        figure = new_figure(10.5, 3.4)
+        figure = new_figure(11.5, 3.6)
         left, *panels = figure.subplots(1, 3)
         drift = [found[name]["drift, in spreads of the people"] for name in names]
         bars = left.bar(places, drift, 0.5, color=[BLUE, ORANGE, GREEN])
@@ -345,7 +357,8 @@ def draw_modalities(found: dict[str, Any], tuned: float, nearest: float) -> Any:
             axis.set_title(title, loc="left")
             if label == "subject":
                 axis.axhline(tuned, color=ORANGE, lw=1.2, label=f"fine-tuned, both: {tuned:.2f}")
-                axis.axhline(nearest, color=GREEN, lw=1.2, ls=":", label=f"nearest connectivity: {nearest:.2f}")
+                for (name, value), style in zip(baselines.items(), (":", "-.")):
+                    axis.axhline(value, color=GREEN, lw=1.2, ls=style, label=f"{name}: {value:.2f}")
             axis.legend(loc="upper center", ncols=2, fontsize=7)
         for axis in (left, *panels):
             axis.set_xticks(places, names)
@@ -356,7 +369,7 @@ def main() -> None:
     """All stages, and what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("brain-harmony-run"))
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each pretraining")
+    parser.add_argument("--steps", type=int, default=150, help="optimizer steps of each pretraining")
     parser.add_argument("--seed", type=int, default=0, help="of the made-up anatomy")
     options = parser.parse_args()
     folder: Path = options.output
@@ -370,15 +383,23 @@ def main() -> None:
     fuse_and_tune(folder, options.steps)
 
     tuned = json.loads((folder / "tuned" / "metrics.json").read_text())
-    found, nearest = one_modality(folder), nearest_connectivity(scans)
+    found = one_modality(folder)
+    baselines = {
+        "nearest connectivity": nearest(scans, functional_connectivity),
+        "nearest mean of each region": nearest(scans, lambda scan: scan.mean(1)),
+    }
     t1_figure, t1_errors = draw_t1(folder)
     last = [entry["eval_loss"] for entry in losses(folder / "fused") if "eval_loss" in entry]
     metrics = {
         "mse of hidden voxels": t1_errors,
-        "stage 1, mse of standardised tokens (1: no knowledge)": {"first": last[0], "last": last[-1]},
+        "stage 1, mse of standardised tokens": {
+            "after a fifth of the steps": last[0],
+            "at the end": last[-1],
+            "tokens of the mean training pair": mean_tokens(folder),
+        },
         "stage 2, whose scan": {
             "fine-tuned": tuned["eval_accuracy"],
-            "nearest connectivity": nearest,
+            **baselines,
             "chance": 1 / 7,
         },
         "one modality": found,
@@ -386,7 +407,7 @@ def main() -> None:
     write_file(folder / "metrics.json", to_json(metrics))
     write_file(folder / "stages.png", figure_to_png(draw_stages(folder)))
     write_file(folder / "t1.png", figure_to_png(t1_figure))
-    write_file(folder / "modalities.png", figure_to_png(draw_modalities(found, tuned["eval_accuracy"], nearest)))
+    write_file(folder / "modalities.png", figure_to_png(draw_modalities(found, tuned["eval_accuracy"], baselines)))
     print(json.dumps(metrics, indent=1))
     print(f"written to {folder}: metrics.json, stages.png, t1.png, modalities.png, and a folder for every step")
 

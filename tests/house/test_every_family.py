@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import pretrain_every_family
+from composed_harmony import COMPOSED
 from model_checks import CASES, ModelCase
 
 import brain_transformers as bt
@@ -29,7 +30,7 @@ from brain_transformers.hub.sharing import save_model_folder
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
-@pytest.fixture(scope="module", params=CASES, ids=str)
+@pytest.fixture(scope="module", params=(*CASES, COMPOSED), ids=str)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelCase, Any, Any, Any]:
     """A case with its body, the processor of it, and rows of scans."""
     return request.param, *request.param.with_scans("Model", tmp_path_factory.mktemp("scans"))
@@ -106,7 +107,7 @@ def test_cut_frames_stay_gaps_at_their_times(
     processor = copy.deepcopy(processor)
     processor._warned.clear()
     rows = [{**row, **({"t_r": row["t_r"] / faster} if "t_r" in row else {})} for row in rows]
-    n_frames = rows[0]["shape"][0] if "shape" in rows[0] else rows[0]["n_timepoints"]
+    n_frames = rows[0]["n_timepoints"] if "n_timepoints" in rows[0] else rows[0]["shape"][0]
     whole = processor(rows[0], window="first")
     main = processor.model_input_names[0]
     # Half of the first window, from a fifth of it on, or in series of a scan that is one window long.

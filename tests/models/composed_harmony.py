@@ -8,7 +8,7 @@ import torch
 
 import brain_transformers as bt
 from brain_transformers.processing.structural import MNI_AFFINE
-from tests.models.model_checks import _t1_rows
+from tests.models.model_checks import ModelCase, _t1_rows, series_example, series_rows
 
 
 def composed(kind: str = "Model") -> Any:
@@ -55,3 +55,32 @@ def write_people(folder: Path, bold: tuple[str, ...], t1: tuple[str, ...], n_tim
     rows = [f"sub-{person}\t{20 + 3 * n}\t{'ab'[n % 2]}" for n, person in enumerate(everyone)]
     (folder / "bold" / "participants.tsv").write_text("\n".join(["participant_id\tage\tgroup", *rows]) + "\n")
     return folder
+
+
+class _Composed(ModelCase):
+    """BrainHarmony with its encoders, which takes scans and volumes, as a case of the checks of all families."""
+
+    def config(self, **overrides: Any) -> Any:
+        config = composed().config
+        for name, value in overrides.items():
+            setattr(config, name, value)
+        return config
+
+    def __str__(self) -> str:
+        return "composed-brain-harmony"
+
+
+def _rows(config: Any, folder: Path) -> list[dict[str, Any]]:
+    """Pairs whose volumes are in their rows."""
+    series = series_rows(config.fmri_config, folder, 600)
+    empty = dict.fromkeys(("shape", "dtype", "mean", "deviation"))
+    return [{**one, **empty, **other} for one, other in zip(series, _t1_rows(None, folder))]
+
+
+COMPOSED = _Composed(
+    "brain-harmony-tiny",
+    "BrainHarmony",
+    lambda batch: {"signals": torch.zeros(batch, 12, 40), "t1_volumes": torch.zeros(batch, 1, 20, 24, 20)},
+    scans=_rows,
+    example=lambda row: {**series_example(row), "t1": row["t1"]},
+)

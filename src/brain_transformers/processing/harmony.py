@@ -301,6 +301,7 @@ class BrainHarmonyProcessor(ScanProcessor):
     def example(self, config: Any) -> tuple[str, str, str]:
         """See [`ScanProcessor.example`]."""
         call, fit, scan = self.fmri_feature_extractor.example(config.fmri_config)
+        call, fit = (words.replace("model.config.", "model.config.fmri_config.") for words in (call, fit))
         bold, _, known = call.partition(", ")
         return f"{bold}, t1, {known}", fit, f"{scan}, beside a T1 image without skull in MNI152"
 
