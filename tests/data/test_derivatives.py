@@ -246,7 +246,7 @@ def test_folders_and_files_that_contradict_each_other_are_unusable(tmp_path):
 
 
 def test_images_without_an_atlas_and_bad_patterns_are_explained(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There are 1 BOLD images .*give atlas"):
+    with pytest.raises(FileNotFoundError, match=r"There are 1 BOLD images .*give atlas"):
         find(tmp_path, "sub-01_bold.nii.gz")
     for pattern in ("/etc/*", "", "../*.npy"):
         with pytest.raises((ValueError, FileNotFoundError), match="pattern"):

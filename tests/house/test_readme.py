@@ -4,6 +4,8 @@ The blocks are taken from the README as they stand. Only what makes them long is
 is no longer there fails.
 """
 
+import contextlib
+import io
 import json
 import re
 import shlex
@@ -25,7 +27,9 @@ from authors_layouts import LAYOUTS, publish, stand_in
 from hub_server import HubServer
 
 import brain_transformers as bt
+from brain_transformers.evaluation.embedding_parts import read_table
 from brain_transformers.hub.sharing import save_model_folder
+from tests.data.lab_folders import xcpd_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -108,6 +112,36 @@ def test_table_of_models_says_what_the_registry_says() -> None:
         assert f"{MODELS[name].parameters:,} ({MODELS[name].trained_parameters:,})" in rows[name][3]
 
 
+@pytest.mark.filterwarnings("ignore:1 of 6 files were left out")
+def test_folder_to_table_of_recipe_1(folder: Path) -> None:
+    """What the two commands print stands in the README, but for paths that are cut; weights and scans are smaller."""
+    pytest.importorskip("datasets")
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        cut = np.arange(240) < 8
+        table = xcpd_run(
+            folder / "xcp_d", f"sub-{number + 1:02d}_ses-1_task-rest", rng.normal(size=(456, 240)), cut=cut
+        )
+        if number == 3:
+            table.write_bytes(table.read_bytes()[:20000])
+    config = bt.load_config(
+        "brain-semantoks-base", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    extractor = bt.ROISeriesFeatureExtractor.from_model_config(config)
+    save_model_folder(bt.BrainSemantoksForMaskedModeling(config), "brain-semantoks-base", extractor=extractor)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for words in commands(section("Recipe 1"))[:2]:
+            run_command(words)
+    (shown,) = blocks(section("Recipe 1"), "text")
+    lines = [line for line in shown.split("\n\n")[0].splitlines() if "..." not in line.replace("2, ...)", "")]
+    assert len(lines) == 6
+    for line in lines:
+        assert line.replace("1536 features", "32 features") in printed.getvalue()
+    columns = shown.split("\n\n")[1].splitlines()[0].split()
+    assert set(columns) - {"age", "sex", "e0000", "e0001", "..."} <= set(read_table(Path("embeddings.parquet")))
+
+
 @pytest.fixture
 def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """Where the authors' weights are."""
@@ -120,7 +154,8 @@ def test_commands_of_recipe_1(folder: Path, hub: HubServer, monkeypatch: pytest.
     (folder / "authors").mkdir()
     layout = LAYOUTS["brainlm"](folder / "authors")
     published = publish(layout, hub, monkeypatch, name="brainlm-13m")
-    (command,) = commands(section("Recipe 1"))
+    command = commands(section("Recipe 1"))[-1]
+    assert command[1] == "get"
     shutil.copy(layout.files["coordinates"], command[-1])
     run_command(command)
     config = bt.BrainLMModel.from_pretrained("brainlm-13m").config
