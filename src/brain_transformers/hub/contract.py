@@ -44,18 +44,19 @@ class Verification:
         return not self.refused
 
 
-def write_contract(folder: str | Path, processor: Any = None) -> Path:
+def write_contract(folder: str | Path, processor: Any = None, config_class: Any = AutoConfig) -> Path:
     """Write `input_contract.json` of a saved model, from the files that lie there; returns its path.
 
     Args:
         folder: of the model.
         processor: the one that is saved there; loaded if it is not given.
+        config_class: what reads its configuration, for a family that transformers has not been told of.
 
     Raises:
         OSError, ValueError: if the folder holds no model, or one that cannot be read.
     """
     folder = Path(folder)
-    content: dict[str, Any] = {"contract": _VERSION, "model": _model_section(folder)}
+    content: dict[str, Any] = {"contract": _VERSION, "model": _model_section(folder, config_class)}
     processor = processor or _processor(folder)
     if processor is not None:
         content["input"] = processor.contract()
@@ -118,7 +119,7 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _model_section(folder: Path) -> dict[str, Any]:
+def _model_section(folder: Path, config_class: Any = AutoConfig) -> dict[str, Any]:
     """What the files say of the model: class, sizes, fingerprint of weights and tables."""
     tensors = _tensors(folder)
     section: dict[str, Any] = {
@@ -126,7 +127,7 @@ def _model_section(folder: Path) -> dict[str, Any]:
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
     }
     if (folder / "config.json").is_file():
-        config = AutoConfig.from_pretrained(folder)
+        config = config_class.from_pretrained(folder)
         section["class"] = (config.architectures or ["unknown"])[0]
         section["model_type"] = config.model_type
         section["config"] = _own_fields(config)

@@ -65,7 +65,7 @@ def save_model_folder(
             write_file(temporary / "README.md", card)
         for name, text in (more or {}).items():
             write_file(temporary / name, text)
-        write_contract(temporary, extractor)
+        write_contract(temporary, extractor, type(model.config))
         for file in temporary.glob("*.safetensors"):  # which safetensors lets only their owner read
             file.chmod((temporary / "config.json").stat().st_mode)
     return Path(folder)
