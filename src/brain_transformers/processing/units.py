@@ -74,7 +74,7 @@ def units_of(signals: np.ndarray, t_r: float | None = None) -> Units:
     whole = bool(finite.all())
     values = measured if whole else np.where(finite, measured, np.nan)[good]
     mean, std = (np.mean, np.std) if whole else (np.nanmean, np.nanstd)
-    means, spreads = mean(values, axis=1, dtype=np.float64), std(values, axis=1, dtype=np.float64)
+    means, spreads = (np.asarray(of(values, axis=1, dtype=np.float64)) for of in (mean, std))
     moving = spreads > 1e-6 * np.abs(means)
     if not moving.any():
         return Units((), float(np.median(np.abs(means))), 0.0)
