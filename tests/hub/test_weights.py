@@ -154,6 +154,10 @@ def test_what_a_name_means_to_the_commands(brainlm: Published, monkeypatch, tmp_
     assert main(embed) == 0
     assert main(["verify", "made-up"]) == 0
     capsys.readouterr()
+    assert main(["models", "--json"]) == 0
+    listed = {row["name"]: row["fetched"] for row in json.loads(capsys.readouterr().out)}
+    assert {name for name, folder in listed.items() if folder} == {"made-up"}
+    capsys.readouterr()
     assert main(tune) == 0
     assert f"the published weights, in {bt.path_of('made-up')}" in capsys.readouterr().out
     card = Path("tuned/README.md").read_text()

@@ -4,10 +4,10 @@ import argparse
 import json
 from typing import Any
 
-from ..families import FAMILIES
+from ..families import FAMILIES, fetched
 
 NEEDS_MODELS = False
-_COLUMNS = ("model", "family", "parameters", "trained", "learns by", "licence", "weights of the authors")
+_COLUMNS = ("model", "family", "parameters", "trained", "learns by", "licence", "here", "weights of the authors")
 
 
 def add_parser(commands: Any) -> None:
@@ -17,8 +17,8 @@ def add_parser(commands: Any) -> None:
         help="list the models that go by a name",
         description=(
             "The configurations that `pretrain --model` makes new models of, and where the authors' weights of the "
-            "published ones are. Parameters: of the network that AutoModel loads; trained: of all that pretraining "
-            "trains."
+            "published ones are; here: whether `brain-transformers get` has fetched them. Parameters: of the network "
+            "that AutoModel loads; trained: of all that pretraining trains."
         ),
     )
     parser.add_argument("--json", action="store_true", help="as JSON, with citation and what is known not to work")
@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
                 "model_type": family.model_type,
                 "objective": family.objective,
                 **{field: getattr(entry, field) for field in fields},
+                "fetched": None if (folder := fetched(name)) is None else str(folder),
             }
             for name, entry, family in named
         ]
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
             *("" if number is None else f"{number:,}" for number in (entry.parameters, entry.trained_parameters)),
             family.objective,
             entry.license or "",
+            "" if fetched(name) is None else "yes",
             entry.source or "none published",
         )
         for name, entry, family in named
