@@ -70,7 +70,7 @@ def _check_header(path: Path) -> None:
     with nib.openers.ImageOpener(path) as stream:
         kind = nib.Nifti2Header if stream.read(4) in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Header
         stream.seek(0)
-        header = kind.from_fileobj(_BoundedStream(stream))
+        header = kind.from_fileobj(_BoundedStream(stream), check=False)  # which nibabel does below
     for extension in header.extensions:
         if extension.get_code() == _CIFTI:
             held = max(header.get_data_shape(), default=0)
