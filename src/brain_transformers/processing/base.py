@@ -80,7 +80,9 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
     tags: ClassVar[tuple[str, ...]] = ("neuroimaging",)
     tells: ClassVar[tuple[str, ...]] = ()
     own_tables: ClassVar[frozenset[str]] = frozenset()
-    mild: ClassVar[frozenset[str]] = frozenset({"tail", "folding", "padding", "missing frames", "empty windows"})
+    mild: ClassVar[frozenset[str]] = frozenset(
+        {"tail", "folding", "padding", "missing frames", "empty windows", "unused"}
+    )
     auto_class: ClassVar[str] = "AutoFeatureExtractor"
     made_by: ClassVar[str] = "Prepare what the model reads (brain-transformers prepare --kind)"
     modality: ClassVar[str] = "scans"

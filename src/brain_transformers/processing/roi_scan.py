@@ -189,8 +189,6 @@ class ROIScan(CheckedScan):
     def done(self) -> list[str]:
         """Rows that are moved, and how it comes to the time of the model."""
         said = [] if self.rows.identity else ["rows put into the model's order by their labels"]
-        if n_lacking := int((~self.rows.present).sum()):
-            said.append(f"{n_lacking} of {len(self.rows.index)} parcels of the model are not in it")
         timing = self.timing
         if timing.t_rs is not None:
             said.append(f"resampled from {timing.t_rs[0]:g} s to {timing.t_rs[1]:g} s")
