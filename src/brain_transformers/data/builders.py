@@ -148,6 +148,7 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
                 "time_axis": time_axis,
                 "key": key,
                 "atlas": None if atlas is None else str(atlas),
+                "atlas_sha256": None if self._atlas is None else self._atlas.sha256,
                 "atlas_names": None if atlas_names is None else digest(atlas_names),
                 "cleaning": dict(cleaning or {}),
             },
