@@ -56,6 +56,14 @@ def add_parser(commands: Any) -> None:
     files.add_argument("--t-r", type=float, help="repetition time in seconds")
     files.add_argument("--atlas", help="label image for BOLD images, or its name")
     files.add_argument("--num-proc", "--num-workers", type=int, help="processes that read; by default all processors")
+    maps = parser.add_argument_group("scans of an atlas that is not the model's (never by default)")
+    maps.add_argument(
+        "--map-parcels",
+        choices=("nearest", "overlap"),
+        help="rebuild the parcels of the model from those that lie nearest or overlap them; what that costs is said",
+    )
+    maps.add_argument("--scan-atlas", help="label image of the scans' atlas, for overlap")
+    maps.add_argument("--model-atlas", help="label image of the model's atlas, for overlap")
     parser.add_argument("--split", help="split to embed, where the dataset has several; by default all")
     parser.add_argument(
         "--pooling",
@@ -130,6 +138,11 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--part-size and --batch-size must be at least 1.")
     if args.save_processor is not None and args.fit_on is None:
         raise ValueError("--save-processor keeps what --fit-on fits. Pass both, or leave it out.")
+    if args.map_parcels is not None and args.fit_on is not None:
+        raise ValueError(
+            "--map-parcels and --fit-on do not go together. Fit the mapped processor in Python: "
+            "extractor.parcel_map = parcel_map(...), then extractor.fit(dataset)."
+        )
     shard_of(args)
     report = output.with_suffix(".skipped.tsv")
     if report.exists() and (report.is_dir() or not report.read_bytes().startswith(_REPORT_HEADER)):
@@ -191,6 +204,8 @@ def run(args: argparse.Namespace) -> int:
         atlas=args.atlas,
     )
     splits = _of_split(args.dataset, splits, args.split)
+    if args.map_parcels is not None:
+        _map_parcels(args, extractor, splits)
     shared: dict[str, Any] = {
         **{name: getattr(args, name) for name in ("merge", "part_size", "overwrite", "on_error", "window")},
         "batch_size": args.batch_size,
@@ -209,6 +224,19 @@ def run(args: argparse.Namespace) -> int:
         left_out = embed_in_parts(model, extractor, splits, args.output, **own, **shared)
     shutil.rmtree(work, ignore_errors=True)
     return 1 if args.strict and left_out else 0
+
+
+def _map_parcels(args: argparse.Namespace, extractor: Any, splits: dict[str, Any]) -> None:
+    """Have the extractor rebuild the model's parcels."""
+    from ..data.atlas_images import atlas_overlap
+    from ..data.row_kinds import column_of
+    from ..processing.parcel_maps import map_scans
+
+    overlap = None
+    if args.map_parcels == "overlap" and args.scan_atlas is not None and args.model_atlas is not None:
+        overlap = atlas_overlap(args.scan_atlas, args.model_atlas)
+    orders = [order for rows in splits.values() for order in column_of(rows, "roi_order")]
+    map_scans(extractor, orders, args.map_parcels, overlap)
 
 
 def _of_split(source: Path, parts: dict[str, Any], split: str | None, flag: str = "--split") -> dict[str, Any]:

@@ -422,3 +422,24 @@ def _resampled(atlas: Atlas, shape: tuple[int, ...], affine: np.ndarray, name: s
         )
         labels = np.rint(np.asarray(resampled.dataobj)).astype(np.int32)
     return labels, share
+
+
+def atlas_overlap(scans: Any, model: Any) -> np.ndarray:
+    """Voxels that the parcels of two label images share, (n_of_model, n_of_scans + 1); the last column counts those of
+    the model's parcels that are in none of the others.
+
+    Args:
+        scans: label image of the atlas that scans are in, as [`load_atlas`] takes it.
+        model: that of the model's parcels.
+
+    Raises:
+        ROISeriesReadError: if one cannot be read, is of CIFTI, or they do not overlap.
+    """
+    theirs, ours = read_atlas(scans), read_atlas(model)
+    if theirs.affine is None or ours.affine is None:
+        raise ROISeriesReadError("Expected two label volumes to compare, got a label file of CIFTI. Use volumes.")
+    numbers, _ = theirs.on_grid(ours.values.shape, ours.affine, str(ours.source))
+    where = ours.values > 0
+    size = len(theirs.ids) + 1
+    pairs = np.bincount((ours.values[where] - 1) * size + (numbers[where] - 1) % size, minlength=len(ours.ids) * size)
+    return pairs.reshape(len(ours.ids), size)

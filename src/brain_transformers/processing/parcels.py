@@ -1,8 +1,8 @@
 """Parcels of a scan: its rows, brought by label into the order of the model, and those that it lacks."""
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..atlases.roi_orders import (
     roi_order_text,
     stable_y_order,
 )
+from .parcel_maps import LOSS, map_weights, mixed
 
 MISSING_ROIS = ("error", "fill", "mask")
 Warn = Callable[[Any, str], None]
@@ -34,6 +35,7 @@ class Rows:
         identity: whether rows come as they are.
         order: (n_rois,) how fitted statistics are sorted, or `None`.
         coordinates: (n_rois, 3) centres of the emitted rows in mm, or `None`.
+        mix: (n_rois, n_source) weights by which rows in the order of the model are rebuilt first, or `None`.
     """
 
     n_source: int
@@ -41,6 +43,11 @@ class Rows:
     identity: bool
     order: np.ndarray | None
     coordinates: np.ndarray | None
+    mix: np.ndarray | None = None
+
+    def rebuilt(self, signals: np.ndarray) -> np.ndarray:
+        """The scan with rows of the model's parcels, where they have to be rebuilt from others."""
+        return signals if self.mix is None else mixed(self.mix, signals)
 
     @property
     def present(self) -> np.ndarray:
@@ -58,6 +65,7 @@ class ModelParcels:
         coordinates: (n_rois, 3) centres in `roi_order`, before any sorting, or `None` if unknown.
         sort_rows: `"y"` to sort them from posterior to anterior.
         missing_rois: what to do about parcels that a scan lacks.
+        parcel_map: how scans of another atlas become theirs, see [`parcel_map`], or `None`.
     """
 
     roi_order: ROIOrder | None
@@ -65,6 +73,7 @@ class ModelParcels:
     coordinates: np.ndarray | None
     sort_rows: str | None
     missing_rois: str
+    parcel_map: Mapping[str, Any] | None = None
 
     def rows(self, given: ROIOrder | None, coordinates: np.ndarray | None, warn: Warn) -> Rows:
         """How a scan with rows in the order `given` becomes the model's.
@@ -77,6 +86,17 @@ class ModelParcels:
         Raises:
             ValueError: if the order is not said, cannot be matched, or lacks parcels that the model needs.
         """
+        held = self.parcel_map
+        if held is not None and given is not None and roi_order_text(given) == held["from"]:
+            weights = map_weights(held)
+            lost = int((weights.sum(axis=1) == 0).sum())
+            warn(
+                ("mapped", held["from"]),
+                f"Rows of {order_name(given)} are mapped to the parcels of the model ({held['method']}, as asked for"
+                f"{f'; {lost} cannot be rebuilt' if lost else ''}). {LOSS}",
+            )
+            own = self.rows(self.roi_order, None, warn)
+            return replace(own, n_source=weights.shape[1], mix=weights)
         index, sorted_by_y, n_source, missing = self._matched(given, warn)
         if missing:
             self._lacks(missing, given, warn)

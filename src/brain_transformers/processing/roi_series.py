@@ -24,6 +24,7 @@ from .base import ScanProcessor, as_array, check_choice, check_number, check_siz
 from .connectivity import gradients_of_rows
 from .filtering import band_pass_filter, check_band
 from .missing import measured_part
+from .parcel_maps import checked_map
 from .parcels import MISSING_ROIS, ModelParcels, Rows, check_coordinates, split_order
 from .roi_scan import ROIScan, look_at_series, series_values
 from .rows import agreed, series_facts, series_row, shortest_of_each_kind, unpack_row, without_cut_frames
@@ -87,6 +88,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             as they are).
         band_pass: low and high edge in Hz of a Butterworth filter (order 5, forward and backward) that runs over the
             whole scan before everything else; needs the scan's t_r and scipy. `None` for no filter.
+        parcel_map: how scans of another atlas become these parcels, of `processing.parcel_maps`; never by default.
         expected_std: standard deviation of the model's training inputs; inputs more than 3 times away bring a warning.
 
     Raises:
@@ -131,6 +133,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         band_pass: Sequence[float] | None = None,
         expected_std: float | None = None,
         resampling: str = "filter",
+        parcel_map: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -178,6 +181,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         self.missing_rois = missing_rois
         self.band_pass = check_band(band_pass)
         self.resampling = resampling
+        self.parcel_map = None if parcel_map is None else checked_map(parcel_map, self.roi_order)
         self._known_rows: dict[Any, Rows] = {}
         self._n_looked_at = 0
 
@@ -282,17 +286,15 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             ValueError: if the normalization has nothing to fit, there are no scans, or a scan does not fit.
         """
         if self.normalization not in scaling.FITTED:
-            raise ValueError(
-                f"normalization={self.normalization!r} has nothing to fit. Only {list(scaling.FITTED)} use fitted "
-                "statistics."
-            )
+            fitted = list(scaling.FITTED)
+            raise ValueError(f"normalization={self.normalization!r} has nothing to fit. Only {fitted} are fitted.")
         return super().fit(scans, roi_order=roi_order, max_timepoints=max_timepoints)
 
     def measure(self, scan: Any, name: str, **known: Any) -> np.ndarray:
         """What one training scan gives to the statistics: `(n_rois, n)`."""
         rows = self._rows(known["roi_order"], None, sort=False)
         signals, _ = self._series(scan, rows.n_source, name)
-        exact = as_array(scan)[:, : signals.shape[1]]
+        exact, signals = rows.rebuilt(as_array(scan)[:, : signals.shape[1]]), rows.rebuilt(signals)
         if self.normalization == "robust-means" and "units" not in self._warned:
             self._warn_of_units(signals, name)
         return scaling.training_values(self.normalization, signals, exact, rows.index, known["max_timepoints"])
@@ -325,6 +327,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         """Rows by label, what was measured, how it comes to the model's time, and its scaling."""
         rows = self._rows(known.get("roi_order"), known.get("coordinates"))
         signals, missing = self._series(scan, rows.n_source, name, known.get("frame_mask"))
+        signals = rows.rebuilt(signals)
         t_r = time.known_t_r(known.get("t_r"), f"t_r of {name}")
         if self.band_pass is not None:
             rate = self.t_r if t_r is None else t_r
@@ -386,13 +389,13 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         # Attributes may be set after construction, so the rows depend on them too.
         centres = None if self.coordinates is None else np.asarray(self.coordinates, dtype=np.float32)
         table = None if centres is None else centres.tobytes()
-        key = (given, sort, own, self.n_rois, self.sort_rows, self.missing_rois, table)
+        key = (given, sort, own, self.n_rois, self.sort_rows, self.missing_rois, table, id(self.parcel_map))
         if coordinates is None and key in self._known_rows:
             return self._known_rows[key]
         if centres is None and self.roi_order is not None:
             centres = roi_coordinates(self.roi_order)
-        sort_rows = self.sort_rows if sort else None
-        parcels = ModelParcels(self.roi_order, self.n_rois, centres, sort_rows, self.missing_rois)
+        how = (self.sort_rows if sort else None, self.missing_rois, self.parcel_map)
+        parcels = ModelParcels(self.roi_order, self.n_rois, centres, *how)
         rows = parcels.rows(roi_order, coordinates, self.warn_once)
         if coordinates is None:
             self._known_rows[key] = rows
@@ -559,9 +562,8 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         """Centres of the parcels that are stored or belong to their order, or gradients of the scans."""
         if name == "gradients":
             return gradients_of_rows(rows, self.roi_order, shape, what)
-        centres = self.coordinates
-        if centres is None and self.roi_order is not None:
-            centres = roi_coordinates(self.roi_order)
+        known = None if self.roi_order is None else roi_coordinates(self.roi_order)
+        centres = known if self.coordinates is None else self.coordinates
         if name != "coordinates" or centres is None:
             return None
         return np.asarray(centres, dtype=np.float32), "centres of the feature extractor"
