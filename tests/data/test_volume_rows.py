@@ -282,6 +282,19 @@ def test_some_rows_are_saved_with_their_files(study: Path, tmp_path: Path) -> No
     np.testing.assert_array_equal(frames, scaled(bold(13, seed=3)).in_file_order().astype(np.float16))
 
 
+def test_shards_of_images_are_joined_with_their_files(study: Path, tmp_path: Path) -> None:
+    assert prepare(study, "--output", tmp_path / "straight", *SMALL) == 0
+    for more in (["--shard", "2/2"], ["--shard", "1/2"], ["--merge"]):
+        assert prepare(study, "--output", tmp_path / "dataset", *SMALL, *more) == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != study.name) == ["dataset", "straight"]
+    joined, straight = (
+        {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        for folder in (tmp_path / "dataset", tmp_path / "straight")
+    )
+    assert joined == straight
+    assert sum(name.startswith("scans/") for name in joined) == len(bt.load_dataset(tmp_path / "dataset"))
+
+
 def test_splits_bad_files_and_what_is_there_already(study: Path, tmp_path: Path, capsys: Any) -> None:
     root = tmp_path / "splits"
     for subject, split in enumerate(("train", "train", "val", "test")):
