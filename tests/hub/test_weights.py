@@ -1,5 +1,6 @@
 """Weights by name, from stand-ins of their authors' places: what a user gets, and every way in which it can fail."""
 
+import dataclasses
 import functools
 import json
 import multiprocessing
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from safetensors.torch import load_file
 from torch.torch_version import TorchVersion
 from transformers import AutoFeatureExtractor, AutoModel
@@ -26,6 +27,7 @@ from fresh_process import run_python
 from hub_server import HubServer
 
 import brain_transformers as bt
+from brain_transformers import families
 from brain_transformers.cli.main import main
 from brain_transformers.conversion.convert import fingerprint
 from brain_transformers.files import locked
@@ -374,6 +376,34 @@ def test_a_revision_is_asked_for_by_name_and_kept(brainlm: Published, hub: HubSe
     get("made-up", coordinates=brainlm.layout.files["coordinates"])
     assert json.loads((folder / "conversion.json").read_text())["commits"] == {"authors/made-up": first}
     assert len(hub.requests) == n_requests
+
+
+def test_a_pinned_revision_and_files_in_the_cache_of_the_hub_are_used(
+    brainlm: Published, hub: HubServer, cache: Path, monkeypatch
+) -> None:
+    assert brainlm.repository is not None
+    pinned = brainlm.repository.sha
+    hf_hub_download("authors/made-up", brainlm.large, revision=pinned)
+    brainlm.repository.files["release/release/config.json"] += b" "
+    brainlm.repository.commits += 1
+    entry = families.MODELS["made-up"]
+    files = tuple(dataclasses.replace(file, revision=pinned if file.repository else None) for file in entry.files)
+    monkeypatch.setitem(families.MODELS, "made-up", dataclasses.replace(entry, files=files))
+    hub.requests.clear()
+    folder = get("made-up")
+    assert json.loads((folder / "conversion.json").read_text())["commits"] == {"authors/made-up": pinned}
+    assert [request.rpartition("/")[2] for request in hub.requests if "resolve" in request] == ["config.json"]
+
+
+def test_damaged_notes_of_the_cache_are_made_anew(brainlm: Published, cache: Path) -> None:
+    folder = get("made-up")
+    for damage in ("[]", '{"commits": 3}', "{", ""):
+        (folder / "conversion.json").write_text(damage)
+        (cache / "accepted_licenses.json").write_text(damage)
+        get("made-up", coordinates=brainlm.layout.files["coordinates"])
+        account = json.loads((folder / "conversion.json").read_text())
+        assert account["files"].keys() == {"checkpoint", "coordinates"}
+        assert f"authors/made-up: {LICENSE}" in json.loads((cache / "accepted_licenses.json").read_text())
 
 
 def test_coordinates_are_missed_taken_later_and_held_to_their_hash(

@@ -5,7 +5,6 @@ Nobody may host the converted weights of most of these models, so each user conv
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from ..families import MODELS, cache_folder, family_of, fetched, fetched_folder, weights_source
 from ..files import FolderInUseError, locked, no_space, to_json, write_file
+from ..foreign import read_json
 from ..models.family import AuthorsFile, NamedModel
 from ..version import __version__
 from . import licenses
@@ -76,7 +76,7 @@ def get(name: str, *, accept_license: bool = False, revision: str | None = None,
     _check_given(name, entry, files)
     _accept(name, entry, accept_license)
     with _alone(folder, name):
-        record = _record(folder)
+        record = _read(folder / ACCOUNT_FILE, ("commits", "files", "options"))
         if record is not None and revision is None and _is_made_of(record, files, options):
             print(f"{name} is in {folder}, made of these files")
             return folder
@@ -177,10 +177,7 @@ def _accept(name: str, entry: NamedModel, accepts: bool) -> None:
     """
     file = cache_folder() / "accepted_licenses.json"
     key = f"{(entry.source or '').partition(',')[0]}: {entry.license}"
-    try:
-        accepted = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        accepted = {}
+    accepted = _read(file, ()) or {}
     if key in accepted:
         return
     print(f"{name}: {entry.source}\n  {entry.citation}\nlicence: {licenses.in_words(entry.license)}", flush=True)
@@ -211,13 +208,13 @@ def _alone(path: Path, what: str) -> Iterator[None]:
         yield
 
 
-def _record(folder: Path) -> dict[str, Any] | None:
-    """What is known of the model in the cache."""
+def _read(file: Path, parts: Sequence[str]) -> dict[str, Any] | None:
+    """What a file of this package says, a JSON object with these objects in it; `None` if it is missing or damaged."""
     try:
-        record = json.loads((folder / ACCOUNT_FILE).read_text(encoding="utf-8"))
-        return record if isinstance(record.get("commits"), dict) else None
-    except (OSError, ValueError):
+        content = read_json(file, "what this package wrote", ValueError)
+    except ValueError:
         return None
+    return content if all(isinstance(content.get(part), dict) for part in parts) else None
 
 
 def _is_made_of(record: Mapping[str, Any], files: Mapping[str, Path], options: Mapping[str, Any]) -> bool:
@@ -233,17 +230,16 @@ def _is_made_of(record: Mapping[str, Any], files: Mapping[str, Path], options: M
 
 def _check_not_fitted(folder: Path) -> None:
     """Refuse to replace a model whose extractor was fitted since: that took scans which are not here."""
-    from transformers import AutoFeatureExtractor
+    from transformers import AutoConfig
 
-    if (
-        not (folder / "preprocessor_config.json").is_file()
-        or (_record(folder) or {}).get("lacking", {}).get("statistics") is None
-    ):
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         return
-    if AutoFeatureExtractor.from_pretrained(folder).is_fitted:
+    config = AutoConfig.from_pretrained(folder)
+    kind = config.load_processor()
+    if kind.from_pretrained(folder).is_fitted and not kind.from_model_config(config).is_fitted:
         raise FileExistsError(
-            f"The feature extractor in {folder} was fitted to scans since it was fetched, and would be replaced. Move "
-            "preprocessor_config.json away, and call again."
+            f"The feature extractor in {folder} was fitted to scans since it was fetched, and would be replaced. Move its "
+            "settings (preprocessor_config.json or processor_config.json) away, and call again."
         )
 
 
