@@ -238,8 +238,8 @@ def _check_not_fitted(folder: Path) -> None:
     kind = config.load_processor()
     if kind.from_pretrained(folder).is_fitted and not kind.from_model_config(config).is_fitted:
         raise FileExistsError(
-            f"The feature extractor in {folder} was fitted to scans since it was fetched, and would be replaced. Move its "
-            "settings (preprocessor_config.json or processor_config.json) away, and call again."
+            f"The feature extractor in {folder} was fitted to scans since it was fetched, and would be replaced. Move "
+            "its settings (preprocessor_config.json or processor_config.json) away, and call again."
         )
 
 
