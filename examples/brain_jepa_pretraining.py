@@ -29,6 +29,7 @@ from brain_transformers.hub.sharing import save_model_folder
 from brain_transformers.plotting.report import figure_to_png
 from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILION, new_figure, styled
 from brain_transformers.processing.connectivity import mean_connectivity
+from brain_transformers.processing.rows import part_of_row
 from brain_transformers.training import JEPATrainer, JEPATrainingArguments, target_statistics
 
 N_TRAIN = 5
@@ -43,10 +44,8 @@ def halves_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every scan as two rows, its first and its second half."""
     parts = []
     for row in rows:
-        series = series_of(row)
-        half = series.shape[1] // 2
-        for part in (series[:, :half], series[:, -half:]):
-            parts.append({**row, "signals": part.reshape(-1), "n_timepoints": half})
+        half = int(row["n_timepoints"]) // 2
+        parts += [part_of_row(row, start, half) for start in (0, int(row["n_timepoints"]) - half)]
     return parts
 
 

@@ -31,6 +31,7 @@ from brain_transformers.files import to_json, write_file
 from brain_transformers.hub.sharing import save_model_folder
 from brain_transformers.plotting.report import figure_to_png
 from brain_transformers.plotting.style import BLUE, GREEN, ORANGE, SKY, VERMILION, new_figure, styled
+from brain_transformers.processing.rows import part_of_row
 from brain_transformers.training.scores import prediction_scores
 
 N_TIMEPOINTS = 200
@@ -57,10 +58,9 @@ def networks() -> list[int]:
 
 def half_of(row: dict[str, Any], second: bool) -> dict[str, Any]:
     """First or second half of a scan, as a row of its own."""
-    series = np.asarray(row["signals"], dtype=np.float32).reshape(int(row["n_rois"]), -1)
-    middle = series.shape[1] // 2
-    part = series[:, middle:] if second else series[:, :middle]
-    return {**row, "signals": part.reshape(-1), "n_timepoints": part.shape[1]}
+    n_timepoints = int(row["n_timepoints"])
+    middle = n_timepoints // 2
+    return part_of_row(row, middle, n_timepoints - middle) if second else part_of_row(row, 0, middle)
 
 
 def windows_of(rows: list[dict[str, Any]], extractor: Any) -> tuple[torch.Tensor, torch.Tensor]:

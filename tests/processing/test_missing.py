@@ -12,7 +12,7 @@ from brain_transformers.evaluation import ReconstructionStatistics, reconstructi
 from brain_transformers.processing.connectivity import functional_connectivity, mean_connectivity
 from brain_transformers.processing.missing import missing_frames, outliers
 from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
-from brain_transformers.processing.rows import unpack_row
+from brain_transformers.processing.rows import part_of_row, unpack_row
 
 N_ROIS, N_FRAMES = 24, 200
 CENSORED = np.random.default_rng(1).permutation(N_FRAMES - 1)[:80]
@@ -325,3 +325,13 @@ def test_datasets_keep_which_frames_were_cut(tmp_path):
     wrong.save_to_disk(str(tmp_path / "wrong"))
     with pytest.raises(ROISeriesReadError, match="frame_mask has not one value a frame"):
         load_saved(tmp_path / "wrong")
+
+
+def test_a_part_of_a_row_keeps_its_own_cut_frames():
+    mask = np.ones(N_FRAMES, dtype=bool)
+    mask[90:105] = False
+    row = {"signals": scan(5.0).ravel(), "n_rois": N_ROIS, "n_timepoints": N_FRAMES, "frame_mask": mask, "t_r": 2.0}
+    second = part_of_row(row, 100, 100, half="second")
+    np.testing.assert_array_equal(np.isnan(unpack_row(second)[0][0]), ~mask[100:])
+    np.testing.assert_array_equal(unpack_row(second)[0][:, 5:], scan(5.0)[:, 105:])
+    assert (second["n_timepoints"], second["half"], second["t_r"]) == (100, "second", 2.0)

@@ -31,6 +31,7 @@ from ..hub.trained_models import save_trained_model
 from ..optional import require
 from ..processing.base import join
 from ..processing.connectivity import functional_connectivity
+from ..processing.rows import part_of_row
 from ..training.masked.arguments import MAETrainingArguments
 from ..training.masked.trainer import MAETrainer
 from .report import MODEL, UNTRAINED, findings, write_report
@@ -146,12 +147,6 @@ def _prepare(results: DemoResults, output: Path) -> tuple[Any, Any]:
         "held_out_subjects": subjects[n_train:],
     }
     return dataset.select(range(n_train)), dataset.select(range(n_train, len(subjects)))
-
-
-def _part(row: Mapping[str, Any], start: int, length: int, **columns: Any) -> dict[str, Any]:
-    """A stretch of a scan, as a scan of its own."""
-    signals = np.asarray(row["signals"]).reshape(int(row["n_rois"]), -1)[:, start : start + length]
-    return {**row, "signals": signals.reshape(-1), "n_timepoints": length, **columns}
 
 
 class _FixedOrRandomWindows:
@@ -318,7 +313,7 @@ def _identify(
         half = length // 2 // window * window
         if half == 0:
             raise ValueError(f"a half of the scan of subject {row['subject']} is shorter than {window} timepoints.")
-        rows += [_part(row, start, half, half=name) for name, start in (("first", 0), ("second", length - half))]
+        rows += [part_of_row(row, start, half, half=name) for name, start in (("first", 0), ("second", length - half))]
     features: dict[str, np.ndarray] = {}
     for name, model in models.items():
         for kind, pooling in (("mean token", "mean"), ("ROI tokens", "roi")):

@@ -155,6 +155,14 @@ def unpack_row(row: Mapping[str, Any], name: str | None = None) -> tuple[np.ndar
     return signals, None if not roi_order else str(roi_order), known_t_r(row.get("t_r"), f"t_r of {name}")
 
 
+def part_of_row(row: Mapping[str, Any], start: int, length: int, **columns: Any) -> dict[str, Any]:
+    """A stretch of a scan, with which of its frames were cut, as the row of a scan of its own; `columns` are added."""
+    signals = np.asarray(row["signals"]).reshape(int(row["n_rois"]), -1)[:, start : start + length]
+    mask = row.get("frame_mask")
+    own = {} if mask is None else {"frame_mask": np.asarray(mask)[start : start + length]}
+    return {**row, "signals": signals.reshape(-1), "n_timepoints": signals.shape[1], **own, **columns}
+
+
 def series_row(item: Any, index: int) -> Mapping[str, Any]:
     """Item `index` of a dataset as a row that says its shape.
 
