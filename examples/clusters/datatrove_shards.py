@@ -1,6 +1,6 @@
 """Prepare a folder of scans in shards that datatrove runs: `python datatrove_shards.py derivatives/ dataset/`.
 
-A task that is done leaves a marker of datatrove's and one of `prepare`'s, so that the same line again runs what is missing.
+A task that is done leaves a marker of datatrove's and one of `prepare`'s: the same line again runs what is missing.
 `SlurmPipelineExecutor`, with `partition` and `time`, takes the place of the local one on a cluster.
 """
 
