@@ -45,7 +45,11 @@ def test_a_scan_in_any_form_is_one_vector(folder: Path) -> None:
         np.testing.assert_allclose(other, vector, rtol=1e-5, atol=1e-6)
     assert features(scan, **known, level="window").shape == (2, len(vector))
     np.testing.assert_allclose(features(scan, **known, level="window").mean(0), vector, rtol=1e-5, atol=1e-6)
+    listed = bt.embed([rows[0], rows[1]], str(folder / "model"), progress=False)
     table = bt.embed(rows, str(folder / "model"), progress=False)
+    assert listed.equals(table)
+    with pytest.raises(ValueError, match="embed_dataset takes streams"):
+        bt.embed(rows.to_iterable_dataset(), str(folder / "model"))
     np.testing.assert_allclose(table.filter(regex=r"^e\d+$").to_numpy()[0], vector, rtol=1e-5, atol=1e-6)
     model = AutoModel.from_pretrained(folder / "model")
     loaded = pipeline(TASK, model=model, feature_extractor=AutoFeatureExtractor.from_pretrained(folder / "model"))

@@ -82,7 +82,8 @@ class FMRIFeatureExtractionPipeline(Pipeline):
         known = {name: value for name, value in reading.items() if value is not None}
         if isinstance(scan, (str, os.PathLike)):
             with tempfile.TemporaryDirectory() as work:
-                splits, _ = open_scans(scan, self._processor.scan_columns, Path(work), on_error="raise", **known)
+                options = {"on_error": "raise", "of_model": self._processor.file_options, **known}
+                splits, _ = open_scans(scan, self._processor.scan_columns, Path(work), **options)
                 (rows,) = splits.values()
                 return dict(self._processor(rows[0], window=window))
         known.pop("atlas", None)

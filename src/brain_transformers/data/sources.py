@@ -64,7 +64,15 @@ def open_scans(
         return {"": datasets.concatenate_datasets(rows)}, unread
     if given:
         raise ValueError(f"{', '.join(given)} say how files are read, and rows are given. Leave them out.")
-    return (dict(source) if isinstance(source, Mapping) else {"": source}), {}
+    splits = dict(source) if isinstance(source, Mapping) else {"": source}
+    if any(not hasattr(rows, "__len__") for rows in splits.values()):
+        raise ValueError(
+            f"Expected scans that can be counted, got {type(source).__name__}. brain_transformers.embed_dataset takes "
+            "streams."
+        )
+    return {
+        name: rows.with_format("numpy") if hasattr(rows, "with_format") else rows for name, rows in splits.items()
+    }, {}
 
 
 def _from_path(
@@ -98,6 +106,12 @@ def _from_path(
             f"The model reads {' and '.join(reads)} of one person, which files alone do not join. Prepare them first: "
             "brain-transformers prepare SCANS --t1 T1_IMAGES --output dataset."
         )
+    if idle := [name for name in ("roi_order", "atlas") if name in options and reads[0] != "signals"]:
+        raise ValueError(
+            f"{idle[0]} says how series of parcels are read, and the model reads {reads[0]}. Leave it out."
+        )
+    if "t_r" in options and reads[0] not in ("signals", "volumes"):
+        raise ValueError(f"t_r is of scans over time, and the model reads {reads[0]}. Leave it out.")
     builder = folder_builder(path, reads[0], work, on_error=on_error, **{**of_model, **options})
     shards = Parts(work / "shards", 1, ".arrow", name="shard")
     settings = builder.made_of()

@@ -266,7 +266,8 @@ class _Work:
         """Split, numbers and rows of some scans."""
         for split in dict.fromkeys(split for split, _ in chunk):
             places = [place for of, place in chunk if of == split]
-            yield split, places, self.splits[split].select(places)
+            rows = self.splits[split]
+            yield split, places, rows.select(places) if hasattr(rows, "select") else [rows[place] for place in places]
 
     def content(self, chunk: Sequence[tuple[str, int]]) -> dict[str, str]:
         """Digests of some scans."""
