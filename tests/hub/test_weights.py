@@ -70,6 +70,31 @@ def assert_nothing_came(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("family", LAYOUTS)
+def test_convert_takes_every_family_in_one_line_and_gives_the_same_account(
+    family: str, hub: HubServer, cache: Path, monkeypatch, tmp_path: Path, capsys
+) -> None:
+    published = publish(LAYOUTS[family](tmp_path), hub, monkeypatch)
+    folder = get("made-up", **published.given)
+    by_name = capsys.readouterr().out
+    layout, words = published.layout, []
+    for name, value in {**layout.files, **layout.options}.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    output = tmp_path / "converted"
+    assert main(["convert", layout.family.converter, *words, "--output", str(output), "--source", "a friend"]) == 0
+    accounts = [json.loads((path / "conversion.json").read_text()) for path in (folder, output)]
+    for part in ("model", "used", "dropped", "n_dropped", "refused", "parameters", "fingerprint", "options", "files"):
+        assert accounts[0][part] == accounts[1][part], part
+    said = capsys.readouterr().out
+    for line in by_name.splitlines():
+        if line.startswith(("parameters: ", "  dropped ", "fingerprint ")) or " tensors converted" in line:
+            assert line in said
+    card = (output / "README.md").read_text()
+    assert "as published for made-up" in card
+    assert f"`{accounts[1]['fingerprint']}`" in card
+    assert "a friend, as stated by whoever converted it" in card
+
+
+@pytest.mark.parametrize("family", LAYOUTS)
 def test_every_family_is_fetched_converted_and_known_by_its_name(
     family: str, hub: HubServer, cache: Path, monkeypatch, tmp_path: Path, capsys
 ) -> None:
