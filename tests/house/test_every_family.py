@@ -4,6 +4,7 @@ A family brings its `ModelCase` (tests/models/model_checks.py) and nothing else.
 """
 
 import copy
+import dataclasses
 import os
 import re
 import subprocess
@@ -147,6 +148,32 @@ def test_cut_frames_stay_gaps_at_their_times(
     with torch.no_grad():
         alone = model(**processor(first[1], window="first", return_tensors="pt")).pooler_output
         torch.testing.assert_close(model(**batch).pooler_output[1:2], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@every_case
+def test_pretraining_never_sees_cut_frames(case: ModelCase, tmp_path: Path) -> None:
+    """Two steps give the same weights whatever stands in the frames that were cut."""
+
+    def with_cut_frames(value: float) -> ModelCase:
+        def scans(config: Any, folder: Path) -> list[dict[str, Any]]:
+            rows = case.scans(config, folder)
+            n_frames = rows[0]["shape"][0] if "shape" in rows[0] else rows[0]["n_timepoints"]
+            cut = np.arange(n_frames) % (n_frames // 3) < 0.35 * (n_frames // 3)
+            return [_with_frames(row, cut, value, folder) for row in rows]
+
+        return dataclasses.replace(case, scans=scans)
+
+    kind = kind_of_row(case.scans(case.config(), tmp_path)[0])
+    if kind is None or "frame_mask" not in kind.columns:
+        return  # has no time
+    first, other = (
+        pretrain_every_family.pretrain(with_cut_frames(value), tmp_path / str(value), batch_size=2, accumulation=1)
+        for value in (50.0, -3.0)
+    )
+    for name, weight in first.items():
+        assert bool(torch.isfinite(weight).all()), name
+        torch.testing.assert_close(weight, other[name], rtol=0, atol=0, msg=name)
 
 
 def test_check_looks_over_the_scans_of_every_family(made: tuple[ModelCase, Any, Any, Any], tmp_path: Path) -> None:
