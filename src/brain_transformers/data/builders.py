@@ -33,6 +33,7 @@ from .cifti import DENSE_SUFFIX
 from .derivatives import files_of_layout, has_tables_of
 from .errors import ROISeriesReadError
 from .exports import load_export, parquet_files
+from .object_storage import is_url, local_copy
 from .readers import OrderNotToldError, ROISeries, in_order, joined, read_coordinates, read_roi_series, tells_parcels
 from .row_kinds import SERIES, arrow_table
 from .runs import ScanParts
@@ -64,7 +65,8 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
 
     Args:
         folder: where the files are, at any depth, or an HDF5 file in the layout of the Brain-Semantoks
-            authors. Sub-folders train, validation (or val) and test become splits.
+            authors, or a folder of tables in object storage (`s3://...`), which are copied to the cache. Sub-folders
+            train, validation (or val) and test become splits.
         roi_order: order of the rows; by default what the files tell: labels in them, or the order that their names
             declare. Rows with labels are put into an order that is given.
         n_rois: number of ROIs, where the order is not one that is known.
@@ -107,6 +109,8 @@ class ROISeriesFolderBuilder(ScanFolderBuilder):
         cleaning: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        if is_url(folder):
+            folder = local_copy(folder, Path(datasets.config.HF_DATASETS_CACHE))
         if Path(folder).is_file() and str(folder).lower().endswith(HDF5_SUFFIXES):
             folder, options["pattern"] = Path(folder).parent, glob.escape(Path(folder).name)
         tables = str(atlas) if atlas is not None and has_tables_of(Path(folder), str(atlas)) else None
