@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..optional import require
 from ..parts import Parts, Shard
 
 # Column that holds a scan -> module and class that read files of such scans, and what its folder of files is called.
@@ -52,8 +53,7 @@ def open_scans(
         return _from_path(Path(source), reads, work, num_proc, on_error, saved, given, of_model or {})
     several = isinstance(source, (list, tuple)) and all(isinstance(item, (str, os.PathLike)) for item in source)
     if several and source:
-        import datasets
-
+        datasets = require("datasets", extra="data", purpose="datasets of scans")
         rows: list[Any] = []
         unread: dict[str, str] = {}
         for number, item in enumerate(source):
