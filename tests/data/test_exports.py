@@ -12,6 +12,7 @@ from datasets.distributed import split_dataset_by_node  # noqa: E402
 
 import brain_transformers as bt  # noqa: E402
 from brain_transformers.data import export_parquet, save_dataset, with_images  # noqa: E402
+from brain_transformers.data.errors import ROISeriesReadError  # noqa: E402
 from brain_transformers.processing.rows import unpack_row  # noqa: E402
 
 LABELS = ["LH_Vis", "RH_Vis", "LH_SomMot"]
@@ -98,3 +99,12 @@ def test_images_of_rows_are_a_column_to_share(tmp_path: Path) -> None:
         with_images(rows, tmp_path)
     with pytest.raises(ValueError, match="come from NIfTI images"):
         with_images(scans(2), tmp_path)
+
+
+def test_a_damaged_file_is_told_with_its_folder(tmp_path: Path) -> None:
+    export_parquet(scans(4), tmp_path / "parquet")
+    (file,) = (tmp_path / "parquet" / "data").iterdir()
+    file.write_bytes(file.read_bytes()[:-200])
+    for streaming in (False, True):
+        with pytest.raises(ROISeriesReadError, match=r"parquet: cannot be read as Parquet files of scans"):
+            bt.load_dataset(tmp_path / "parquet", streaming=streaming, cache_dir=tmp_path / "cache")

@@ -52,3 +52,29 @@ def test_parcels_that_an_atlas_lacks_are_zeros_and_said() -> None:
         table = embed_dataset(model, [row], extractor, pooling="roi", progress=False)
     features = table[embedding_columns(table)].to_numpy().reshape(20, -1)
     assert np.flatnonzero((features != 0).all(1)).tolist() == kept.tolist()
+
+
+def test_windows_of_one_length_go_together_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = bt.BrainSemantoksModel(bt.load_config("brain-semantoks-tiny")).eval()
+    extractor = bt.ROISeriesFeatureExtractor.from_model_config(model.config)
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(9):  # whole windows, and windows that end before the model's do
+        signals = rng.standard_normal((20, 20 if number % 3 == 1 else 80)).astype(np.float32)
+        rows.append({"signals": signals, "t_r": 2.0, "subject": str(number)})
+    masks, forward = [], bt.BrainSemantoksModel.forward
+
+    def told(self, *args, **inputs):
+        masks.append((len(inputs["signals"]), inputs.get("attention_mask")))
+        return forward(self, *args, **inputs)
+
+    monkeypatch.setattr(bt.BrainSemantoksModel, "forward", told)
+    together = embed_dataset(model, rows, extractor, level="window", batch_size=4, progress=False)
+    assert [size for size, mask in masks if mask is None] == [4, 4, 4]  # without the masks of the short ones
+    assert [size for size, mask in masks if mask is not None] == [3]
+    assert "".join(together["subject"]) == "001223345566788"
+    alone = embed_dataset(model, rows, extractor, level="window", batch_size=1, progress=False)
+    names = embedding_columns(alone)
+    np.testing.assert_allclose(together[names], alone[names], rtol=1e-4, atol=1e-5)
+    assert together["window_start"].tolist() == alone["window_start"].tolist()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import whole_folder
 from ..optional import require
+from .errors import ROISeriesReadError
 from .row_kinds import column_of, kind_of
 from .saved_datasets import is_saved, load_parts
 
@@ -69,11 +70,19 @@ def load_export(folder: Path, split: str | None, streaming: bool, cache_dir: str
     """What [`export_parquet`] wrote, or a saved dataset as a stream; in numpy format.
 
     Raises:
+        ROISeriesReadError: if a file is damaged.
         ValueError: if it is neither, holds no scans, or has other splits.
     """
     cache = None if cache_dir is None else str(cache_dir)
     if files := parquet_files(folder):
-        parts = dict(datasets.load_dataset("parquet", data_files=files, streaming=streaming, cache_dir=cache))
+        try:
+            parts = dict(datasets.load_dataset("parquet", data_files=files, streaming=streaming, cache_dir=cache))
+        except Exception as error:  # many libraries' words for a damaged file
+            reason = " ".join(str(error.__cause__ or error).split())[:300]
+            raise ROISeriesReadError(
+                f"{folder}: cannot be read as Parquet files of scans; one may be damaged or cut off ({reason}). "
+                "Export the dataset again, or copy it again from where it is whole."
+            ) from error
     elif is_saved(folder):
         saved = load_parts(folder)
         names = {"train": saved[""]} if "" in saved else saved
