@@ -1,5 +1,6 @@
 """How each kind of BrainHarmony case is computed with the public classes and functions."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "conversion"))
 import convert_brain_harmony
 import convert_harmonix_s
 from kinds_harmonix_f import convert_f
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 import brain_transformers as bt
@@ -390,6 +392,9 @@ def _converted_whole(case: GoldenCase, work: Path, model: Any, config: dict[str,
         "--output": work / "whole",
     }
     assert convert_brain_harmony.main([str(word) for pair in arguments.items() for word in pair]) == 0
+    account = json.loads((work / "whole" / "conversion.json").read_text())
+    weights = {name for name in load_file(work / "whole" / "model.safetensors") if name.endswith(("weight", "bias"))}
+    assert weights <= set(account["used"].values()), "every weight has its key in one of the three files"
     return work / "whole"
 
 

@@ -160,9 +160,16 @@ def convert(
         # Of Harmonix-F the moving average, whose tokens stage 0 holds.
         released = {key: value for key, value in fmri.state_dict.items() if key.startswith("harmonix_f.")}
         fmri.state_dict = {key.removeprefix("harmonix_f."): value for key, value in released.items()}
+        used = {key: ours for key, ours in fmri.report.renamed.items() if ours in released}
+        if left := len(fmri.report.renamed) - len(used):
+            fmri.report.dropped[f"of Harmonix-F ({left} tensors)"] = "the twin and the predictor only pretrain it"
+            fmri.report.n_dropped += left
+        fmri.report.renamed = {key: ours.removeprefix("harmonix_f.") for key, ours in used.items()}
         for name, part, file in (("fmri", fmri, fmri_checkpoint), ("t1", t1, t1_checkpoint)):
             setattr(config, f"{name}_config", part.config)
             converted |= {f"{_BODY}{name}_encoder.{key}": value for key, value in part.state_dict.items()}
+            ours = {f"{name}: {key}": f"{_BODY}{name}_encoder.{each}" for key, each in part.report.renamed.items()}
+            report.renamed |= ours
             report.dropped |= part.report.dropped
             report.n_dropped += part.report.n_dropped
             notes += [f"The {name} encoder comes from `{file.path.name}`, SHA-256 `{file.sha256}`.", *part.notes]
