@@ -6,8 +6,7 @@ import torch
 
 import brain_transformers as bt
 from brain_transformers.models.brain_semantoks.masking_brain_semantoks import (
-    NumpyDraws,
-    PublishedDraws,
+    MaskDraws,
     concatenate_network_ids,
     draw_mask,
     expand_functional_mask,
@@ -278,7 +277,7 @@ def test_masks_of_another_shape_are_refused() -> None:
 
 @pytest.mark.parametrize("rule", ["published", "nominal"])
 def test_hidden_share_of_both_rules(rule: str) -> None:
-    draws = NumpyDraws(np.random.default_rng(0))
+    draws = MaskDraws(np.random.default_rng(0))
     masks = np.stack([draw_mask("slice", 9, 5, draws, rule=rule) for _ in range(4000)])
     whole = (masks == masks[:, :1]).all((1, 2)) | (masks == masks[:, :, :1]).all((1, 2))
     assert whole.all()
@@ -289,9 +288,9 @@ def test_hidden_share_of_both_rules(rule: str) -> None:
 
 def test_a_range_without_any_number_of_networks_names_itself() -> None:
     with pytest.raises(ValueError, match=r"0\.65-0\.85 of 2 networks"):
-        draw_mask("network", 2, 5, PublishedDraws(0))
-    assert draw_mask("network", 2, 5, PublishedDraws(0), rule="nominal").sum() == 5
-    assert draw_mask("temporal", 2, 1, PublishedDraws(0)).sum() == 0
+        draw_mask("network", 2, 5, MaskDraws(np.random.default_rng(0)))
+    assert draw_mask("network", 2, 5, MaskDraws(np.random.default_rng(0)), rule="nominal").sum() == 5
+    assert draw_mask("temporal", 2, 1, MaskDraws(np.random.default_rng(0))).sum() == 0
 
 
 def test_functional_masks_on_a_finer_map() -> None:

@@ -8,7 +8,8 @@ from transformers import AutoModelForPreTraining
 
 import brain_transformers as bt
 from brain_transformers.hub.registry import MODELS
-from brain_transformers.models.harmonix_s.modeling_harmonix_s import patches_of, volumes_of
+from brain_transformers.models.harmonix_s.modeling_harmonix_s import volumes_of
+from brain_transformers.models.patches import patches_of
 
 
 def tiny(kind: str = "Model", **overrides):
@@ -32,7 +33,7 @@ def test_the_base_model_has_the_number_of_parameters_of_the_authors_code() -> No
 
 def test_a_token_is_a_cube_in_c_order_and_goes_back_to_its_place() -> None:
     scans = volumes()
-    patches = patches_of(scans, 4)
+    patches = patches_of(scans, (5, 6, 5), 4)
     assert patches.shape == (2, 150, 64)
     h, w, d = 2, 5, 1
     cube = scans[1, 0, 4 * h : 4 * h + 4, 4 * w : 4 * w + 4, 4 * d : 4 * d + 4]
@@ -49,7 +50,7 @@ def test_targets_are_scaled_in_each_patch_unless_they_are_not() -> None:
     scans = 3 + 2 * volumes()
     scans[0, :, :4, :4, :4] = 7.0  # background
     with torch.no_grad():
-        targets = patches_of(tiny("ForMaskedModeling")(scans).targets, 4)
+        targets = patches_of(tiny("ForMaskedModeling")(scans).targets, (5, 6, 5), 4)
         plain = tiny("ForMaskedModeling", norm_pix_loss=False)(scans)
     assert float(targets[0, 0].abs().max()) == 0
     torch.testing.assert_close(targets[1].mean(1), torch.zeros(150), atol=1e-5, rtol=0)

@@ -1,10 +1,16 @@
-"""The preprocessing of the Brain-Semantoks authors, as functions.
+"""The preprocessing of the Brain-Semantoks authors, as functions, and their draws of masks.
 
 Golden cases hold what the authors' code gave; the package itself goes by `SemantoksHDF5Builder` and the extractor.
 Source: Gijsen et al., "Brain-Semantoks", ICLR 2026, released training code.
 """
 
+import random
+from collections.abc import Sequence
+
 import numpy as np
+import torch
+
+from brain_transformers.models.brain_semantoks.masking_brain_semantoks import MaskDraws
 
 _EPS = 1e-8
 
@@ -58,3 +64,26 @@ def published_crop(signals: np.ndarray, length: int, start: int, n_timepoints: i
     if length < n_timepoints:
         signals, start = np.pad(signals, ((0, 0), (0, n_timepoints - length))), 0
     return signals[:, start : start + n_timepoints]
+
+
+class PublishedDraws(MaskDraws):
+    """The same numbers as the authors' training code draws after seeding Python and torch with `seed`."""
+
+    def __init__(self, seed: int):
+        self.python = random.Random(seed)
+        self.torch = torch.Generator().manual_seed(seed)
+
+    def temporal_first(self) -> bool:
+        return self.python.choice((True, False))
+
+    def ratio(self, low: float, high: float) -> float:
+        return self.python.uniform(low, high)
+
+    def start(self, last: int) -> int:
+        return self.python.randint(0, last)
+
+    def networks(self, n_networks: int) -> Sequence[int]:
+        return torch.randperm(n_networks, generator=self.torch).tolist()
+
+    def count(self, low: int, high: int) -> int:
+        return int(torch.randint(low, high, (1,), generator=self.torch))

@@ -526,7 +526,7 @@ def _mask_statistics(kind: str, n_networks: int, n_windows: int, mask_range: tup
 
     `extremes`: how often the smallest and the largest hidden share came up.
     """
-    draws = masking_functions.NumpyDraws(np.random.default_rng(0))
+    draws = masking_functions.MaskDraws(np.random.default_rng(0))
     masks = np.stack(
         [masking_functions.draw_mask(kind, n_networks, n_windows, draws, mask_range) for _ in range(n_draws)]
     )
@@ -644,7 +644,7 @@ def masks(case: GoldenCase, work: Path) -> None:
             drawn = [
                 np.stack(
                     [
-                        masking_functions.draw_mask(kind, n, p, masking_functions.PublishedDraws(seed), limits)
+                        masking_functions.draw_mask(kind, n, p, authors.PublishedDraws(seed), limits)
                         for seed in range(first, last + 1)
                     ]
                 )
@@ -756,7 +756,7 @@ def _check_error(case: GoldenCase, text: str, setting: Setting | None, outcome: 
     problem = None
     for seed in range(40):
         try:
-            masking_functions.draw_mask(kind, n, p, masking_functions.PublishedDraws(seed), mask_range)
+            masking_functions.draw_mask(kind, n, p, authors.PublishedDraws(seed), mask_range)
         except ValueError as error:
             problem = str(error)
     if (problem is not None) != expected_to_fail and not (kind == "slice" and problem is not None):

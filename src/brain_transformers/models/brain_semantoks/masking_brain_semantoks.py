@@ -7,12 +7,10 @@ upper end of the number of networks is exclusive and one window is always taken 
 """
 
 import math
-import random
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 
 from ...atlases.networks import networks_of_parcels
 
@@ -20,68 +18,31 @@ MASK_KINDS = ("slice", "temporal", "network")
 MASK_RULES = ("published", "nominal")
 
 
-class MaskDraws(Protocol):
-    """The random choices that a mask is made of, in the order in which they are made."""
-
-    def temporal_first(self) -> bool:
-        """True for windows, false for networks, each with probability 1/2."""
-
-    def ratio(self, low: float, high: float) -> float:
-        """Uniform in `[low, high)`."""
-
-    def start(self, last: int) -> int:
-        """Uniform in 0..`last`, both included."""
-
-    def networks(self, n_networks: int) -> Sequence[int]:
-        """A random permutation of the networks."""
-
-    def count(self, low: int, high: int) -> int:
-        """Uniform in `low`..`high - 1`."""
-
-
-class NumpyDraws:
-    """Draws from a numpy generator; the Trainer gives one per row."""
+class MaskDraws:
+    """The random choices that a mask is made of, from a numpy generator; the Trainer gives one per row."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
 
     def temporal_first(self) -> bool:
+        """True for windows, false for networks, each with probability 1/2."""
         return bool(self.rng.random() < 0.5)
 
     def ratio(self, low: float, high: float) -> float:
+        """Uniform in `[low, high)`."""
         return float(self.rng.uniform(low, high))
 
     def start(self, last: int) -> int:
+        """Uniform in 0..`last`, both included."""
         return int(self.rng.integers(0, last + 1))
 
     def networks(self, n_networks: int) -> Sequence[int]:
+        """A random permutation of the networks."""
         return self.rng.permutation(n_networks).tolist()
 
     def count(self, low: int, high: int) -> int:
+        """Uniform in `low`..`high - 1`."""
         return int(self.rng.integers(low, high))
-
-
-class PublishedDraws:
-    """The same numbers as the authors' training code draws after seeding Python and torch with `seed`."""
-
-    def __init__(self, seed: int):
-        self.python = random.Random(seed)
-        self.torch = torch.Generator().manual_seed(seed)
-
-    def temporal_first(self) -> bool:
-        return self.python.choice((True, False))
-
-    def ratio(self, low: float, high: float) -> float:
-        return self.python.uniform(low, high)
-
-    def start(self, last: int) -> int:
-        return self.python.randint(0, last)
-
-    def networks(self, n_networks: int) -> Sequence[int]:
-        return torch.randperm(n_networks, generator=self.torch).tolist()
-
-    def count(self, low: int, high: int) -> int:
-        return int(torch.randint(low, high, (1,), generator=self.torch))
 
 
 def network_count_range(n_networks: int, mask_range: tuple[float, float]) -> tuple[int, int]:
@@ -112,7 +73,7 @@ def draw_mask(
         kind: `"temporal"` (a block of windows, all networks), `"network"` (some networks, all windows), or `"slice"`
             (one or the other, with equal probability).
         n_networks, n_windows: size of the mask.
-        draws: [`NumpyDraws`], or [`PublishedDraws`] for the authors' numbers.
+        draws: the random choices, in the order in which they are made.
         mask_range: shares between which the hidden share is drawn.
         rule: `"published"`, or `"nominal"`: the drawn share times the size, rounded, and at least 1 is seen and
             hidden.

@@ -31,7 +31,7 @@ from ..modeling_base import BrainModelOutput
 from ..modeling_roi import ROIPreTrainedModel
 from ..moving_average import MovingAverageMixin
 from .configuration_brain_semantoks import BrainSemantoksConfig
-from .masking_brain_semantoks import NumpyDraws, canonical_mapping, draw_mask, expand_functional_mask
+from .masking_brain_semantoks import MaskDraws, canonical_mapping, draw_mask, expand_functional_mask
 
 logger = logging.get_logger(__name__)
 
@@ -671,7 +671,7 @@ class BrainSemantoksForMaskedModeling(MovingAverageMixin, BrainSemantoksPreTrain
         try:
             masks = [
                 draw_mask(*sizes, source, config.mask_range, config.mask_rule)
-                for source in map(NumpyDraws, draws.of_rows("mask"))
+                for source in map(MaskDraws, draws.of_rows("mask"))
                 for _ in range(2)
             ]
         except ValueError as error:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import initialization as init
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -25,12 +24,11 @@ from ...layers.masking import (
 )
 from ...layers.plain import is_plain
 from ...layers.pooling import masked_mean
-from ...layers.positions import sincos_table
 from ...layers.transformer import PreNormLayer, layer_stack
 from ..classification import BrainClassifierOutput, BrainForSequenceClassification, check_labels, classifier_output
 from ..modeling_base import BrainModelOutput, MaskedModelingOutput, encoder_output
 from ..modeling_roi import ROIPreTrainedModel, check_n_rois, check_series
-from ..patch_decoder import PatchDecoder
+from ..patches import PatchDecoder, PatchEmbeddings, start_patches
 from .configuration_brainlm_vit import BrainLMViTConfig
 from .masking_brainlm_vit import last_timepoints_mask, last_timepoints_noise
 
@@ -84,67 +82,33 @@ def image_geometry(n_rois: int, n_timepoints: int, image_size: int, patch_size: 
     return ImageGeometry(top, left, touched(top, n_rois), touched(left, n_timepoints))
 
 
-class BrainLMViTEmbeddings(nn.Module):
+class BrainLMViTEmbeddings(PatchEmbeddings):
     """Patch embedding of the padded image, fixed positions, CLS."""
 
-    positions: torch.Tensor
-
     def __init__(self, config: BrainLMViTConfig):
-        super().__init__()
+        width, side = config.hidden_size, config.patch_size
+        projection = nn.Conv2d(config.num_channels, width, kernel_size=side, stride=side)
+        super().__init__(projection, (config.grid_size, config.grid_size), width)
         self.config = config
-        n_tokens = config.grid_size**2
-        self.cls_token = nn.Parameter(torch.empty(1, 1, config.hidden_size))
-        self.patch_projection = nn.Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
-        )
-        self.register_buffer("positions", torch.empty(1, 1 + n_tokens, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, image: torch.Tensor, ids_keep: torch.Tensor | None = None, zeroed_columns: tuple[int, int] = (0, 0)
+        self, images: torch.Tensor, ids_keep: torch.Tensor | None = None, zeroed_columns: tuple[int, int] = (0, 0)
     ) -> torch.Tensor:
-        """Embed the patches `ids_keep` `(batch, n_kept)`, or all of them in natural order.
+        """See [`PatchEmbeddings.forward`].
 
         Args:
-            image: `(batch, 1 or num_channels, n_rois, n_timepoints)`; one channel stands for identical channels.
+            images: `(batch, 1 or num_channels, n_rois, n_timepoints)`.
             zeroed_columns: half-open range of columns of the padded image to set to 0.
-
-        Returns:
-            `(batch, 1 + n_kept, hidden_size)`.
         """
-        config, dtype = self.config, self.cls_token.dtype
-        geometry = image_geometry(image.shape[2], image.shape[3], config.side, config.patch_size)
+        side = self.config.side
+        geometry = image_geometry(images.shape[2], images.shape[3], side, self.config.patch_size)
         padding = (geometry.left, geometry.left, geometry.top, geometry.top)
-        image = nn.functional.pad(image.to(dtype), padding, value=_PADDING)
+        images = nn.functional.pad(images.to(self.cls_token.dtype), padding, value=_PADDING)
         if zeroed_columns[0] < zeroed_columns[1]:
-            columns = torch.arange(config.side, device=image.device)
-            image = image.masked_fill((columns >= zeroed_columns[0]) & (columns < zeroed_columns[1]), 0.0)
-        positions = self.positions.to(dtype)
-        patch_positions = positions[:, 1:] if ids_keep is None else positions[0, 1:][ids_keep]
-        if is_plain(self.patch_projection):
-            tokens = self._project_patches(image, ids_keep)
-        else:
-            tokens = self.patch_projection(image.expand(-1, config.num_channels, -1, -1)).flatten(2).transpose(1, 2)
-            tokens = tokens if ids_keep is None else gather_tokens(tokens, ids_keep)
-        tokens = tokens + patch_positions
-        cls = (self.cls_token + positions[:, :1]).to(tokens.dtype).expand(image.shape[0], -1, -1)
-        return self.dropout(torch.cat([cls, tokens], dim=1))
-
-    def _project_patches(self, image: torch.Tensor, ids_keep: torch.Tensor | None) -> torch.Tensor:
-        """Projected patches of the padded image by one matrix product, only those that are kept.
-
-        Where one channel stands for all, their weights are summed instead of the image being repeated.
-        """
-        batch, n_channels, _, _ = image.shape
-        grid, side = self.config.grid_size, self.config.patch_size
-        patches = image.reshape(batch, n_channels, grid, side, grid, side).permute(0, 2, 4, 1, 3, 5)
-        patches = patches.reshape(batch, grid * grid, n_channels * side * side)
-        if ids_keep is not None:
-            patches = gather_tokens(patches, ids_keep)
-        weight = self.patch_projection.weight
-        if n_channels == 1:
-            weight = weight.sum(1)
-        return nn.functional.linear(patches, weight.flatten(1), self.patch_projection.bias)
+            columns = torch.arange(side, device=images.device)
+            images = images.masked_fill((columns >= zeroed_columns[0]) & (columns < zeroed_columns[1]), 0.0)
+        return self.dropout(super().forward(images, ids_keep))
 
 
 def _layers(config: BrainLMViTConfig, prefix: str = "") -> nn.ModuleList:
@@ -240,13 +204,9 @@ class BrainLMViTPreTrainedModel(ROIPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights with `initializer_range`, zero biases, sine-cosine positions, as in the authors' code."""
         super()._init_weights(module)
-        std, grid = self.config.initializer_range, (self.config.grid_size, self.config.grid_size)
-        if isinstance(module, BrainLMViTEmbeddings):
-            init.normal_(module.cls_token, std=std)
-            init.copy_(module.positions, sincos_table(grid, self.config.hidden_size, True)[None])
-        elif isinstance(module, BrainLMViTDecoder):
-            init.normal_(module.mask_token, std=std)
-            init.copy_(module.positions, sincos_table(grid, self.config.decoder_hidden_size, True)[None])
+        if isinstance(module, (PatchEmbeddings, PatchDecoder)):
+            side = self.config.grid_size
+            start_patches(module, (side, side), self.config.initializer_range)
 
     def _check_image(
         self, signals: torch.Tensor | None, pixel_values: torch.Tensor | None, coordinates: torch.Tensor | None

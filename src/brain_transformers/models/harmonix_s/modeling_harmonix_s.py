@@ -19,25 +19,14 @@ from ...layers.masking import (
     check_attention_mask,
     check_tensor,
     choose_tokens,
-    gather_tokens,
     padding_masks,
 )
-from ...layers.plain import is_plain
 from ...layers.pooling import masked_mean
-from ...layers.positions import sincos_table
 from ...layers.transformer import PreNormLayer, layer_stack
 from ..classification import BrainForSequenceClassification
 from ..modeling_base import BrainModelOutput, BrainPreTrainedModel, MaskedModelingOutput, encoder_output
-from ..patch_decoder import PatchDecoder
+from ..patches import PatchDecoder, PatchEmbeddings, patches_of, start_patches
 from .configuration_harmonix_s import HarmonixSConfig
-
-
-def patches_of(volumes: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Voxels of each patch of volumes `(batch, 1, x, y, z)`: `(batch, n_patches, patch_size**3)`."""
-    sides = [size // patch_size for size in volumes.shape[2:]]
-    x, y, z = sides
-    cubes = volumes.reshape(len(volumes), x, patch_size, y, patch_size, z, patch_size)
-    return cubes.permute(0, 1, 3, 5, 2, 4, 6).reshape(len(volumes), x * y * z, patch_size**3)
 
 
 def volumes_of(patches: torch.Tensor, grid: tuple[int, ...], patch_size: int) -> torch.Tensor:
@@ -48,37 +37,6 @@ def volumes_of(patches: torch.Tensor, grid: tuple[int, ...], patch_size: int) ->
     return cubes.permute(0, 1, 4, 2, 5, 3, 6).reshape(len(patches), 1, x * side, y * side, z * side)
 
 
-class HarmonixSEmbeddings(nn.Module):
-    """A projection of each patch, with fixed positions, after a CLS token."""
-
-    positions: torch.Tensor
-
-    def __init__(self, config: HarmonixSConfig):
-        super().__init__()
-        self.config = config
-        width, side = config.hidden_size, config.patch_size
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        self.patch_projection = nn.Conv3d(1, width, kernel_size=side, stride=side)
-        self.register_buffer("positions", torch.empty(1, 1 + config.n_patches, width))
-
-    def forward(self, volumes: torch.Tensor, ids_keep: torch.Tensor | None = None) -> torch.Tensor:
-        """`(batch, 1 + n_kept, hidden_size)` of the patches `ids_keep` `(batch, n_kept)`, or of all."""
-        volumes = volumes.to(self.cls_token.dtype)
-        if is_plain(self.patch_projection):
-            # One matrix product over the patches that are wanted, since they do not overlap.
-            patches = patches_of(volumes, self.config.patch_size)
-            patches = patches if ids_keep is None else gather_tokens(patches, ids_keep)
-            weight = self.patch_projection.weight.flatten(1)
-            tokens = nn.functional.linear(patches, weight, self.patch_projection.bias)
-        else:
-            tokens = self.patch_projection(volumes).flatten(2).transpose(1, 2)
-            tokens = tokens if ids_keep is None else gather_tokens(tokens, ids_keep)
-        positions = self.positions.to(tokens.dtype)
-        tokens = tokens + (positions[:, 1:] if ids_keep is None else positions[0, 1:][ids_keep])
-        cls = (self.cls_token + positions[:, :1]).to(tokens.dtype)
-        return torch.cat([cls.expand(len(tokens), -1, -1), tokens], dim=1)
-
-
 class HarmonixSPreTrainedModel(BrainPreTrainedModel):
     """Weights and checks that the Harmonix-S classes share."""
 
@@ -86,14 +44,13 @@ class HarmonixSPreTrainedModel(BrainPreTrainedModel):
     base_model_prefix = "harmonix_s"
     main_input_name = "t1_volumes"
     input_modalities = ["image"]
-    _no_split_modules = ["PreNormLayer", "HarmonixSEmbeddings"]
+    _no_split_modules = ["PreNormLayer", "PatchEmbeddings"]
     _can_record_outputs = {"hidden_states": PreNormLayer, "attentions": SelfAttention}
     _can_compile_fullgraph = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise as the released code does: Xavier uniform, and no bias."""
-        config = self.config
         if isinstance(module, (nn.Linear, nn.Conv3d)):
             if isinstance(module, nn.Linear):
                 init.xavier_uniform_(module.weight)
@@ -105,12 +62,8 @@ class HarmonixSPreTrainedModel(BrainPreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, HarmonixSEmbeddings):
-            init.normal_(module.cls_token, std=config.initializer_range)
-            init.copy_(module.positions, sincos_table(config.grid, config.hidden_size, cls_row=True)[None])
-        elif isinstance(module, HarmonixSDecoder):
-            init.normal_(module.mask_token, std=config.initializer_range)
-            init.copy_(module.positions, sincos_table(config.grid, config.decoder_hidden_size, cls_row=True)[None])
+        elif isinstance(module, (PatchEmbeddings, PatchDecoder)):
+            start_patches(module, self.config.grid, self.config.initializer_range)
 
     @classmethod
     def n_tokens(cls, config: Any, inputs: Mapping[str, torch.Tensor] | None = None) -> int:
@@ -127,7 +80,9 @@ class HarmonixSModel(HarmonixSPreTrainedModel):
 
     def __init__(self, config: HarmonixSConfig):
         super().__init__(config)
-        self.embeddings = HarmonixSEmbeddings(config)
+        width, side = config.hidden_size, config.patch_size
+        projection = nn.Conv3d(1, width, kernel_size=side, stride=side)
+        self.embeddings = PatchEmbeddings(projection, config.grid, width)
         self.layers = layer_stack(config, drop_path_rate=float(config.drop_path_rate))
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
@@ -230,7 +185,7 @@ class HarmonixSForMaskedModeling(HarmonixSPreTrainedModel):
         encoded = self.harmonix_s(t1_volumes, attention_mask, noise, mask_ratio, return_dict=True, **kwargs)
         attention_mask = check_attention_mask(attention_mask, len(t1_volumes), config.n_patches)
         logits, states = self.decoder(encoded, attention_mask, **kwargs)
-        targets = patches_of(t1_volumes.float(), config.patch_size)
+        targets = patches_of(t1_volumes.float(), config.grid, config.patch_size)
         if config.norm_pix_loss:
             variance, mean = torch.var_mean(targets, dim=2, keepdim=True)
             targets = (targets - mean) / (variance + 1e-6).sqrt()
