@@ -10,7 +10,7 @@ pytest.importorskip("datasets")
 pytest.importorskip("nibabel")
 
 from brain_transformers.atlases.parcel_tables import parcel_table
-from brain_transformers.atlases.roi_orders import permutation, roi_labels
+from brain_transformers.atlases.roi_orders import permutation, roi_labels, whole_atlases
 from brain_transformers.data import load_dataset
 from brain_transformers.data.readers import ROISeriesReadError, read_roi_series
 from brain_transformers.processing.rows import unpack_row
@@ -134,6 +134,7 @@ def test_one_atlas_of_several_is_taken_and_the_subcortex_is_joined(tmp_path, loa
     read, order, _ = unpack_row(rows[0])
     np.testing.assert_allclose(read, np.concatenate([cortex, subcortex]), rtol=1e-5)
     assert permutation(order, "tian-s3+schaefer400-17net").missing == ()
+    assert whole_atlases(order) == "schaefer400-7net+tian-s3"
     rows, _ = load(tmp_path / "x", roi_order="tian-s3+schaefer400-17net")
     read = unpack_row(rows[0])[0]
     np.testing.assert_allclose(read[:50], subcortex, rtol=1e-5)

@@ -128,6 +128,17 @@ def order_of_labels(labels: Sequence[str]) -> str:
     return roi_order_text(labels)
 
 
+def whole_atlases(order: ROIOrder) -> str:
+    """The name of an order of the known atlases whose parcels are all among those of a list, such as
+    `schaefer400-7net+tian-s3`; nothing for a name, or where there is none."""
+    resolved = resolve_roi_order(order)
+    if resolved.name is not None:
+        return ""
+    names = set(canonical_labels(resolved.labels))
+    inside = [atlas for atlas in ATLASES if set(canonical_labels(atlas_labels(atlas))) <= names]
+    return "+".join(atlas for atlas in inside if atlas != "schaefer400-17net")  # the same parcels in other rows
+
+
 def did_you_mean(order: ROIOrder) -> str:
     """`"Did you mean 'a424'? "` for a name that is spelt nearly like a known one, else nothing."""
     near: list[str] = []
@@ -301,6 +312,7 @@ def permutation(source: ROIOrder, target: ROIOrder, *, source_coordinates: np.nd
         )
         raise ValueError(
             f"Expected rows that can be matched to roi_order {order_name(target)}, got {order_name(source)}, which "
-            f"has no label in common with it{other}. Parcellate the scan with the atlas that the model was trained on."
+            f"has no label in common with it{other}. Parcellate the scan with the atlas that the model was trained "
+            "on, or have its parcels rebuilt from these (embed --map-parcels, which costs accuracy)."
         )
     return ROIPermutation(index, tuple(name for name, row in zip(names, index) if row < 0))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..atlases.roi_orders import ROI_ORDERS, ROIOrder, order_name
+from ..atlases.roi_orders import ROI_ORDERS, ROIOrder, order_name, whole_atlases
 from ..files import difference, listed, locked, to_json, whole_folder, write_file
 from ..optional import require
 from ..parts import Parts, Shard, shards_beside
@@ -472,6 +472,10 @@ def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
         if "roi_order" in part.column_names:
             orders = {order_name(order) for order in set(column_of(part, "roi_order")) if order is not None}
             said.append(f"  order of parcels: {'; '.join(sorted(orders)[:_MAX_NAMED])}")
+            inside = {name for order in set(column_of(part, "roi_order")) if order and (name := whole_atlases(order))}
+            said += [
+                f"  (all of {name} are among them: --roi-order {name} keeps these alone)" for name in sorted(inside)
+            ]
         named = [f"{name}s: {_counts(columns[name])}" for name in ("session", "task") if any(columns[name])]
         if "t_r" not in columns:
             said += [f"  {'; '.join(named)}"] if named else []
