@@ -68,7 +68,8 @@ def plot_scan(
             extent=extent,
             interpolation="nearest",
         )
-        below.set_ylabel("rows")
+        below.set_ylabel("parcels, or voxels")
+        below.set_yticks([])
         below.set_xlabel("time (timepoints)" if t_r is None else "time (s)")
         below.spines[:].set_visible(False)
         colorbar = figure.colorbar(image, ax=[above, below], shrink=0.75, pad=0.015, extend="both")
@@ -89,12 +90,15 @@ def check_page(report: Any) -> HtmlReport:
         f"with a warning, {counts['refused']:,} are refused."
     )
     gravest = [one for one in findings if one[0] != "ok"][:6]
-    page.add_summary(lead, [("", note) for note in report.notes] + [_sentence(one, report) for one in gravest])
+    page.add_summary(lead, [_sentence(one, report) for one in gravest] + [("", note) for note in report.notes])
     page.add_section("What was found", "found")
     if findings:
         page.add_table(
             ["finding", "scans", "first", "in words"],
-            [[_VERDICTS[status], len(names), names[0], text] for status, text, names in findings[:_MOST_FINDINGS]],
+            [
+                [_VERDICTS[status], len(names), _short(names[0]), text]
+                for status, text, names in findings[:_MOST_FINDINGS]
+            ],
             "Findings of several scans that differ in numbers alone are one, in the words of the first. A remark asks "
             "for nothing. The table scans.tsv beside this page has every scan."
             + (f" {len(findings) - _MOST_FINDINGS} more are in it." if len(findings) > _MOST_FINDINGS else ""),
@@ -105,11 +109,6 @@ def check_page(report: Any) -> HtmlReport:
     page.add_section("What the scans are", "scans")
     rows = [row for key, words in _COUNTED.items() if (row := _counted(report, key, words)) is not None]
     page.add_table(["", "scans have"], rows, text_columns=(0, 1))
-    if report.left_out:
-        first = next(iter(report.left_out))
-        page.add_text(
-            f"{len(report.left_out):,} files of the folder are no scans (first: {first}: {report.left_out[first]})."
-        )
     page.add_section("What the model expects", "expects")
     page.add_table(["", "of a scan"], [[name, words] for name, words in report.expects.items()], text_columns=(0, 1))
     _add_carpets(page, report)
@@ -125,7 +124,12 @@ def _sentence(finding: tuple[str, str, list[str]], report: Any) -> tuple[str, st
     status, text, names = finding
     share = "Every scan" if len(names) == len(report.scans) else f"{len(names):,} of {len(report.scans):,} scans"
     words = text.partition(". ")[0].rstrip(".")
-    return status, f"{share}, such as {names[0]}: {words}."
+    return status, f"{share}, such as {_short(names[0])}: {words}."
+
+
+def _short(name: str) -> str:
+    """The name of a scan without its file, which the table has."""
+    return name.partition(" (")[0]
 
 
 def _counted(report: Any, key: str, words: str) -> list[str] | None:
@@ -151,7 +155,7 @@ def _add_carpets(page: HtmlReport, report: Any) -> None:
     )
     for scan, values, t_r in shown:
         page.add_figure(
-            plot_scan(values, t_r=t_r, title=scan.scan, n_timepoints=scan.facts.get("n_timepoints")),
+            plot_scan(values, t_r=t_r, title=_short(scan.scan), n_timepoints=scan.facts.get("n_timepoints")),
             f"{scan.status}: {' '.join(text for status, text in scan.findings if status != 'ok') or 'as expected'}",
             f"Carpet plot of {scan.scan}",
             wide=True,
