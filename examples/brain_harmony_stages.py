@@ -20,6 +20,19 @@ alone. The first three quarters are for training, the last for the tests. Everyt
 
 `stages.png` shows the three losses, `t1.png` hidden blocks of volumes, `modalities.png` the last step; all numbers are
 in `metrics.json`.
+
+What to expect, with the defaults (a quarter of an hour on two cores that others used too): the fine-tuned model names
+all seven people of the last quarters, and so do the nearest connectivity and the nearest mean of each region, without
+any training: the published scale keeps levels of regions, by which a person is told within one session. A linear
+probe of the hub tokens tells all people and all sizes. Stage 1 ends at an error of 0.26 of the tokens' variance, where
+the tokens of the mean training pair would give 0.02: 150 steps do not teach 16 hub tokens where everything stands.
+Harmonix-S comes to 0.18 in hidden voxels, their mean volume over the training quarters to 0.09, since volumes of one
+template are alike.
+
+Without its volume a person moves by 22 times the spread of the people, without the scan by 79 times: a probe that was
+trained on both then guesses (1 of 7 people; 4 and 3 of 7 sizes). What the modality that is there can tell is still in
+the hub tokens: probes that were trained on the same modality alone find all people without volumes, and all sizes
+without scans.
 """
 
 import argparse
@@ -186,8 +199,8 @@ def fuse_and_tune(folder: Path, steps: int) -> None:
     more = ["--max-steps", steps, "--eval-strategy", "steps", "--eval-steps", steps // 5]
     more += ["--logging-steps", max(1, steps // 40), "--base-learning-rate", "4e-2"]
     run("pretrain", "--model", folder / "composed", "--output", folder / "fused", *data, *more, *shared)
-    more = ["--label", "subject", "--task", "classification", "--num-train-epochs", 40, "--learning-rate", "1e-3"]
-    more += ["--layer-decay", 0.75, "--logging-steps", 20]
+    more = ["--label", "subject", "--task", "classification", "--num-train-epochs", 50, "--learning-rate", "3e-3"]
+    more += ["--logging-steps", 15]
     run("finetune", "--model", folder / "fused", "--output", folder / "tuned", *data, *more, *shared)
 
 
@@ -259,7 +272,7 @@ def one_modality(folder: Path) -> dict[str, Any]:
         for label in ("subject", "size"):
             truth = tables["both"][label].to_numpy()
             # A probe of the whole, and one that was trained on what lacks the same.
-            for kind, known in (("probe of both", features["both"]), ("probe of its own", values)):
+            for kind, known in (("trained on both", features["both"]), ("trained on the same", values)):
                 scale = scaling.StandardScaler().fit(known[train])
                 probe = linear.LogisticRegression(max_iter=5000).fit(scale.transform(known[train]), truth[train])
                 right = probe.predict(scale.transform(values[~train])) == truth[~train]
@@ -317,8 +330,8 @@ def draw_t1(folder: Path) -> tuple[Any, dict[str, float]]:
     shown = {
         "the volume": truth[0],
         "what is seen": torch.where(hidden[0], torch.nan, truth[0]),
-        "hidden blocks: Harmonix-S": torch.where(hidden[0], guess[0], truth[0]),
-        "hidden blocks: their own mean": torch.where(hidden[0], flat[0], truth[0]),
+        "Harmonix-S": torch.where(hidden[0], guess[0], truth[0]),
+        "mean of each block": torch.where(hidden[0], flat[0], truth[0]),
     }
     with styled():
         figure = new_figure(8.4, 4.6)
@@ -341,25 +354,27 @@ def draw_modalities(found: dict[str, Any], tuned: float, baselines: dict[str, fl
         figure = new_figure(11.5, 3.6)
         left, *panels = figure.subplots(1, 3)
         drift = [found[name]["drift, in spreads of the people"] for name in names]
+        left.margins(y=0.1)
         bars = left.bar(places, drift, 0.5, color=[BLUE, ORANGE, GREEN])
-        left.bar_label(bars, fmt="%.2f", fontsize=8)
+        left.bar_label(bars, fmt="%.0f", fontsize=8)
         left.set_title("How far hub tokens move", loc="left")
         left.set_ylabel("distance, in spreads of the people")
         for axis, label, chance in zip(panels, ("subject", "size"), (1 / 7, 1 / 2)):
-            for number, (kind, color) in enumerate((("probe of both", BLUE), ("probe of its own", SKY))):
+            for number, (kind, color) in enumerate((("trained on both", BLUE), ("trained on the same", SKY))):
                 values = [found[name][f"{label}, {kind}"] for name in names]
                 axis.bar(places + (number - 0.5) * width, values, width, color=color, label=kind)
             axis.axhline(chance, color=GREY, lw=1, ls=(0, (4, 2)), label="chance")
-            axis.set_ylim(0, 1.45)
+            axis.set_ylim(0, 1.3)
             axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
-            axis.set_ylabel("accuracy, last quarters")
-            title = {"subject": "Whose scan", "size": "Small or large volume"}[label]
+            title = {"subject": "Whose scan, by a linear probe", "size": "Small or large volume, likewise"}[label]
             axis.set_title(title, loc="left")
             if label == "subject":
-                axis.axhline(tuned, color=ORANGE, lw=1.2, label=f"fine-tuned, both: {tuned:.2f}")
-                for (name, value), style in zip(baselines.items(), (":", "-.")):
-                    axis.axhline(value, color=GREEN, lw=1.2, ls=style, label=f"{name}: {value:.2f}")
-            axis.legend(loc="upper center", ncols=2, fontsize=7)
+                others = {"fine-tuned": tuned, **baselines}
+                axis.set_xlabel(
+                    "Without a probe: " + ",\n".join(f"{name} {value:.2f}" for name, value in others.items())
+                )
+        panels[0].set_ylabel("accuracy, last quarters")
+        panels[1].legend(loc="upper center", ncols=2, fontsize=7)
         for axis in (left, *panels):
             axis.set_xticks(places, names)
     return figure

@@ -109,7 +109,7 @@ def _warn_of_one_modality(missing: str) -> None:
     """Once for each."""
     warnings.warn(
         f"{missing} is missing, so its tokens are left out: BrainHarmony was never trained on one modality alone, and "
-        "how good its features are then nobody has measured.",
+        "such features are far from those of pairs. Compare them only with others that lack the same.",
         UserWarning,
         stacklevel=2,
     )
@@ -373,7 +373,7 @@ class BrainHarmonyModel(BrainHarmonyPreTrainedModel):
 
     Its features are the mean of the hub tokens, or CLS. Known limits: the statistics that scaled the fMRI of
     pretraining were never published; a scan without a T1 volume, or the other way round (`attention_mask` over all
-    tokens), was never trained.
+    tokens), was never trained: its features are far from those of pairs (see the limits in `family.py`).
     """
 
     def __init__(self, config: BrainHarmonyConfig):
