@@ -304,6 +304,7 @@ def test_splits_bad_files_and_what_is_there_already(study: Path, tmp_path: Path,
     save(bad, bold(3)[:-1])  # a plane of voxels is missing
     output = tmp_path / "dataset"
     command = (root, "--output", output, *SMALL, "--participants", study / "participants.tsv", "--on-error", "raise")
+    command += ("--num-proc", 1)  # which lets this process see what is opened
     assert prepare(*command) == 2
     failure = capsys.readouterr().err
     assert str(bad) in failure

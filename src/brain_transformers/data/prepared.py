@@ -24,8 +24,9 @@ else:
     datasets = require("datasets", extra="data", purpose="datasets of scans")
     pa = require("pyarrow", extra="data", purpose="datasets of scans")
 
-# Files that are read again at most, by each process, when a run is killed.
-_FILES_IN_PART = 8
+# Files that are read again at most, by each process, when a run is killed; and how many parts there are before one
+# grows to that, so that a few images are shared by all processes.
+_FILES_IN_PART, _FEW_PARTS = 8, 32
 
 Chunk = Sequence[tuple[str, str]]
 """Split and name of files."""
@@ -57,7 +58,8 @@ def make_shard(
 
     files = [(split, name) for split, names in builder.config.files.items() for name in names]
     files = [files[place] for place in shard.share(len(files))]
-    chunks = [files[start : start + _FILES_IN_PART] for start in range(0, len(files), _FILES_IN_PART)]
+    size = min(_FILES_IN_PART, max(1, len(files) // _FEW_PARTS))
+    chunks = [files[start : start + size] for start in range(0, len(files), size)]
     parts = shards.parts_of(shard.number - 1, len(chunks))
     parts.bind(settings, what="scans that were read already", fix="Remove it to read them again.", overwrite=True)
     todo = {number: chunk for number, chunk in enumerate(chunks) if parts.read(number) is None}
