@@ -151,7 +151,7 @@ def check(args: argparse.Namespace) -> None:
             "move it."
         )
     if not args.dataset.exists():
-        raise FileNotFoundError(f"{args.dataset}: there is no such folder or file.")
+        raise FileNotFoundError(f"{args.dataset}: there is no such folder, file or dataset of `prepare`.")
     if not holds_dataset(args.dataset) and (args.shard is not None or args.merge):
         raise ValueError(
             f"--shard and --merge share the rows of a dataset, and {args.dataset} holds files. Run "
