@@ -151,7 +151,9 @@ def check(args: argparse.Namespace) -> None:
             "move it."
         )
     if not args.dataset.exists():
-        raise FileNotFoundError(f"{args.dataset}: there is no such folder, file or dataset of `prepare`.")
+        raise FileNotFoundError(
+            f"{args.dataset}: there is no such folder or file. Give scans, or a dataset that `prepare` wrote."
+        )
     if not holds_dataset(args.dataset) and (args.shard is not None or args.merge):
         raise ValueError(
             f"--shard and --merge share the rows of a dataset, and {args.dataset} holds files. Run "
