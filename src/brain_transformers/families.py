@@ -67,6 +67,28 @@ def fetched(name: str) -> Path | None:
     return folder if name in MODELS and (folder / "config.json").is_file() else None
 
 
+def shared_base(base: str, given: str | None, argument: str) -> str:
+    """What the model of an adapter is called where the adapter is shared: by its name, on the Hub or of ours.
+
+    Args:
+        base: what it was loaded from here.
+        given: its name elsewhere, if the user says it.
+        argument: how a user says it.
+
+    Raises:
+        ValueError: if it is a folder of this machine, and no name was given.
+    """
+    folder = Path(base)
+    if given is not None or not folder.is_dir():
+        return given or base
+    if (name := folder.resolve().name) in MODELS and fetched(name) is not None and folder.samefile(str(fetched(name))):
+        return name
+    raise ValueError(
+        f"The adapter belongs to the model in {base}, a folder that nobody else has. Push that model too, and name it "
+        f"here: {argument}='organisation/name'."
+    )
+
+
 def weights_source(source: Any) -> Any:
     """What to load weights from: for the name of a published model the folder of those that were fetched.
 

@@ -196,7 +196,7 @@ def test_licences_without_an_id_and_damaged_cards_of_parents(tmp_path: Path, blo
 def test_the_licence_of_a_parent_on_the_hub_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\nbase_model: lab/older\n---\n# theirs\n")
     monkeypatch.setattr(
-        "brain_transformers.hub.model_card.hf_hub_download",
+        "brain_transformers.models.licenses.hf_hub_download",
         lambda repository, name: {"lab/parent": tmp_path}[repository] / name,
     )
     model = bt.BrainLMModel(bt.load_config("brainlm-tiny"))

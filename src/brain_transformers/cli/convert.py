@@ -56,6 +56,11 @@ def _parser(family: str, prog: str | None = None) -> argparse.ArgumentParser:
         help="where you got the file, such as vandijklab/brainlm; the card says it, and otherwise calls it unknown",
     )
     parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="upload the result to a private repository")
+    parser.add_argument(
+        "--allow-restricted",
+        action="store_true",
+        help="upload weights although they must not be shared without their authors' word, since you have it",
+    )
     return parser
 
 
@@ -92,6 +97,6 @@ def _convert(family: str, args: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{type(done.model).__name__} written to {args.output}")
     if args.push_to_hub:
-        print("The repository is private: ask the authors before you share their weights in this form.")
-        print(f"uploaded to {push_folder(args.output, args.push_to_hub)}")
+        url = push_folder(args.output, args.push_to_hub, allow_restricted=args.allow_restricted)
+        print(f"uploaded to {url}, a private repository")
     return 0

@@ -10,8 +10,6 @@ from typing import Any
 from ..files import locked
 from .flags import NAMED_MODELS, holds_dataset
 
-_OUR_CARD = "library_name: brain-transformers"
-
 
 @dataclass(frozen=True)
 class Beginning:
@@ -60,8 +58,7 @@ def train_in_folder(
     from transformers import set_seed
 
     from ..data.synthetic import is_synthetic
-    from ..hub.model_card import trained_model_card
-    from ..hub.sharing import save_model_folder
+    from ..hub.trained_models import save_trained_model
     from ..training.run_folder import RunFolder
     from ..training.run_settings import run_settings
 
@@ -69,12 +66,9 @@ def train_in_folder(
 
     def save(model: Any, folder: Path) -> None:
         # Before anything is replaced, since the folder may be that of the model that training started from.
-        readme = output / "README.md"
-        theirs = readme.is_file() and _OUR_CARD not in readme.read_text(encoding="utf-8", errors="replace")
-        processor = beginning.processor
-        name, made_up = output.resolve().name, is_synthetic(rows)
-        card = None if theirs else trained_model_card(name, model, processor, args.model, synthetic=made_up)
-        save_model_folder(model, folder, extractor=processor, card=card)
+        title, mine = output.resolve().name, output / "README.md"
+        made_up = is_synthetic(rows)
+        save_trained_model(model, beginning.processor, folder, args.model, title=title, keep=mine, synthetic=made_up)
 
     # A launcher tells each process its rank and waits for none of them here.
     with locked(args.output, args.command) if training.process_index == 0 else nullcontext():

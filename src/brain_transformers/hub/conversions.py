@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import RepoCard
 
 from ..conversion.convert import Conversion
 from ..files import to_json
+from ..models.licenses import license_on
 from ..version import __version__
 from .model_card import converted_model_card
 from .registry import MODELS, name_by_size
@@ -88,6 +90,8 @@ def save_converted(
         f"refused. Parameters: {parameters}."
     )
     card = converted_model_card(folder.resolve().name, conversion, source, fetched, words)
+    # So that whoever loads the model knows it without the card, and what is trained from it too.
+    conversion.model.config.weights_license = license_on(RepoCard(card).data.to_dict())[0]
     save_model_folder(
         conversion.model, folder, extractor=conversion.extractor, card=card, more={ACCOUNT_FILE: to_json(account)}
     )

@@ -1,24 +1,20 @@
 """Model cards: what a model is, what is known of where it comes from, how to use it, what is known not to work."""
 
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCard, ModelCardData, RepoCard, hf_hub_download
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub import ModelCard, ModelCardData
 
 from ..models.family import KIND_OF_AUTO_CLASS, NamedModel
+from ..models.licenses import LIBRARY, UNKNOWN, card_of, hub_name, license_on, licenses_in, terms_of
 from ..version import __version__
-from .licenses import terms_of
 from .registry import MODELS, name_by_size
 
 if TYPE_CHECKING:
     from ..conversion.convert import Conversion
 
-_LOG = logging.getLogger(__name__)
-_UNKNOWN = "unknown"
 _STATED = "as stated by whoever converted it"
 CARD_ROW = re.compile(r"\| (.+?) \| (.+) \|")
 """A line of the table of a card: name and value."""
@@ -94,7 +90,7 @@ def build_model_card(
         parent: folder or Hub name of the model whose weights the training started from, for trained weights; its
             licence and base model are passed on.
     """
-    origin = _origin(entry, provenance, parent, obtain is not None)
+    origin = _origin(entry, provenance, parent, obtain is not None, config)
     extractor = extractor or config.load_processor().from_model_config(config)
     call, fit, scan = extractor.example(config)
     is_classifier = type(model).__name__.endswith(KIND_OF_AUTO_CLASS["AutoModelForSequenceClassification"])
@@ -106,7 +102,7 @@ def build_model_card(
         license=origin.license_id,
         license_name=origin.license_name,
         license_link=origin.license_link,
-        library_name="brain-transformers",
+        library_name=LIBRARY,
         tags=[*extractor.tags, "brain-transformers", config.model_type],
         base_model=origin.base_model,
     )
@@ -189,10 +185,12 @@ def trained_model_card(
     return build_model_card(title, entry, model.config, model=model, extractor=extractor, parent=parent)
 
 
-def _origin(entry: NamedModel, provenance: Provenance | None, parent: str | Path | None, catalogue: bool) -> _Origin:
+def _origin(
+    entry: NamedModel, provenance: Provenance | None, parent: str | Path | None, catalogue: bool, config: Any
+) -> _Origin:
     """What is known, and no more: a file proves neither its source nor its licence by the sizes of its weights."""
-    if parent is not None:
-        return _inherited(parent)
+    if parent is not None or (provenance is None and not catalogue):
+        return _inherited(parent, config)
     stated = None if provenance is None else provenance.source
     who = "brought from there by brain-transformers" if provenance and provenance.fetched else _STATED
     if catalogue and entry.source is None:
@@ -200,44 +198,44 @@ def _origin(entry: NamedModel, provenance: Provenance | None, parent: str | Path
     if catalogue or (stated and entry.source and _repository(stated) == _repository(entry.source)):
         return _Origin(
             entry.source or "" if catalogue else f"{stated}, {who}",
-            _UNKNOWN + ": the authors state none" if entry.license in (None, _UNKNOWN) else str(entry.license),
+            UNKNOWN + ": the authors state none" if entry.license in (None, UNKNOWN) else str(entry.license),
             entry.license,
-            _hub_name(None if catalogue else stated),
+            hub_name(None if catalogue else stated),
             published=True,
         )
-    if provenance is None:
-        return _Origin("trained with brain-transformers", "set by whoever publishes them")
     licence = "unknown: ask the source"
-    if provenance.same_sizes is not None and entry.license is not None:
+    if provenance is not None and provenance.same_sizes is not None and entry.license is not None:
         licence += (
             f". The sizes are those of {provenance.same_sizes} ({entry.source}; licence {entry.license}): if this is "
             "its file, that holds"
         )
     source = f"{stated}, {who}" if stated else "unknown: whoever converted it did not say"
-    return _Origin(source, licence, _UNKNOWN, _hub_name(stated))
+    return _Origin(source, licence, UNKNOWN, hub_name(stated))
 
 
-def _inherited(parent: str | Path) -> _Origin:
-    """What a trained model takes over from the card of the model that it started from."""
-    name, folder = _hub_name(str(parent)), Path(parent)
-    known: dict[str, Any] = {}
-    try:
-        file = folder / "README.md" if folder.is_dir() or name is None else hf_hub_download(name, "README.md")
-        known = RepoCard.load(file, ignore_metadata_errors=True).data.to_dict()
-    except Exception as error:  # what a foreign card makes of the libraries is not to be listed
-        _LOG.warning("The card of %s cannot be read (%s), so its licence counts as unknown.", parent, error)
-    licence, named, link = (known.get(key) for key in ("license", "license_name", "license_link"))
-    if isinstance(licence, list):  # of several, each binds
-        licence, named = "other", "-and-".join(map(str, licence))
-    licence = licence if isinstance(licence, str) else None
-    named = named if licence == "other" and isinstance(named, str) else None
-    base = known.get("base_model") if folder.is_dir() else name
-    shown = folder.resolve().name if folder.is_dir() else str(parent)
-    words = f"{named or licence}, as of the model that it started from" if licence and licence != _UNKNOWN else None
+def _inherited(parent: str | Path | None, config: Any) -> _Origin:
+    """What a trained model takes over from the model that it started from: its card and its configuration."""
+    folder = Path(str(parent))
+    is_folder = folder.is_dir()
+    card = None if parent is None else card_of(parent)
+    licence, named = (None if parent is None else UNKNOWN, None) if card is None else license_on(card)
+    known = sorted({*licenses_in(config.to_dict())})
+    if known and known != [named or licence]:
+        licence, named = (known[0], None) if len(known) == 1 else ("other", "-and-".join(known))
+    words = "set by whoever publishes them"
+    if licence == UNKNOWN:
+        words = f"unknown: ask whoever published {folder.resolve().name if is_folder else parent or 'what it holds'}"
+    elif licence is not None:
+        words = f"{named or licence}, as of the model that it started from"
+    if parent is None:
+        return _Origin("trained with brain-transformers", words, licence, license_name=named)
+    name, link = hub_name(str(parent)), (card or {}).get("license_link")
+    base = (card or {}).get("base_model") if is_folder else name
+    shown = folder.resolve().name if is_folder else str(parent)
     return _Origin(
         f"trained with brain-transformers from {shown}" + (f" (from {base})" if base and base != shown else ""),
-        words or f"unknown: ask whoever published {shown}",
-        licence or _UNKNOWN,
+        words,
+        licence,
         base if isinstance(base, str) else None,
         license_name=named,
         license_link=link if named and str(link).startswith("https://") else None,  # a file would not be beside it
@@ -247,16 +245,6 @@ def _inherited(parent: str | Path) -> _Origin:
 def _repository(source: str) -> str:
     """The repository that a source names: `"vandijklab/brainlm"` of an address, or of a line with a file's name."""
     return re.sub(r"^https?://(?:www\.)?(?:huggingface\.co/)?", "", source.strip()).split(",")[0].rstrip("/").lower()
-
-
-def _hub_name(source: str | None) -> str | None:
-    """The source as a name of a Hub repository, if it is one."""
-    name = re.sub(r"^https?://huggingface\.co/", "", source or "").split(",")[0].strip().rstrip("/")
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name if name.count("/") == 1 else None
 
 
 def _inline(text: Any) -> str:

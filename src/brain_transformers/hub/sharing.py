@@ -1,7 +1,10 @@
 """Folders and repositories that others can load: weights, extractor and card, all at once."""
 
+import contextlib
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,13 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
+from transformers import AutoConfig
 
+from ..families import shared_base, weights_source
 from ..files import whole_folder, write_file
+from ..foreign import read_json
+from ..models.licenses import LIBRARY, card_of, license_on, licenses_in
+from ..models.uploads import check_may_be_shared, licenses_of, rename_base
 from .contract import write_contract
 
 # What the folder of a model holds: weights, configurations, card, shim, and nothing of the run that made it.
@@ -21,7 +29,7 @@ _MODEL_FILES = re.compile(
 )
 # Of these, the ones that may be the user's own.
 _MAY_BE_THEIRS = re.compile(r"adapter_.*|generation_config\.json|LICENSE(?:\.\w+)?|CITATION\.cff|\.gitattributes")
-_OUR_CARD = "library_name: brain-transformers"
+_OUR_CARD = f"library_name: {LIBRARY}"
 
 
 def save_model_folder(
@@ -100,32 +108,75 @@ def files_to_push(folder: str | Path) -> tuple[list[str], list[str]]:
     return goes, stays
 
 
-def push_folder(folder: str | Path, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    allow_restricted: bool = False,
+    base_model: str | None = None,
+    token: str | None = None,
+) -> str:
     """Upload the model in a folder to the Hub and return its address; says what of the folder stays at home.
 
     Args:
         folder: as written by [`save_model_folder`], or the folder of a run; see [`files_to_push`] for what goes.
         repo_id: `"organisation/name"`.
         private: create a private repository, which is the safe choice for weights whose licence forbids sharing.
+        allow_restricted: whether weights may be uploaded that must not be shared without their authors' word (no
+            changed forms, or no licence stated), and what was trained from them; to a private repository as well.
+        base_model: of an adapter whose base is a folder of this machine: its name on the Hub.
         token: a Hub token; the stored one is used if left out.
 
     Raises:
         FileNotFoundError: if there is no model in `folder`.
-        ValueError: if `repo_id` is no name of a repository.
-        PermissionError: if there is no token, or the Hub does not accept it for this repository.
+        ValueError: if `repo_id` is no name of a repository, or the base of an adapter is a folder of this machine.
+        PermissionError: for restricted weights that were not allowed, if there is no token, or the Hub does not accept
+            it for this repository.
         ConnectionError: if the Hub cannot be reached, or fails.
     """
     goes, stays = files_to_push(folder)
     check_repo_id(repo_id)
-    if stays:
-        print(f"not uploaded, since it is no part of the model: {', '.join(stays)}")
+    check_may_be_shared(str(folder), _licenses_of_folder(Path(folder)), allow_restricted)
     api = HfApi(token=token)
-    try:
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=str(folder), allow_patterns=goes, commit_message="Add model")
-    except Exception as error:  # of the Hub's client, its HTTP library, the network
-        raise _upload_error(error, repo_id) from error
+    with contextlib.ExitStack() as stack:
+        if "adapter_config.json" in goes:
+            adapter = read_json(Path(folder) / "adapter_config.json", "the settings of an adapter", OSError)
+            base = shared_base(str(adapter.get("base_model_name_or_path")), base_model, "base_model")
+            copied = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            for name in goes:
+                shutil.copy(Path(folder) / name, copied)
+            rename_base(copied, base)
+            folder = copied
+        if stays:
+            print(f"not uploaded, since it is no part of the model: {', '.join(stays)}")
+        try:
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=repo_id, folder_path=str(folder), allow_patterns=goes, commit_message="Add model"
+            )
+        except Exception as error:  # of the Hub's client, its HTTP library, the network
+            raise _upload_error(error, repo_id) from error
     return str(url)
+
+
+def _licenses_of_folder(folder: Path) -> set[str | None]:
+    """Licences of the weights that a saved model or adapter comes from: of its configuration, its card, its base."""
+    found: set[str | None] = set()
+    card = card_of(folder) or {}
+    if (folder / "config.json").is_file():
+        found |= {*licenses_in(read_json(folder / "config.json", "the settings of a model", OSError))}
+    if (folder / "adapter_config.json").is_file():
+        adapter = read_json(folder / "adapter_config.json", "the settings of an adapter", OSError)
+        base = str(adapter.get("base_model_name_or_path"))
+        source = weights_source(base)
+        if Path(source).is_dir():
+            return found | _licenses_of_folder(Path(source))
+        found |= licenses_of(AutoConfig.from_pretrained(source))
+    elif card:
+        license, name = license_on(card)
+        found.add(name or license)
+    return found
 
 
 def check_repo_id(repo_id: str) -> None:

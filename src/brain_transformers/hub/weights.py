@@ -27,9 +27,9 @@ from huggingface_hub.utils import build_hf_headers
 from ..families import MODELS, cache_folder, family_of, fetched, fetched_folder, weights_source
 from ..files import FolderInUseError, locked, no_space, to_json, write_file
 from ..foreign import read_json
+from ..models import licenses
 from ..models.family import AuthorsFile, NamedModel
 from ..version import __version__
-from . import licenses
 from .conversions import ACCOUNT_FILE, save_converted
 from .registry import load_config, name_by_size
 

@@ -117,7 +117,11 @@ class BrainConfig(CheckedFields, PreTrainedConfig):
         mask_ratio: share of tokens that masked modeling hides.
         pooling: how `pooler_output` is made of the tokens, see [`pool_tokens`].
         classifier_head, classifier_dropout: head for labels, and dropout inside an MLP.
+        weights_license: licence of published weights that the model, or the one that it was trained from, comes from;
+            conversion sets it, and everything that is trained or saved again keeps it. `None`: of nobody's.
     """
+
+    weights_license: str | None = None
 
     # What the configurations of one family share: the names of its classes, its objective, how scans come to it.
     family: ClassVar[Family]
@@ -270,6 +274,8 @@ class BrainConfig(CheckedFields, PreTrainedConfig):
         output = super().to_dict()
         if names := self.auto_class_names():
             output["auto_map"] = {auto: shim_reference(name) for auto, name in names.items()}
+        if output.get("weights_license") is None:
+            output.pop("weights_license", None)
         return output
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:

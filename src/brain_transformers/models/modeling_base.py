@@ -20,6 +20,7 @@ from ..layers.masking import TokenSelection, restore_tokens
 from ..layers.pooling import pool_tokens
 from .batch_draws import BatchDraws, draw_noise
 from .configuration_base import BrainConfig, Table
+from .uploads import UnderLicense
 from .validation import check_choice
 
 # Weights that may start anew beside those of a file (a decoder, a head) whatever the size of the file.
@@ -151,7 +152,7 @@ def _check_shapes(model: Any, files: list[str], load_config: Any) -> None:
         )
 
 
-class BrainPreTrainedModel(PreTrainedModel):
+class BrainPreTrainedModel(UnderLicense):
     """Base of every model: loads strictly, so that a wrong folder is an error and never a random model."""
 
     config: BrainConfig

@@ -63,6 +63,10 @@ class ScanTrainingArguments(CheckedFields, TrainingArguments):
         False, "Hide losses that are not finite in the log; training stops there anyway."
     )
     remove_unused_columns: bool = option(False, "Must stay False: the collator needs all columns of a row.")
+    allow_restricted: bool = option(
+        False,
+        "With push_to_hub: upload also what comes from weights that must not be shared without their authors' word.",
+    )
     published: bool = option(False, "Keep count as the authors' training code does, where that differs on purpose.")
 
     def __post_init__(self) -> None:

@@ -78,7 +78,11 @@ def run_settings(
 
 def training_settings(arguments: TrainingArguments) -> dict[str, Any]:
     """The training arguments that the weights follow from, and the samples of an update, however it is divided."""
-    general = {"published", *(field.name for field in dataclasses.fields(TrainingArguments))}  # its switches count
+    general = {
+        "published",
+        "allow_restricted",
+        *(field.name for field in dataclasses.fields(TrainingArguments)),
+    }  # its switches count
     values = {
         name: value for name, value in arguments.to_dict().items() if name in _OF_THE_WEIGHTS or name not in general
     }
@@ -159,7 +163,9 @@ def _is_plain(value: Any) -> bool:
 
 
 # What saving and loading change, and what says nothing about numbers.
-_SAVED_BESIDE = {"transformers_version", "architectures", "auto_map", "_name_or_path", "dtype", "problem_type"}
+_SAVED_BESIDE = {
+    *("transformers_version", "architectures", "auto_map", "_name_or_path", "dtype", "problem_type", "weights_license")
+}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
