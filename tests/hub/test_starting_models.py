@@ -49,8 +49,11 @@ def test_a_tiny_configuration_takes_a_known_order_and_so_its_centres(name, order
     if name == "brainlm-tiny":
         with pytest.raises(ValueError, match=r"needs the table coordinates .* Pass --coordinates FILE"):
             bt.new_model(name, unnamed)
-        model, _ = bt.new_model(name, unnamed, tables={"coordinates": batch["coordinates"][0]})
-        assert model.config.roi_order is None
+        model, own = bt.new_model(name, unnamed, tables={"coordinates": batch["coordinates"][0]})
+        assert model.config.roi_order == labels(94)  # or rows in any other order would pass as these
+        values = unnamed[0]["signals"].reshape(94, -1)
+        turned = own(values[::-1], roi_order=labels(94)[::-1], t_r=2.0)
+        assert np.array_equal(turned["signals"], own(values, roi_order=labels(94), t_r=2.0)["signals"])
         assert torch.equal(model.brainlm.coordinates, batch["coordinates"][0])
         assert model.tables["coordinates"].source == "an array"
         with pytest.raises(ValueError, match="within 250 mm"):

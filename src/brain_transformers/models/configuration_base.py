@@ -26,7 +26,6 @@ class ScanFacts:
     Attributes:
         n_rois: parcels of a scan, where scans are series of parcels.
         roi_order: name of their order, or the list of labels.
-        known_order: whether `roi_order` is a name that this package knows labels and centres of.
         t_r: repetition time of most scans in seconds.
         volume_size: voxels `[y, x, z]`, where scans are volumes.
         n_frames: frames that all scans of about the usual length have, where scans are volumes.
@@ -35,7 +34,6 @@ class ScanFacts:
 
     n_rois: int | None = None
     roi_order: str | list[str] | None = None
-    known_order: bool = False
     t_r: float | None = None
     volume_size: list[int] | None = None
     n_frames: int | None = None

@@ -46,13 +46,12 @@ class ROIConfig(BrainConfig):
     def fitted_to(self, facts: ScanFacts, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """See [`BrainConfig.fitted_to`]: parcels and repetition time are those of the scans.
 
-        A configuration without an order takes theirs if it is one that is known, with the rule of its family (sorted
-        by the centres or not).
+        A configuration without an order takes theirs, with the rule of its family where it is a known one (sorted by
+        the centres or not).
         """
         found: dict[str, Any] = {"n_rois": facts.n_rois}
-        fallback = type(self)().roi_order if facts.known_order else None
-        wanted = chosen.get("roi_order", self.roi_order or fallback)
-        if facts.roi_order is not None and wanted is not None:
+        wanted = chosen.get("roi_order", self.roi_order or type(self)().roi_order)
+        if facts.roi_order is not None:
             order = facts.roi_order
             by_centres = all(isinstance(name, str) for name in (wanted, order)) and str(wanted).endswith("@y")
             found["roi_order"] = f"{order}@y" if by_centres and not str(order).endswith("@y") else order

@@ -207,7 +207,6 @@ def series_facts(rows: Any, what: str, *, with_t_r: bool) -> ScanFacts:
     return ScanFacts(
         n_rois=int(row["n_rois"]),
         roi_order=None if order is None else list(order.labels) if order.name is None else order.name,
-        known_order=order is not None and order.known and order.name is not None,
         t_r=common_t_r(row_column(rows, "t_r"), what=what) if with_t_r else None,
     )
 
