@@ -38,6 +38,7 @@ _EXPORTS = {
     "embed_dataset": "evaluation.embedding",
     "fine_tuning_protocol": "hub.trained_models",
     "linear_probe_protocol": "evaluation.linear_probe",
+    "pull": "hub.pulling",
     "push_folder": "hub.sharing",
     "save_model_folder": "hub.sharing",
     "verify": "hub.contract",

@@ -27,6 +27,7 @@ COMMANDS = (
     "finetune",
     "embed",
     "probe",
+    "pull",
     "verify",
 )
 

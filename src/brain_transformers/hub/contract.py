@@ -64,13 +64,14 @@ def write_contract(folder: str | Path, processor: Any = None, config_class: Any 
     return folder / CONTRACT_NAME
 
 
-def verify(folder: str | Path) -> Verification:
+def verify(folder: str | Path, *, needs_contract: bool = True) -> Verification:
     """Hold a model folder against its contract, its weights against its configuration, its card against both.
 
     Takes seconds and no data: weights are read once for their fingerprint and never run.
 
     Args:
         folder: with `config.json` (or `adapter_config.json`), weights as safetensors and `input_contract.json`.
+        needs_contract: refuse a folder without a contract.
 
     Raises:
         OSError, ValueError: if there is no model, or a file cannot be read at all.
@@ -82,12 +83,7 @@ def verify(folder: str | Path) -> Verification:
     processor = _processor(result.folder)
     if processor is not None and section.get("config") is not None:
         _check_fit(result, processor)
-    if not path.is_file():
-        result.refused.append(
-            f"{CONTRACT_NAME}: expected one beside the weights, got none. If you trust the folder, write it: "
-            "brain-transformers verify FOLDER --write."
-        )
-    else:
+    if path.is_file():
         contract = read_json(path, "an input contract", OSError)
         if contract.get("contract") != _VERSION:
             result.refused.append(
@@ -96,6 +92,11 @@ def verify(folder: str | Path) -> Verification:
             )
         _compare(result, "model", contract.get("model"), section)
         _compare(result, "input", contract.get("input"), None if processor is None else processor.contract())
+    elif needs_contract:
+        result.refused.append(
+            f"{CONTRACT_NAME}: expected one beside the weights, got none. If you trust the folder, write it: "
+            "brain-transformers verify FOLDER --write."
+        )
     _check_card(result, section, processor)
     return result
 

@@ -79,6 +79,11 @@ def save_model_folder(
     return Path(folder)
 
 
+def is_model_file(name: str) -> bool:
+    """Whether a name is one of those that the files of a model have."""
+    return _MODEL_FILES.fullmatch(name) is not None
+
+
 def files_to_push(folder: str | Path) -> tuple[list[str], list[str]]:
     """Names of the files of a model folder that go to the Hub, and what else lies there and stays at home.
 
@@ -90,9 +95,7 @@ def files_to_push(folder: str | Path) -> tuple[list[str], list[str]]:
     """
     folder = Path(folder)
     found = sorted(os.scandir(folder), key=lambda entry: entry.name) if folder.is_dir() else []
-    goes = [
-        entry.name for entry in found if entry.is_file(follow_symlinks=False) and _MODEL_FILES.fullmatch(entry.name)
-    ]
+    goes = [entry.name for entry in found if entry.is_file(follow_symlinks=False) and is_model_file(entry.name)]
     weights = [name for name in goes if name.endswith(".safetensors")]
     if not weights or not {"config.json", "adapter_config.json"} & set(goes):
         raise FileNotFoundError(

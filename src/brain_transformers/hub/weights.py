@@ -288,7 +288,7 @@ def _fetch(repository: str, revision: str | None, files: Sequence[AuthorsFile]) 
             hashes = [*filter(None, pinned), sibling.lfs.sha256 if sibling.lfs else sibling.blob_id]
             _fetch_file(repository, commit, path, int(sibling.size or 0), hashes, place / commit / path)
     except Exception as error:
-        if (told := _download_error(error, repository)) is None:
+        if (told := download_error(error, repository)) is None:
             raise
         raise told from error
     return commit, place / commit
@@ -346,8 +346,20 @@ def _check_room(place: Path, needed: int) -> None:
         )
 
 
-def _download_error(error: Exception, repository: str) -> Exception | None:
-    """What a failed download means and what to do; `None` for errors that say it themselves."""
+_BY_HAND = (
+    "The authors may have closed or moved it: download the files yourself and pass them (brain-transformers get NAME "
+    "--help)."
+)
+
+
+def download_error(error: Exception, repository: str, otherwise: str = _BY_HAND) -> Exception | None:
+    """What a failed download means and what to do; `None` for errors that say it themselves.
+
+    Args:
+        error: of the Hub's client, its HTTP library, the network.
+        repository: that was asked.
+        otherwise: what to do where it has no such file, or does not exist.
+    """
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError) or status == 403:
         return PermissionError(
@@ -357,10 +369,7 @@ def _download_error(error: Exception, repository: str) -> Exception | None:
     if isinstance(error, RevisionNotFoundError):
         return FileNotFoundError(f"{repository} has no such revision. Leave --revision out, or name another.")
     if isinstance(error, (RepositoryNotFoundError, EntryNotFoundError)) or status in (401, 404):
-        return FileNotFoundError(
-            f"{repository} gave no file ({' '.join(str(error).split())[:200]}). The authors may have closed or moved "
-            "it: download the files yourself and pass them (brain-transformers get NAME --help)."
-        )
+        return FileNotFoundError(f"{repository} gave no file ({' '.join(str(error).split())[:200]}). {otherwise}")
     if isinstance(error, OfflineModeIsEnabled):
         return ConnectionError(f"{repository} was not asked: HF_HUB_OFFLINE is set. Unset it to reach the Hub.")
     if no_space(error) or isinstance(error, (ValueError, FileNotFoundError)) or type(error) is OSError:
