@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -195,6 +196,10 @@ def test_the_licence_of_the_weights_goes_on(folder):
     said = (folder / "run" / "README.md").read_text()
     assert "license: cc-by-nc-nd-4.0" in said
     assert "non-commercial purposes only" in said
+    assert re.search(
+        r"\| balanced_accuracy \| \S+ \(95 % interval \S+ to \S+\); a guess without scans: 0.500 \|", said
+    )
+    assert "8 scans of " in said
     assert call(folder, "pretrain", output="further", model=folder / "model") == 0
     assert "license: cc-by-nc-nd-4.0" in (folder / "further" / "README.md").read_text()
     words = ["finetune", "--dataset", folder / "dataset", "--model", folder / "run", "--label", "sex", "--use_cpu"]

@@ -15,7 +15,7 @@ from ..families import MODELS, weights_source
 from ..optional import require
 from .flags import NAMED_MODELS, Once
 from .training_inputs import add_training_parser, check_inputs, config_fields, training_flags, training_inputs
-from .training_run import Beginning, check_output, train_in_folder
+from .training_run import Beginning, Evaluated, check_output, train_in_folder
 
 TAKES_MORE = True
 # Options for repeated splits and what they are in `fine_tuning_protocol`; `None` unless on the command line.
@@ -157,9 +157,12 @@ def _logits(prediction: Any) -> np.ndarray:
 
 def _scores(prediction: Any, kind: type) -> dict[str, float]:
     """Scores for the Trainer; labels are `int` for classes and `float` for numbers to predict."""
+    return _score(_logits(prediction), prediction.label_ids.astype(kind))
+
+
+def _score(logits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     from ..training.scores import prediction_scores
 
-    logits, truth = _logits(prediction), prediction.label_ids.astype(kind)
     try:
         return prediction_scores(logits, truth)
     except ImportError:  # scikit-learn is in another extra
@@ -234,13 +237,19 @@ def _run_once(args: argparse.Namespace) -> int:
             settings=settings,
         )
 
-    def evaluate(trainer: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    def evaluate(trainer: Any) -> Evaluated:
+        from ..evaluation.intervals import in_words
         from ..evaluation.predictions import predictions_csv
 
         predicted = trainer.predict(evaluation_rows, metric_key_prefix="eval")
         trainer.log(predicted.metrics)
         table = predictions_csv(evaluation_rows, truth, _logits(predicted), labels.label2id)
-        return predicted.metrics, {"predictions.csv": table}
+        targets = predicted.label_ids.astype(float if labels.label2id is None else int)
+        names = evaluation_rows.column_names
+        people = evaluation_rows["subject"] if "subject" in names else range(len(evaluation_rows))
+        words = in_words(_score, _logits(predicted), targets, people, labels.targets)
+        on = f"Of {args.label}, on {len(targets)} scans of {len(set(people))} people, drawn again for intervals."
+        return Evaluated(predicted.metrics, {"predictions.csv": table}, words, on)
 
     what = "metrics" if evaluation_rows is None else "metrics and predictions"
     written = f"model, feature extractor{' and' if what == 'metrics' else ','} {what} written to {args.output}"

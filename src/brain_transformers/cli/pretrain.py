@@ -7,7 +7,7 @@ from typing import Any
 from ..families import fetched
 from .flags import EXAMPLES, NAMED_MODELS, families_by
 from .training_inputs import EVAL_SPLIT, add_training_parser, check_inputs, training_inputs
-from .training_run import Beginning, check_output, train_in_folder
+from .training_run import Beginning, Evaluated, check_output, train_in_folder
 
 TAKES_MORE = True
 
@@ -114,8 +114,8 @@ def run(args: argparse.Namespace) -> int:
             said=f"{n_trained:,} parameters learn by {objective.name}, {len(rows)} scans to train on",
         )
 
-    def evaluate(trainer: Any) -> tuple[dict[str, Any], dict[str, str]]:
-        return trainer.evaluate(), {}
+    def evaluate(trainer: Any) -> Evaluated:
+        return Evaluated(trainer.evaluate())
 
     written = f"model, feature extractor and metrics written to {args.output}; AutoModel loads {objective.released}"
     return train_in_folder(args, training, begin, rows, evaluation_rows, evaluate, written)

@@ -30,13 +30,40 @@ class Beginning:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What evaluation gave.
+
+    Attributes:
+        metrics: as the Trainer calls them.
+        files: more for the folder, name to text.
+        words: scores for the card, with what is known of them; by default those of `metrics` alone.
+        on: what they are of, for the card.
+    """
+
+    metrics: dict[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, str] | None = None
+    on: str = "On the evaluation set, without interval and baseline."
+
+    def for_card(self) -> dict[str, Any]:
+        """See `trained_model_card`."""
+        left_out = ("runtime", "per_second", "model_preparation_time")
+        plain = {
+            name.removeprefix("eval_"): f"{value:.4g}"
+            for name, value in self.metrics.items()
+            if name.startswith("eval_") and isinstance(value, (int, float)) and not name.endswith(left_out)
+        }
+        return {"scores": plain if self.words is None else self.words, "scored_on": self.on}
+
+
 def train_in_folder(
     args: argparse.Namespace,
     training: Any,
     begin: Callable[[], Beginning],
     rows: Any,
     evaluation_rows: Any,
-    evaluate: Callable[[Any], tuple[dict[str, Any], dict[str, str]]],
+    evaluate: Callable[[Any], Evaluated],
     written: str,
 ) -> int:
     """Train in a folder that this process holds, or go on there, and leave the model in it; returns the exit code.
@@ -46,7 +73,7 @@ def train_in_folder(
         training: the training arguments.
         begin: makes what the run starts from.
         rows, evaluation_rows: what it trains and is evaluated on; the second may be `None`.
-        evaluate: of the Trainer, the scores in the end and more files for the folder (name to text).
+        evaluate: of the Trainer, in the end.
         written: what to say when all is done.
 
     Raises:
@@ -67,8 +94,10 @@ def train_in_folder(
     def save(model: Any, folder: Path) -> None:
         # Before anything is replaced, since the folder may be that of the model that training started from.
         title, mine = output.resolve().name, output / "README.md"
-        made_up = is_synthetic(rows)
-        save_trained_model(model, beginning.processor, folder, args.model, title=title, keep=mine, synthetic=made_up)
+        known: dict[str, Any] = {"synthetic": is_synthetic(rows), **evaluated.for_card()}
+        if "subject" in rows.column_names:
+            known["trained_on"] = f"{len(rows):,} scans of {len(set(rows['subject'])):,} people."
+        save_trained_model(model, beginning.processor, folder, args.model, title=title, keep=mine, **known)
 
     # A launcher tells each process its rank and waits for none of them here.
     with locked(args.output, args.command) if training.process_index == 0 else nullcontext():
@@ -103,11 +132,11 @@ def train_in_folder(
             eval_dataset=evaluation_rows,
             processing_class=beginning.processor,
         )
-        metrics, files = run.train(trainer), dict[str, str]()
+        metrics, evaluated = run.train(trainer), Evaluated({})
         if evaluation_rows is not None:
-            scores, files = evaluate(trainer)
-            metrics.update(scores)
-        if run.finish(trainer, save, metrics, files):
+            evaluated = evaluate(trainer)
+            metrics.update(evaluated.metrics)
+        if run.finish(trainer, save, metrics, evaluated.files):
             print(written)
         trainer.accelerator.end_training()  # leaves the process group, if there is one
     return 0

@@ -1,6 +1,7 @@
 """Model cards: what a model is, what is known of where it comes from, how to use it, what is known not to work."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,8 @@ def build_model_card(
     extractor: Any = None,
     obtain: str | None = None,
     parent: str | Path | None = None,
+    scores: Mapping[str, str] | None = None,
+    scored_on: str | None = None,
 ) -> str:
     """Text of a model card with its metadata block; see `model_card_template.md`.
 
@@ -89,6 +92,8 @@ def build_model_card(
         obtain: how to get the model, as Markdown, for a card that does not lie beside the weights.
         parent: folder or Hub name of the model whose weights the training started from, for trained weights; its
             licence and base model are passed on.
+        scores: what evaluation after training gave: name -> value in words.
+        scored_on: scans that it was done on, and how.
     """
     origin = _origin(entry, provenance, parent, obtain is not None, config)
     extractor = extractor or config.load_processor().from_model_config(config)
@@ -97,6 +102,9 @@ def build_model_card(
     released, trained = entry.parameters, entry.trained_parameters
     if model is not None:
         released, trained = model.base_model.num_parameters(), model.num_parameters(only_trainable=True)
+    known = (
+        entry if origin.published or provenance is None else NamedModel()
+    )  # sizes alone do not say what a file was trained on
     likely = None if origin.published or provenance is None else provenance.same_sizes
     metadata = ModelCardData(
         license=origin.license_id,
@@ -105,6 +113,10 @@ def build_model_card(
         library_name=LIBRARY,
         tags=[*extractor.tags, "brain-transformers", config.model_type],
         base_model=origin.base_model,
+        # The Hub has no task for scans: heads are "other".
+        pipeline_tag="other" if is_classifier else "feature-extraction",
+        datasets=[*known.datasets] or None,
+        metrics=[*(scores or {})] or None,
     )
     card = ModelCard.from_template(
         metadata,
@@ -128,6 +140,11 @@ def build_model_card(
         scan=scan,
         needs=None if provenance is None else provenance.needs,
         limits_of=likely,
+        trained_on=known.trained_on,
+        claims=known.claims,
+        published=origin.published,
+        scores=scores,
+        scored_on=scored_on,
         limits=entry.limits if likely or entry.limits else (_NOTHING_REPORTED,),
         terms=terms_of(origin.license_id, origin.license_name),
         citation=entry.citation,
@@ -166,7 +183,15 @@ def converted_model_card(
 
 
 def trained_model_card(
-    title: str, model: Any, extractor: Any, parent: str | Path | None, *, synthetic: bool = False
+    title: str,
+    model: Any,
+    extractor: Any,
+    parent: str | Path | None,
+    *,
+    synthetic: bool = False,
+    trained_on: str | None = None,
+    scores: Mapping[str, str] | None = None,
+    scored_on: str | None = None,
 ) -> str:
     """Card of a model that was trained with this package, with the notices of the weights that it started from.
 
@@ -177,12 +202,15 @@ def trained_model_card(
         parent: folder or Hub name of the model that it started from; `None` or a named configuration for random
             weights.
         synthetic: whether it was trained on scans that were made up, see [`synthetic_scans`].
+        trained_on: the scans of training, in a sentence.
+        scores, scored_on: of [`build_model_card`].
     """
     if str(parent) in MODELS and not Path(str(parent)).is_dir():
         parent = None
     limits = () if parent is None else ("What is known of the model that it started from: see its card.",)
-    entry = NamedModel(limits=((_SYNTHETIC,) if synthetic else ()) + limits)
-    return build_model_card(title, entry, model.config, model=model, extractor=extractor, parent=parent)
+    entry = NamedModel(limits=((_SYNTHETIC,) if synthetic else ()) + limits, trained_on=trained_on)
+    known: dict[str, Any] = {"scores": scores, "scored_on": scored_on}
+    return build_model_card(title, entry, model.config, model=model, extractor=extractor, parent=parent, **known)
 
 
 def _origin(

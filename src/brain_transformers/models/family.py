@@ -77,6 +77,9 @@ class NamedModel:
         license: licence of those weights, `"unknown"` if their authors state none, or `None` if there are no weights.
         citation: the paper.
         limits: what is known not to work.
+        trained_on: the scans that the published weights were trained on, in a sentence or two.
+        datasets: their names, as tags of a card.
+        claims: numbers of the paper for this model, as far as they are known, in a sentence.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -87,6 +90,9 @@ class NamedModel:
     license: str | None = None
     citation: str | None = None
     limits: tuple[str, ...] = ()
+    trained_on: str | None = None
+    datasets: tuple[str, ...] = ()
+    claims: str | None = None
 
     @property
     def conversion(self) -> str:

@@ -1,6 +1,6 @@
 """BrainLM as a vision transformer over the parcel x time image (111M, 650M)."""
 
-from ..brainlm.family import COORDINATES, LICENSE, LIMITS, PAPER, TINY, authors_folder
+from ..brainlm.family import CLAIMS, COORDINATES, LICENSE, LIMITS, PAPER, TINY, TRAINED_ON, authors_folder
 from ..family import Family, NamedModel
 
 # Released weights were trained on robust-scaled signals of variance 0.711 divided by this. Source: evaluation logs of
@@ -30,6 +30,9 @@ FAMILY = Family(
             files=(authors_folder("vitmae_111M/"), COORDINATES),
             license=LICENSE,
             citation=PAPER,
+            trained_on=TRAINED_ON,
+            datasets=("uk-biobank",),
+            claims=CLAIMS,
             limits=(
                 "About half of the patches are constant padding, which costs time and adds nothing.",
                 *LIMITS,
@@ -49,6 +52,9 @@ FAMILY = Family(
             files=(authors_folder("vitmae_650M/"), COORDINATES),
             license=LICENSE,
             citation=PAPER,
+            trained_on=TRAINED_ON,
+            datasets=("uk-biobank",),
+            claims=CLAIMS,
             limits=(
                 "About half of the patches are constant padding, which costs time and adds nothing.",
                 *LIMITS,

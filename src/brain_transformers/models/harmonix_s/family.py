@@ -22,6 +22,8 @@ FAMILY = Family(
                 "Dong et al., Brain Harmony: A Multimodal Foundation Model Unifying Morphology and Function into 1D "
                 "Tokens, NeurIPS 2025 (arXiv 2509.24693)"
             ),
+            trained_on="T1 volumes of UK Biobank; what else, and how many, is not known here.",
+            datasets=("uk-biobank",),
             limits=(
                 "The licence is that of a badge in the authors' README (CC BY-NC-SA 4.0); they state none for the "
                 "weights by themselves: ask them before you share converted weights.",
