@@ -31,10 +31,13 @@ PUSH = """
     from pathlib import Path
     import brain_transformers as bt
     from brain_transformers.hub.sharing import push_folder
+    from transformers import AutoFeatureExtractor, AutoModelForPreTraining
 
     for folder in map(Path, sys.argv[1:]):
         print(push_folder(folder, f"lab/{folder.name}"))
-    # The way of transformers itself: a model alone, without this package's helper.
+        # The way of transformers itself: model and processor alone, without this package's helper.
+        AutoModelForPreTraining.from_pretrained(folder).push_to_hub(f"lab/own-{folder.name}", private=True)
+        AutoFeatureExtractor.from_pretrained(folder).push_to_hub(f"lab/own-{folder.name}")
     model = bt.BrainLMForSequenceClassification(bt.load_config("brainlm-tiny", num_labels=2))
     model.push_to_hub("lab/classifier", private=True)
 """
@@ -55,7 +58,7 @@ LOAD = """
 
     for source in sources:
         name = source.rpartition("/")[2]
-        scan, inputs = pickle.loads(Path(given, f"{name}.pickle").read_bytes())
+        scan, inputs = pickle.loads(Path(given, f"{name.removeprefix('own-')}.pickle").read_bytes())
         extractor = AutoFeatureExtractor.from_pretrained(source, **TRUST)
         body = AutoModel.from_pretrained(source, **TRUST).eval()
         head = AutoModelForPreTraining.from_pretrained(source, **TRUST).eval()
@@ -128,12 +131,13 @@ def test_a_pushed_folder_is_private_and_complete(published: Published) -> None:
 def test_a_pushed_model_comes_back_identical(how: str, published: Published, tmp_path: Path) -> None:
     """By its name, whether or not the user imports the package; and again from the folder that it is saved to."""
     root = next(iter(published.folders.values())).parent
-    repositories = [f"lab/{name}" for name in published.folders]
+    repositories = [f"lab/{way}{name}" for way in ("", "own-") for name in published.folders]
     client = published.hub.environment(tmp_path / "home")
     (tmp_path / "back").mkdir()
     run_python(LOAD, how, root, tmp_path / "back", *repositories, environment=client)
     for name, expected in published.expected.items():
         assert_same(expected, tmp_path / "back" / f"{name}.safetensors")
+        assert_same(expected, tmp_path / "back" / f"own-{name}.safetensors")
         for file in ("config.json", "preprocessor_config.json"):
             content = (tmp_path / "back" / name / file).read_text()
             assert f"lab/{name}--" not in content, "code must come from the saved folder"
@@ -300,14 +304,13 @@ def test_without_import_and_without_trust_the_error_says_what_to_do(published: P
 def test_where_the_package_is_absent_the_error_names_it(published: Published, tmp_path: Path) -> None:
     failed = run_python(
         """
+        import importlib.util
+        import os
         import sys
 
-        class Absent:
-            def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] == "brain_transformers":
-                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-        sys.meta_path.insert(0, Absent())
+        sys.path = [path for path in sys.path if not os.path.isdir(os.path.join(path, "brain_transformers"))]
+        sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder)]
+        assert importlib.util.find_spec("brain_transformers") is None
         from transformers import AutoConfig
         AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
         """,
@@ -317,7 +320,7 @@ def test_where_the_package_is_absent_the_error_names_it(published: Published, tm
     )
     assert failed.returncode
     assert "ImportError" in failed.stderr
-    assert "brain_transformers" in failed.stderr.splitlines()[-1]
+    assert "pip install brain_transformers" in failed.stderr.splitlines()[-1]
 
 
 def test_unknown_and_private_repositories_are_errors(published: Published, tmp_path: Path) -> None:

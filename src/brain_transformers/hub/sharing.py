@@ -176,7 +176,7 @@ def _licenses_of_folder(folder: Path) -> set[str | None]:
         if Path(source).is_dir():
             return found | _licenses_of_folder(Path(source))
         found |= licenses_of(AutoConfig.from_pretrained(source))
-    elif card:
+    elif card.get("license") is not None:
         license, name = license_on(card)
         found.add(name or license)
     return found

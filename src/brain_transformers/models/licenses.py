@@ -13,6 +13,8 @@ from huggingface_hub.utils import validate_repo_id
 
 LIBRARY = "brain-transformers"
 UNKNOWN = "unknown"
+UNREADABLE: dict[str, Any] = {"license": UNKNOWN}
+"""Metadata of a card that cannot be read."""
 _LOG = logging.getLogger(__name__)
 _ADDRESS = "https://creativecommons.org/licenses"
 
@@ -74,7 +76,7 @@ def hub_name(source: str | None) -> str | None:
 
 
 def card_of(model: str | Path) -> dict[str, Any] | None:
-    """Metadata of the card of a model; empty if it cannot be read, `None` if there is none.
+    """Metadata of the card of a model; [`UNREADABLE`] if it cannot be read, `None` if there is none.
 
     Args:
         model: folder, or name on the Hub, which is asked.
@@ -92,7 +94,7 @@ def card_of(model: str | Path) -> dict[str, Any] | None:
         return None
     except Exception as error:  # what a foreign card makes of the libraries is not to be listed
         _LOG.warning("The card of %s cannot be read (%s), so its licence counts as unknown.", model, error)
-        return {}
+        return UNREADABLE
 
 
 @functools.lru_cache

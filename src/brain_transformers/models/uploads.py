@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from transformers import PreTrainedModel
 
 from ..files import write_file
-from .licenses import LIBRARY, card_of, license_on, licenses_in, restriction
+from .licenses import LIBRARY, UNREADABLE, card_of, license_on, licenses_in, restriction
 
 
 def check_may_be_shared(what: str, licenses: set[str | None], allow_restricted: bool) -> None:
@@ -37,9 +37,10 @@ def licenses_of(config: Any) -> set[str | None]:
     and the configuration knows it from then on.
     """
     found: set[str | None] = {*licenses_in(config.to_dict())}
-    if not found and config.name_or_path and (card := card_of(config.name_or_path)) is not None:
+    card = card_of(config.name_or_path) if config.name_or_path and not found else None
+    if card is not None and card.get("license") is not None:
         license, name = license_on(card)
-        if card:  # one that cannot be read today may be read another day
+        if card != UNREADABLE:  # one that cannot be read today may be read another day
             config.weights_license = name or license
         found = {name or license}
     return found - {None}
