@@ -314,7 +314,8 @@ def test_centres_of_an_existing_model(folder, capsys):
     assert model.config.coordinates_source == "others.tsv"
     assert model.base_model.coordinates[1].tolist() == [3, 1, 1]
     assert AutoFeatureExtractor.from_pretrained(folder / "run").coordinates[1] == [3, 1, 1]
-    inputs = AutoFeatureExtractor.from_pretrained(folder / "run")(np.ones((12, 60)) + np.eye(12, 60), t_r=0.72)
+    extractor = AutoFeatureExtractor.from_pretrained(folder / "run")
+    inputs = extractor(np.ones((12, 60)) + np.eye(12, 60), t_r=0.72, roi_order=extractor.roi_order)
     assert inputs["coordinates"][0][1].tolist() == [3, 1, 1]
     # A model that was saved without them gets them too.
     config = json.loads((folder / "model" / "config.json").read_text())

@@ -497,10 +497,11 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             fitted = ", not fitted" if self.statistics is None else f", fitted on {n_scans or 'the'} training scans"
         divided = f", divided by {self.divisor}" if self.divisor != 1.0 else ""
         band = "" if self.band_pass is None else f"{self.band_pass[0]:g} to {self.band_pass[1]:g} Hz"
+        order = "in an order that nobody said" if self.roi_order is None else order_name(self.output_roi_order)
         time_ = "any t_r, as it is" if self.t_r is None else f"t_r {self.t_r:g} s, others are resampled"
         how = {"filter": " (interpolated)", "frames": " (frames are picked)"}[self.resampling] if self.t_r else ""
         return {
-            "scans": f"series of {self.n_rois} parcels, {order_name(self.output_roi_order)}",
+            "scans": f"series of {self.n_rois} parcels, {order}",
             "inputs": f"signals (batch, {self.n_rois}, {self.n_timepoints})",
             "scale": f"{self.normalization}{fitted}{divided}",
             **({"band": band} if band else {}),
