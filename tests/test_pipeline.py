@@ -67,9 +67,11 @@ def test_what_is_wrong_is_said(folder: Path) -> None:
         ({"pooling": "some"}, "pooling to be one of"),
     ):
         with pytest.raises(ValueError, match=said):
-            features(scan, **given)
+            features(scan, roi_order=LABELS, **given)
     with pytest.raises(ValueError, match="4"):
-        features(scan[:3], t_r=2.0)
+        features(scan[:3], t_r=2.0, roi_order=LABELS)
+    with pytest.raises(ValueError, match="Expected roi_order of the scan, got none"):
+        features(scan, t_r=2.0)
     with pytest.raises(ValueError, match=r"is a folder. Make a table of it with brain_transformers\.embed"):
         features(str(folder))
     with pytest.raises(FileNotFoundError, match="there is no such folder or file"):

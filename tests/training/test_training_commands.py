@@ -73,7 +73,8 @@ def test_pretrain_then_finetune(prepared, tmp_path, capsys):
     model, extractor = AutoModel.from_pretrained(output), AutoFeatureExtractor.from_pretrained(output)
     assert model.config.n_rois == 12
     assert model.config.t_r == 0.7
-    inputs = extractor(make_signals(1, 12, 100)[0] * 50, t_r=0.7, return_tensors="pt")
+    scan, order = make_signals(1, 12, 100)[0] * 50, extractor.roi_order
+    inputs = extractor(scan, t_r=0.7, roi_order=order, return_tensors="pt")
     assert torch.isfinite(model(**inputs).pooler_output).all()
 
     classified = tmp_path / "classified"
