@@ -9,7 +9,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .masking import TokenIds, gather_tokens
 from .packing import SequenceLengths, attend_within_samples
-from .plain import is_plain
+from .plain import is_plain, product
 
 
 def eager_attention(
@@ -78,7 +78,7 @@ class SelfAttention(nn.Module):
         """Query, key and value, each `(batch, n_heads, n_tokens, head_dim)`; queries only of `query_ids`, if given."""
         heads = (self.num_attention_heads, self.head_dim)
         if query_ids is None or not is_plain(self.qkv):
-            query, key, value = self.qkv(hidden_states).unflatten(2, (3, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
+            query, key, value = product(self.qkv, hidden_states).unflatten(2, (3, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
             if query_ids is not None:
                 query = gather_tokens(query.transpose(1, 2).flatten(2), query_ids).unflatten(2, heads).transpose(1, 2)
             return query, key, value
@@ -147,4 +147,4 @@ class SelfAttention(nn.Module):
         if keep_mask is not None:
             kept = keep_mask[:, :, None] if query_ids is None else gather_tokens(keep_mask[:, :, None], query_ids)
             context = context.masked_fill(~kept, 0.0)
-        return self.out_proj(context), weights
+        return product(self.out_proj, context), weights
