@@ -21,7 +21,7 @@ alone. The first three quarters are for training, the last for the tests. Everyt
 `stages.png` shows the three losses, `t1.png` hidden blocks of volumes, `modalities.png` the last step; all numbers are
 in `metrics.json`.
 
-What to expect, with the defaults (a quarter of an hour on two cores that others used too): the fine-tuned model names
+What to expect, with the defaults (five minutes on two cores that others used too): the fine-tuned model names
 all seven people of the last quarters, and so do the nearest connectivity and the nearest mean of each region, without
 any training: the published scale keeps levels of regions, by which a person is told within one session. A linear
 probe of the hub tokens tells all people and all sizes. Stage 1 ends at an error of 0.26 of the tokens' variance, where

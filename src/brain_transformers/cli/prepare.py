@@ -282,6 +282,8 @@ def run(args: argparse.Namespace) -> int:
             raise
         for shards in held:
             shards.remove()
+            if not args.merge:  # a folder of this command alone, where datasets may have left a cache
+                shutil.rmtree(shards.folder, ignore_errors=True)
         shutil.rmtree(scans, ignore_errors=True)
     return 1 if args.strict and left_out else 0
 
