@@ -124,8 +124,8 @@ def fetched_folder(name: str) -> Path:
         takes = "takes the files that you download from" if given else "fetches them from"
         how = f"`brain-transformers get {name}{given}` {takes} their authors ({entry.source})."
     raise FileNotFoundError(
-        f"There are no weights of {name} here. {how} Random weights: "
-        f"AutoModel.from_config(brain_transformers.load_config({name!r}))."
+        f"There are no weights of {name} here. {how} Random weights: brain_transformers.new_model({name!r}, dataset), "
+        "with the parcels of your dataset."
     )
 
 

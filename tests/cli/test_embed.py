@@ -75,6 +75,28 @@ def embed(folder: Path, output: Path, *more: str) -> int:
     return main(["embed", str(folder / "dataset"), *arguments])
 
 
+def test_scans_of_another_kind_and_files_that_are_none_are_told_first(folder: Path, tmp_path: Path, capsys) -> None:
+    config = bt.load_config("harmonix-s-tiny")
+    bt.HarmonixSModel(config).save_pretrained(tmp_path / "t1")
+    bt.T1FeatureExtractor.from_model_config(config).save_pretrained(tmp_path / "t1")
+    table = tmp_path / "table.parquet"
+    embed(folder, table)
+    before = table.read_bytes()
+    capsys.readouterr()
+    for more in ([], ["--tokens"]):
+        output = tmp_path / "tokens" if more else table
+        command = ["embed", str(folder / "dataset"), "--model", str(tmp_path / "t1"), "--output", str(output)]
+        assert main([*command, "--device", "cpu", *more]) == 2
+        said = capsys.readouterr()
+        assert "expected rows with t1, as the model reads them, got series of ROIs" in said.err
+        assert not said.out
+        assert "scan/s" not in said.err
+    command = ["embed", str(table), "--model", str(folder / "model"), "--output", str(tmp_path / "q.csv")]
+    assert main([*command, "--device", "cpu"]) == 2
+    assert f"{table} is no scan: expected a file ending in .npy" in capsys.readouterr().err
+    assert table.read_bytes() == before
+
+
 def test_table_is_whole_and_parts_are_gone(folder: Path, tmp_path: Path, capsys) -> None:
     assert embed(folder, tmp_path / "table.parquet") == 0
     table = pd.read_parquet(tmp_path / "table.parquet")

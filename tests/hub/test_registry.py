@@ -43,6 +43,7 @@ def test_a_known_name_without_a_folder_says_how_to_get_the_weights(name: str, lo
         LOADERS[load](name)
     assert time.perf_counter() - begin < 2
     assert str(MODELS[name].source) in str(caught.value)
+    assert f"brain_transformers.new_model({name!r}, dataset)" in str(caught.value)
 
 
 @pytest.mark.parametrize("load", LOADERS)

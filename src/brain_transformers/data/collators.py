@@ -9,7 +9,7 @@ import torch
 
 from ..processing.base import ScanProcessor, join
 from ..processing.time import WINDOWS
-from .labels import class_name
+from .labels import check_column, class_name
 from .participants import is_gap
 from .row_randomness import EPOCH, EVALUATION_EPOCH, ROW_INDEX, BatchNumbers, RowRandomness, SeededDraws, row_key
 
@@ -127,7 +127,7 @@ class ScanCollator:
             for key in (ROW_INDEX, EPOCH):  # collators that make tensors of every key
                 batch.pop(key, None)
             if self.label_column is not None:
-                batch["labels"] = self._labels([row[self.label_column] for row in rows])
+                batch["labels"] = self._labels(rows)
         if self.augment is None and self.masks is None:
             return batch
         main = next(iter(batch))
@@ -167,8 +167,7 @@ class ScanCollator:
             batch = {name: value.unflatten(0, (len(rows), -1)) for name, value in batch.items()}
             counts = torch.ones(len(rows), dtype=torch.int64)
         if self.label_column is not None:
-            labels = self._labels([row[self.label_column] for row in rows])
-            batch["labels"] = torch.repeat_interleave(labels, counts)
+            batch["labels"] = torch.repeat_interleave(self._labels(rows), counts)
         if self.return_windows or (evaluation and window in ("all", "cover")):
             batch["scan_index"] = torch.repeat_interleave(torch.arange(len(rows)), counts)
         if self.return_windows:
@@ -200,11 +199,12 @@ class ScanCollator:
         """Refuse a dataset with a scan that has no label, before training instead of when its batch comes.
 
         Raises:
-            ValueError: saying how many there are and how to leave them out.
+            ValueError: if it has no such column, or saying how many there are and how to leave them out.
         """
-        name = self.label_column
-        if name is None or name not in (getattr(rows, "column_names", None) or ()) or not hasattr(rows, "__len__"):
+        name, names = self.label_column, getattr(rows, "column_names", None)
+        if name is None or not names or not hasattr(rows, "__len__"):
             return  # what cannot be looked through is told by its batch
+        check_column(names, name, "dataset")
         missing = sum(map(is_gap, rows.with_format(None).select_columns([name])[name]))
         if missing:
             raise ValueError(self._without_label(f"{missing} of {len(rows)} scans have"))
@@ -216,7 +216,11 @@ class ScanCollator:
             f"row[{name!r}] == row[{name!r}])."
         )
 
-    def _labels(self, values: list[Any]) -> torch.Tensor:
+    def _labels(self, rows: Rows) -> torch.Tensor:
+        name = str(self.label_column)
+        for row in rows:
+            check_column([key for key in row if key not in (ROW_INDEX, EPOCH)], name, "row")
+        values: list[Any] = [row[name] for row in rows]
         if any(map(is_gap, values)):
             raise ValueError(self._without_label("A scan of this batch has"))
         if self.label2id is not None:

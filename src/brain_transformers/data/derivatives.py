@@ -4,6 +4,7 @@ Everything here is told by names, so that a tree of many thousand files is under
 """
 
 import fnmatch
+import glob
 import json
 import os
 import re
@@ -274,8 +275,12 @@ def _candidates(
         else:
             candidates.append(name)
     if not candidates:
+        alone = next((name for name in everything if pattern == glob.escape(name)), None)
         suffixes = (DENSE_SUFFIX,) if dense else IMAGE_SUFFIXES if images else (*SERIES_SUFFIXES, *HDF5_SUFFIXES)
         default = f"**/*{images}" if dense else f"**/*{images}.nii*" if images else "**/*"
+        if alone is not None:
+            why = found.left_out.get(alone) or f"expected a file ending in {', '.join(suffixes)}"
+            raise ValueError(f"{root / alone} is no scan: {why}.{'' if images else _for_images([alone])}")
         hint = "" if images else _for_images(everything)
         hint += (
             f" {len(found.left_out)} files are no scans (first: {_first(found.left_out)})." if found.left_out else ""

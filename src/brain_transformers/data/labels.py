@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,12 +79,17 @@ def column_values(dataset: Any, name: str, what: str = "dataset") -> list[Any]:
     if len(dataset) == 0:
         raise ValueError(f"The {what} has no rows. Check where it comes from.")
     names = getattr(dataset, "column_names", None) or list(dataset[0])
-    if name not in names:
-        others = sorted(set(names).difference(*(kind.columns for kind in row_kinds.ROW_KINDS)))
-        raise ValueError(f"The {what} has no column {name!r}; it has {', '.join(others)}.")
+    check_column(names, name, what)
     if hasattr(dataset, "column_names"):
         return list(dataset.with_format(None).select_columns([name])[name])
     return [dataset[number][name] for number in range(len(dataset))]
+
+
+def check_column(names: Iterable[str], name: str, what: str) -> None:
+    """Raise ValueError, with the columns that may hold labels, unless a column is among them."""
+    if name not in names:
+        others = sorted(set(names).difference(*(kind.columns for kind in row_kinds.ROW_KINDS)))
+        raise ValueError(f"The {what} has no column {name!r}; it has {', '.join(others)}.")
 
 
 def labelled_rows(dataset: Any, column: str, what: str = "dataset") -> tuple[list[int], list[Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..optional import require
+from ..processing.base import ScanProcessor
 from ..processing.rows import scan_name
 from ..processing.structural import CROPPED_SHAPE, T1_DTYPES, open_t1
 from ..processing.volume_frames import BACKGROUNDS, NORMALIZATIONS, STORED_DTYPES, open_frames
@@ -86,6 +87,23 @@ def kind_of(columns: Collection[str]) -> RowKind | None:
 def kind_of_row(row: Mapping[str, Any]) -> RowKind | None:
     """The kind of a row by its scan alone, whatever else is known of it."""
     return max((kind for kind in ROW_KINDS if kind.is_of(row)), key=lambda kind: len(kind.needed), default=None)
+
+
+def check_splits(splits: Mapping[str, Any], processor: ScanProcessor, name: str = "the dataset") -> None:
+    """Refuse splits whose columns hold other scans than a processor reads; `name` is for messages.
+
+    Raises:
+        ValueError: saying what they hold.
+    """
+    for rows in splits.values():
+        columns = getattr(rows, "column_names", None) or []
+        kind = kind_of(columns)
+        own = columns if kind is None else kind.scan_columns or tuple(kind.columns)[:1]
+        if own and set(own).isdisjoint((*processor.reads, *processor.model_input_names)):
+            raise ValueError(
+                f"{name}: expected rows with {', '.join(processor.reads)}, as the model reads them, got "
+                f"{'rows with ' + ', '.join(columns[:8]) if kind is None else kind.name}. Take a model for these."
+            )
 
 
 def span(values: Collection[float]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..data.participants import table_cell
-from ..data.row_kinds import kind_of_row
+from ..data.row_kinds import check_splits, kind_of_row
 from ..data.scan_names import NAME_COLUMNS
 from ..files import check_same, digest, locked, to_json, whole_file, write_file
 from ..optional import require
@@ -252,6 +252,9 @@ class _Work:
     on_error: str
     made_by: Mapping[str, str]
     options: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check_splits(self.splits, self.processor)
 
     def missing(self, known: set[str]) -> list[tuple[str, int]]:
         """The scans whose digest is not among these."""

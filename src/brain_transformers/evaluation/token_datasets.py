@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.collators import ScanCollator
 from ..data.participants import table_cell
-from ..data.row_kinds import TOKENS, arrow_table, kind_of
+from ..data.row_kinds import TOKENS, arrow_table, check_splits, kind_of
 from ..data.saved_datasets import SKIPPED_FILE, is_saved_file
 from ..files import digest, locked, to_json, whole_file, whole_folder, write_file
 from ..optional import require
@@ -85,6 +85,7 @@ def embed_tokens(
     jobs = [(split, rows, start) for split, rows in splits.items() for start in range(0, len(rows), part_size)]
     if not jobs:
         raise ValueError("There are no scans, so there is nothing to embed.")
+    check_splits(splits, processor)
     parts = Parts(output.with_name(f".{output.name}.parts"), len(jobs), ".arrow")
     settings = {
         "weights": digest(model.state_dict()),

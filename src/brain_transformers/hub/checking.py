@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..data.row_kinds import kind_of
+from ..data.row_kinds import check_splits
 from ..data.saved_datasets import is_saved, load_parts
 from ..data.sources import folder_builder
 from ..data.synthetic import SYNTHETIC
@@ -239,15 +239,7 @@ class _Source:
             scans = [_as_row(scan, number, options) for number, scan in enumerate(scans)]
         by_name = isinstance(scans, Mapping) and processor.reads[0] not in scans
         parts = scans if by_name else {"": [scans] if isinstance(scans, Mapping) else scans}
-        for part in parts.values():
-            columns = getattr(part, "column_names", None)
-            if columns is not None and not set(processor.reads[:1]) <= set(columns):
-                kind = kind_of(columns)
-                raise ValueError(
-                    f"{name}: expected rows with {', '.join(processor.reads)}, as the model reads them, got "
-                    f"{'rows with ' + ', '.join(columns[:8]) if kind is None else kind.name}. Check them against a "
-                    "model for these."
-                )
+        check_splits(parts, processor, name)
         lengths = [len(part) if hasattr(part, "__len__") else None for part in parts.values()]
         total = None if None in lengths else sum(length or 0 for length in lengths)
         rows = ((split, row, "", ()) for split, part in parts.items() for row in _numpy(part))

@@ -201,7 +201,11 @@ class ScanProcessor(FeatureExtractionMixin, abc.ABC):
             ValueError: if it does not.
         """
         if not isinstance(item, Mapping) or item.get(self.reads[0]) is None:
-            what = f"a row with {', '.join(map(str, item))}" if isinstance(item, Mapping) else type(item).__name__
+            what = (
+                f"a row with {', '.join(map(str, list(item)[:8]))}"
+                if isinstance(item, Mapping)
+                else type(item).__name__
+            )
             raise ValueError(f"Expected scan {index} as a row with {', '.join(self.reads)}, got {what}.")
         return item
 

@@ -3,7 +3,7 @@
 import errno
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,7 +92,8 @@ class SeededTrainer(FiniteTrainer):
     Raises:
         TypeError: if `args` are not of the class that the Trainer needs.
         ValueError: with `remove_unused_columns=True`, a sampling strategy other than random and sequential, a strategy
-            of uploading checkpoints, or where evaluation is asked for without an `eval_dataset`.
+            of uploading checkpoints, where evaluation is asked for without an `eval_dataset`, or for a `train_dataset`
+            of several splits.
     """
 
     arguments_class: ClassVar[type[TrainingArguments]] = TrainingArguments
@@ -119,6 +120,11 @@ class SeededTrainer(FiniteTrainer):
             )
         if args is not None:
             check_for_training(args, eval_dataset)
+        if isinstance(train_dataset, Mapping):
+            raise ValueError(
+                "Expected the rows of one split as train_dataset, got all of a dataset. Pass dataset['train']; it has "
+                f"splits {', '.join(map(str, train_dataset))}."
+            )
         super().__init__(
             model=model,
             args=args,

@@ -397,7 +397,7 @@ class BrainLMModel(BrainLMPreTrainedModel):
             if self.config.coordinates_source is None:
                 raise ValueError(
                     f"This model stores no parcel centres. Pass coordinates=(batch, {n_rois}, 3) in mm MNI (a feature "
-                    "extractor that knows them does so), or call set_table('coordinates', ...) once."
+                    "extractor that knows them does so), or call set_table('coordinates', array, source) once."
                 )
             coordinates = self.coordinates
         check_tensor("coordinates", coordinates)

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...data.collators import ScanCollator
+from ...data.row_kinds import kind_of
+from ...processing.base import ScanProcessor
 from ..parameter_groups import without_adapters
 from ..schedules import warm_restarts_lr
 from ..seeded_trainer import SeededTrainer
@@ -16,18 +19,49 @@ class FineTuningTrainer(SeededTrainer):
     """[`SeededTrainer`] with `layer_decay` and `cycle_epochs` of [`FineTuningArguments`].
 
     At `layer_decay=1` the groups are those of `transformers.Trainer`, and below it those of [`fine_tuning_groups`].
-    Evaluation gives one prediction a scan, whether the collator cuts one window of it or several.
+    Evaluation gives one prediction a scan, whether the collator cuts one window of it or several. Without a
+    `data_collator`, scans with a column `labels` are cut by `processing_class`: random windows in training, all of
+    each scan in evaluation.
     """
 
     args: FineTuningArguments
 
     def set_up(self, data_collator: Callable[..., Any] | None) -> None:
         """See [`SeededTrainer.set_up`]; labels are looked at before training."""
+        if data_collator is None:
+            self._collate_scans()
         check: Any = getattr(self.data_collator, "check_labels", None)
         sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         for rows in (self.train_dataset, *sets):
             if check is not None and rows is not None:
                 check(getattr(rows, "dataset", rows))
+
+    def _collate_scans(self) -> None:
+        """Make a collator for scans with `labels`, where none is given; rows of inputs need none.
+
+        Raises:
+            ValueError: for scans without labels or without a processor.
+        """
+        rows: Any = self.train_dataset
+        columns = getattr(getattr(rows, "dataset", rows), "column_names", None) or ()
+        if kind_of(columns) is None:
+            return
+        label = next((name for name in ("labels", "label") if name in columns), None)
+        if label is None or not isinstance(self.processing_class, ScanProcessor):
+            raise ValueError(
+                "Expected a data_collator, which cuts the scans and finds their labels. Pass data_collator="
+                'ScanCollator(extractor, label_column="..."), with train_window="random", eval_window="cover", seed=0.'
+            )
+        config: Any = without_adapters(self.model).config
+        self.data_collator = ScanCollator(
+            self.processing_class,
+            label,
+            label2id=config.label2id if isinstance(rows[0][label], str) else None,
+            regression=config.problem_type == "regression" or config.num_labels == 1,
+            train_window="random",
+            eval_window="cover",
+            seed=self.row_seed,
+        )
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward pass, over a mixed batch if `mixup_alpha` is set."""
