@@ -350,7 +350,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
             scaled = scaling.scaling_of(
                 self.normalization,
                 signals,
-                scaling.row_statistics(signals),
+                scaling.row_statistics(signals, self.normalization),
                 rows.index,
                 statistics=self.statistics,
                 order=rows.order,
