@@ -182,7 +182,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         self.band_pass = check_band(band_pass)
         self.resampling = resampling
         self.parcel_map = None if parcel_map is None else checked_map(parcel_map, self.roi_order)
-        self._known_rows: dict[Any, Rows] = {}
+        self._known_rows: dict[Any, tuple[Rows, Any]] = {}
         self._n_looked_at = 0
 
     @classmethod
@@ -387,18 +387,18 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         own = None if self.roi_order is None else roi_order_text(self.roi_order)
         given = None if roi_order is None else roi_order_text(roi_order)
         # Attributes may be set after construction, so the rows depend on them too.
+        own_table = np.asarray(self.coordinates).tolist() if hasattr(self.coordinates, "shape") else self.coordinates
+        key = (given, sort, own, self.n_rois, self.sort_rows, self.missing_rois, id(self.parcel_map))
+        if coordinates is None and key in self._known_rows and self._known_rows[key][1] == own_table:
+            return self._known_rows[key][0]
         centres = None if self.coordinates is None else np.asarray(self.coordinates, dtype=np.float32)
-        table = None if centres is None else centres.tobytes()
-        key = (given, sort, own, self.n_rois, self.sort_rows, self.missing_rois, table, id(self.parcel_map))
-        if coordinates is None and key in self._known_rows:
-            return self._known_rows[key]
         if centres is None and self.roi_order is not None:
             centres = roi_coordinates(self.roi_order)
         how = (self.sort_rows if sort else None, self.missing_rois, self.parcel_map)
         parcels = ModelParcels(self.roi_order, self.n_rois, centres, *how)
         rows = parcels.rows(roi_order, coordinates, self.warn_once)
         if coordinates is None:
-            self._known_rows[key] = rows
+            self._known_rows[key] = (rows, copy.deepcopy(own_table))
         return rows
 
     # --- its windows ---

@@ -40,7 +40,7 @@ def check_t_r(t_r: Any, name: str = "t_r") -> float:
         ValueError: for what is no number, not finite, or outside 0.05 s to 30 s.
     """
     value = t_r.item() if getattr(t_r, "size", None) == 1 and hasattr(t_r, "item") else t_r
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, (float, numbers.Real)):
         raise ValueError(f"Expected {name} to be a number of seconds, got {t_r!r:.80}. Give it as in t_r=0.72.")
     try:
         seconds = float(value)
@@ -56,7 +56,7 @@ def check_t_r(t_r: Any, name: str = "t_r") -> float:
 
 def known_t_r(t_r: Any, name: str = "t_r") -> float | None:
     """`t_r` as [`check_t_r`] gives it, or `None` where it is not known (`None` or NaN, as in rows of a dataset)."""
-    if t_r is None or (isinstance(t_r, numbers.Real) and t_r != t_r):
+    if t_r is None or (isinstance(t_r, (float, numbers.Real)) and t_r != t_r):
         return None
     return check_t_r(t_r, name)
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset, Sampler
 
+from ..data.row_kinds import NumpyRows
 from ..data.row_randomness import EPOCH, EVALUATION_EPOCH, ROW_INDEX, epoch_order
 
 
@@ -36,7 +37,7 @@ class SeededRows(Dataset):
         if isinstance(format_of, dict) and format_of.get("type") is None:
             # A `datasets.Dataset` would give Python lists, which takes ten to forty times longer.
             dataset = dataset.with_format("numpy")
-        self.dataset = dataset
+        self.dataset, self._rows = dataset, NumpyRows.of(dataset)
 
     @classmethod
     def wrap(cls, dataset: Any) -> Any:
@@ -52,7 +53,7 @@ class SeededRows(Dataset):
 
     def __getitem__(self, key: RowKey | int) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (EVALUATION_EPOCH, int(key))
-        row = dict(self.dataset[index])
+        row = dict(self._rows[index])
         row[ROW_INDEX], row[EPOCH] = index, epoch
         return row
 
