@@ -1,5 +1,7 @@
 """Rows of a dataset become batches that models take."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -118,3 +120,20 @@ def test_error_names_the_row(dataset, extractor):
     extractor.short_scans = "error"
     with pytest.raises(ValueError, match=r"Expected scan 2 with at least 40 timepoints, got 25"):
         ScanCollator(extractor)([dataset[2]])
+
+
+def test_batch_is_the_same_where_only_some_scans_have_a_mask():
+    arrays = [np.random.default_rng(seed).normal(100, 1, (24, 120)) for seed in range(3)]
+    arrays[1] = arrays[1][:, :30]
+    rows = [
+        {"signals": array.astype(np.float32), "n_rois": 24, "n_timepoints": array.shape[1], "t_r": None}
+        for array in arrays
+    ]
+    made = ROISeriesFeatureExtractor(n_rois=24, n_timepoints=80, patch_size=20, normalization="zscore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = made(rows)
+        batch = ScanCollator(made)(rows)
+    assert list(batch) == list(alone)
+    for name, values in alone.items():
+        np.testing.assert_array_equal(batch[name], values)

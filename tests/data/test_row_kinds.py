@@ -1,5 +1,6 @@
 """Rows of another modality: a kind and a builder of a few lines, and nothing generic knows of them."""
 
+import pickle
 import warnings
 from typing import Any
 
@@ -108,3 +109,35 @@ def test_labels_are_proposed_without_what_belongs_to_the_scan(folder, tmp_path):
     rows = build(folder, tmp_path)
     with pytest.raises(ValueError, match="no column 'sex'; it has acq, age, desc"):
         column_values(rows, "sex")
+
+
+def test_quick_rows_are_those_of_the_dataset():
+    value = datasets.Value
+    features = {name: value(name) for name in ("int64", "int32", "float64", "float32", "string", "bool")}
+    features |= {f"{name}s": datasets.List(value(name)) for name in ("float32", "float64", "int32", "bool")}
+    row = {"int64": 3, "int32": 4, "float64": 0.5, "float32": 0.25, "string": "sub-01", "bool": True}
+    row |= {"float32s": [1.0, None, 2.0], "float64s": [0.1], "int32s": [1, 2], "bools": [True, False]}
+    rows = [row, dict.fromkeys(row), {**row, "float32s": [], "bools": [], "string": ""}, {**row, "int64": 5}]
+    dataset = datasets.Dataset.from_list(rows, features=datasets.Features(features)).with_format("numpy")
+    for part in (dataset, dataset.select([3, 0, 1]), dataset.shuffle(seed=1)):
+        quick = row_kinds.NumpyRows.of(part)
+        assert isinstance(quick, row_kinds.NumpyRows)
+        for number in (*range(len(part)), -1):
+            for name, expected in part[number].items():
+                found = quick[number][name]
+                np.testing.assert_array_equal(found, expected)
+                assert getattr(found, "dtype", None) == getattr(expected, "dtype", None) or name == "string"
+    with pytest.raises(IndexError):
+        row_kinds.NumpyRows.of(dataset)[4]
+    nested = datasets.Dataset.from_dict({"frames": [[[1.0, 2.0]]]}).with_format("numpy")
+    for other in (nested, dataset.with_format("torch"), dataset.with_format("numpy", columns=["int64"]), rows):
+        assert row_kinds.NumpyRows.of(other) is other
+
+
+def test_quick_rows_copy_no_scan_and_reach_workers(tmp_path):
+    made = bt.data.dataset_from_arrays([np.ones((4, 50), np.float32)] * 3, roi_order=list("abcd"), t_r=2.0)
+    made.save_to_disk(tmp_path)
+    quick = row_kinds.NumpyRows.of(bt.load_dataset(tmp_path))
+    signals = quick[1]["signals"]
+    assert np.shares_memory(signals, quick[1]["signals"]) and not signals.flags.writeable
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(quick))[2]["signals"], np.ones(200))

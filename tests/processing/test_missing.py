@@ -13,6 +13,7 @@ from brain_transformers.processing.connectivity import functional_connectivity, 
 from brain_transformers.processing.missing import missing_frames, outliers
 from brain_transformers.processing.roi_series import ROISeriesFeatureExtractor
 from brain_transformers.processing.rows import part_of_row, unpack_row
+from brain_transformers.processing.scaling import row_statistics
 
 N_ROIS, N_FRAMES = 24, 200
 CENSORED = np.random.default_rng(1).permutation(N_FRAMES - 1)[:80]
@@ -335,3 +336,40 @@ def test_a_part_of_a_row_keeps_its_own_cut_frames():
     np.testing.assert_array_equal(np.isnan(unpack_row(second)[0][0]), ~mask[100:])
     np.testing.assert_array_equal(unpack_row(second)[0][:, 5:], scan(5.0)[:, 105:])
     assert (second["n_timepoints"], second["half"], second["t_r"]) == (100, "second", 2.0)
+
+
+@pytest.mark.parametrize("how", ["moving", "still in three frames", "constant", "almost constant", "NaN"])
+@pytest.mark.parametrize("level", [0.0, 1000.0])
+def test_constant_rows_are_the_same_whichever_way_they_are_found(how, level):
+    series = scan(level)
+    series[3] = {
+        "moving": series[3],
+        "still in three frames": np.where(np.isin(np.arange(N_FRAMES), [0, 100, 199]), level, series[3]),
+        "constant": np.float32(level + 1),
+        "almost constant": np.float32(level + 1) * (1 + 3e-7 * (np.arange(N_FRAMES) % 2)),
+        "NaN": np.nan,
+    }[how]
+    found = row_statistics(series, "zscore-scan")
+    assert np.flatnonzero(found.constant).tolist() == ([] if how in ("moving", "still in three frames") else [3])
+    assert (found.non_finite is None) == (how != "NaN")
+
+
+def test_scan_zscore_has_the_bits_of_numpy_and_of_any_order():
+    series = scan(1000.0) + 50 * np.arange(N_ROIS, dtype=np.float32)[:, None]
+    expected = (series - np.float32(np.nanmean(series, dtype=np.float64))) / np.float32(
+        np.nanstd(series, ddof=1, dtype=np.float64)
+    )
+    labels = [f"parcel {row}" for row in range(N_ROIS)]
+    made = extractor(normalization="zscore-scan", roi_order=labels)
+    np.testing.assert_array_equal(made(series, roi_order=labels)["signals"][0], expected)
+    np.testing.assert_array_equal(made(series[::-1], roi_order=labels[::-1])["signals"][0], expected)
+
+
+def test_rows_follow_attributes_that_are_set_later():
+    labels = [f"parcel {row}" for row in range(N_ROIS)]
+    made = extractor(roi_order=labels, coordinates=np.zeros((N_ROIS, 3)))
+    made(scan(), roi_order=labels)
+    made.coordinates[5][1] = 7.0
+    assert made(scan(), roi_order=labels)["coordinates"][0, 5].tolist() == [0, 7, 0]
+    made.roi_order = labels[::-1]
+    np.testing.assert_array_equal(made(scan(), roi_order=labels)["signals"][0], scan()[::-1])

@@ -159,9 +159,7 @@ class ScanCollator:
             rng = self.rng_for_row(row) if window == "random" and self.rng_for_row is not None else None
             rngs = [rng] * (self.n_views or 1) if self.n_views is None or rng is None else rng.spawn(self.n_views)
             parts += [
-                one_each.take(
-                    processor(row, window=window, rng=rng, return_windows=True, n_windows=self.n_windows)
-                )
+                one_each.take(processor(row, window=window, rng=rng, return_windows=True, n_windows=self.n_windows))
                 for rng in rngs
             ]
         windows = [{name: value for name, value in part.items() if name not in _WINDOW_NAMES} for part in parts]

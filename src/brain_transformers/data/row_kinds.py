@@ -128,6 +128,9 @@ class NumpyRows:
 
     def __init__(self, table: Any):
         self.table = table
+        self.reads = [
+            _list_cell if hasattr(kind, "value_type") else _cell for kind in table.features.arrow_schema.types
+        ]
 
     @classmethod
     def of(cls, dataset: Any) -> Any:
@@ -141,7 +144,9 @@ class NumpyRows:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         table = self.table[index]
-        return {name: _cell(column.chunk(0)) for name, column in zip(table.column_names, table.columns)}
+        return {
+            name: read(column.chunk(0)) for name, read, column in zip(table.column_names, self.reads, table.columns)
+        }
 
 
 def _is_plain(kind: Any) -> bool:
@@ -152,9 +157,12 @@ def _is_plain(kind: Any) -> bool:
 
 
 def _cell(column: Any) -> Any:
-    """The only cell of an Arrow column, as numpy-format datasets have it: lists as float32, int64 or bool."""
-    if not hasattr(column, "flatten") or not hasattr(column.type, "value_type"):
-        return column.to_numpy(zero_copy_only=False)[0]
+    """The only cell of an Arrow column, as numpy-format datasets have it."""
+    return column.to_numpy(zero_copy_only=False)[0]
+
+
+def _list_cell(column: Any) -> np.ndarray | None:
+    """Its list, as float32, int64 or bool."""
     if column.null_count:
         return None
     values = column.flatten().to_numpy(zero_copy_only=False)

@@ -384,12 +384,12 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         return measured_part(signals, name, self.warn_once)
 
     def _rows(self, roi_order: ROIOrder | None, coordinates: np.ndarray | None, sort: bool = True) -> Rows:
-        own = None if self.roi_order is None else roi_order_text(self.roi_order)
-        given = None if roi_order is None else roi_order_text(roi_order)
+        given = roi_order if roi_order is None or isinstance(roi_order, str) else roi_order_text(roi_order)
         # Attributes may be set after construction, so the rows depend on them too.
-        own_table = np.asarray(self.coordinates).tolist() if hasattr(self.coordinates, "shape") else self.coordinates
-        key = (given, sort, own, self.n_rois, self.sort_rows, self.missing_rois, id(self.parcel_map))
-        if coordinates is None and key in self._known_rows and self._known_rows[key][1] == own_table:
+        table = np.asarray(self.coordinates).tolist() if hasattr(self.coordinates, "shape") else self.coordinates
+        key = (given, sort, self.n_rois, self.sort_rows, self.missing_rois, id(self.parcel_map))
+        made_of = (self.roi_order, table)
+        if coordinates is None and key in self._known_rows and self._known_rows[key][1] == made_of:
             return self._known_rows[key][0]
         centres = None if self.coordinates is None else np.asarray(self.coordinates, dtype=np.float32)
         if centres is None and self.roi_order is not None:
@@ -398,7 +398,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         parcels = ModelParcels(self.roi_order, self.n_rois, centres, *how)
         rows = parcels.rows(roi_order, coordinates, self.warn_once)
         if coordinates is None:
-            self._known_rows[key] = (rows, copy.deepcopy(own_table))
+            self._known_rows[key] = (rows, copy.deepcopy(made_of))
         return rows
 
     # --- its windows ---
