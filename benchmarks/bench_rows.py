@@ -2,13 +2,15 @@
 
     python benchmarks/bench_rows.py [ENTRY ...] --threads 1
 
-The file lies in the cache of the system. The plain side scales and cuts as ours does and checks nothing; ours looks for
-frames that were not measured, outliers and constant parcels, draws each window by seed, epoch and row, and gives the
-centres of the parcels too. `ms_a_scan` in the results is our time for one scan, from Arrow to the batch.
+The file lies in the cache of the system. The plain side scales and cuts as ours does and checks nothing; ours looks
+for frames that were not measured, outliers and constant parcels, draws each window by seed, epoch and row, and gives
+the centres of the parcels too. `cpu_ms_a_scan` in the results is our time for one scan, from Arrow to the batch, of
+the processor and not of the clock.
 """
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,9 @@ def _windows(normalization: str, plain: Callable[[np.ndarray], tuple[Any, Any]])
             target=0.8,  # all checks cost a quarter of the time at most
             tolerance=1e-5,
         )
-    result.notes["ms_a_scan"] = round(1e3 * result.ours_s / _N_SCANS, 3)
+        start = time.process_time()
+        ours()
+        result.notes["cpu_ms_a_scan"] = round(1e3 * (time.process_time() - start) / _N_SCANS, 3)
     return result
 
 

@@ -139,5 +139,6 @@ def test_quick_rows_copy_no_scan_and_reach_workers(tmp_path):
     made.save_to_disk(tmp_path)
     quick = row_kinds.NumpyRows.of(bt.load_dataset(tmp_path))
     signals = quick[1]["signals"]
-    assert np.shares_memory(signals, quick[1]["signals"]) and not signals.flags.writeable
+    assert np.shares_memory(signals, quick[1]["signals"])
+    assert not signals.flags.writeable
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(quick))[2]["signals"], np.ones(200))
