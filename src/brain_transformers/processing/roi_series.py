@@ -395,8 +395,7 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         if centres is None and self.roi_order is not None:
             centres = roi_coordinates(self.roi_order)
         how = (self.sort_rows if sort else None, self.missing_rois, self.parcel_map)
-        parcels = ModelParcels(self.roi_order, self.n_rois, centres, *how)
-        rows = parcels.rows(roi_order, coordinates, self.warn_once)
+        rows = ModelParcels(self.roi_order, self.n_rois, centres, *how).rows(roi_order, coordinates, self.warn_once)
         if coordinates is None:
             self._known_rows[key] = (rows, copy.deepcopy(made_of))
         return rows
