@@ -78,7 +78,9 @@ class SelfAttention(nn.Module):
         """Query, key and value, each `(batch, n_heads, n_tokens, head_dim)`; queries only of `query_ids`, if given."""
         heads = (self.num_attention_heads, self.head_dim)
         if query_ids is None or not is_plain(self.qkv):
-            query, key, value = product(self.qkv, hidden_states).unflatten(2, (3, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
+            query, key, value = (
+                product(self.qkv, hidden_states).unflatten(2, (3, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
+            )
             if query_ids is not None:
                 query = gather_tokens(query.transpose(1, 2).flatten(2), query_ids).unflatten(2, heads).transpose(1, 2)
             return query, key, value
