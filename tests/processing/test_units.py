@@ -69,6 +69,33 @@ def test_scans_as_a_scanner_gives_them_have_no_such_name(recordings):
             assert found.has_means
 
 
+def drifting(scan, deviations):
+    return scan + deviations * scan.std(axis=1, keepdims=True) * np.linspace(-1, 1, scan.shape[1])
+
+
+@pytest.mark.parametrize("deviations", [4, -10])
+def test_slow_drift_is_no_filter_and_hides_none(recordings, deviations):
+    for scan in recordings:
+        for part in (scan, scan[:, :240], scan[:, ::3]):
+            assert units_of(drifting(part, deviations), T_R).names == ()
+        for done in ("band-passed", "band-passed by a soft filter, z-scored"):
+            for share in (0, 0.05, 0.3):
+                filtered = WRONG[done][0](drifting(scan, deviations))
+                filtered[:, np.random.default_rng(0).random(scan.shape[1]) < share] = np.nan
+                assert str(units_of(filtered, T_R)).startswith("band-passed"), (done, share)
+
+
+@pytest.mark.parametrize("n_frames", [120, 300, 1200])
+def test_density_that_falls_with_frequency_is_no_filter(n_frames):
+    from scipy.signal import butter, sosfiltfilt
+
+    for seed in range(8):
+        walk = 10_000 + np.cumsum(np.random.default_rng(seed).standard_normal((80, n_frames)), axis=1)  # 1/f^2
+        assert units_of(walk, T_R).names == ()
+        low = sosfiltfilt(butter(2, 0.1, fs=1 / T_R, output="sos"), walk, axis=1)
+        assert units_of(low, T_R).names == ("low-passed",)
+
+
 def test_gaps_and_dead_parcels_change_no_name(recordings):
     for done in ("mean-free", "z-scored", "band-passed", "global-scaled", "log"):
         how, names = WRONG[done]

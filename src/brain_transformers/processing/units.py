@@ -26,9 +26,10 @@ _RAW_LEVEL = 3.0
 _GRAND_MEANS, _EXACT = (1.0, 10.0, 100.0, 1000.0), 5e-4
 # Levels of the logarithm of scanner units, to any base from 2 to 10, whose series hardly move.
 _LOG_LEVEL, _LOG_SPREAD = (1.5, 17.0), 0.05
-# Frequencies with less than this share of the densest part hold nothing: noise of a scanner has a hundredth and more,
-# and behind the softest filter in use (second order, forward and back) a thousandth is left.
-_NOTHING, _TOP_SHARE = 0.004, 0.15
+# Frequencies hold nothing if all have less than this share of the median density below them. Where density falls as
+# 1/f^3, with slow drift and no filter, they have a tenth and more; behind the softest filter in use (second order,
+# forward and back) a thousandth is left, and a thirtieth if a third of the frames was cut and had to be bridged.
+_NOTHING, _TOP_SHARE, _BOTTOM_SHARE = 0.04, 0.15, 0.05
 _MOST_ROWS = 64
 
 
@@ -126,14 +127,18 @@ def _band(
         finite &= ~missing
     if not finite.all():
         rows = bridged(np.where(finite, rows, 0.0), finite)
-    rows = rows - rows.mean(axis=1, keepdims=True)
+    drift, _ = np.linalg.qr(np.vander(np.linspace(-1, 1, n_frames), 4))
+    rows = rows - (rows @ drift) @ drift.T
     rows /= rows.std(axis=1, keepdims=True)
     density = (np.abs(np.fft.rfft(rows * np.hanning(n_frames), axis=1)) ** 2).mean(axis=0)[1:]
     width = max(3, n_frames // 100) | 1
     smooth = np.convolve(np.pad(density, width // 2, mode="edge"), np.ones(width) / width, mode="valid")
-    holds = np.flatnonzero(smooth > _NOTHING * smooth.max())
-    first, last = int(holds[0]), int(holds[-1])
-    cut_above = last + 1 < (1 - _TOP_SHARE) * len(smooth)
+    above = np.maximum.accumulate(smooth[::-1])[::-1]
+    lowest, highest = (int(share * len(smooth)) for share in (_BOTTOM_SHARE, 1 - _TOP_SHARE))
+    edges = range(lowest + 1, highest, max(1, len(smooth) // 200))
+    edge = next((edge for edge in edges if above[edge] < _NOTHING * np.median(smooth[:edge])), len(smooth))
+    cut_above, last = edge < len(smooth), edge - 1
+    first = int(np.argmax(smooth > _NOTHING * np.median(smooth[:edge])))
     cut_below = first > max(2, width)
     if t_r is None or not (cut_above or cut_below):
         return None, cut_above, cut_below
