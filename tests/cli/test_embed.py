@@ -497,6 +497,19 @@ def test_probe_reads_the_table(folder: Path, tmp_path: Path, capsys) -> None:
     assert "table.csv: there is no column 'age'" in capsys.readouterr().err
 
 
+def test_a_guess_without_features_has_no_correlation(tmp_path: Path, capsys) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"subject": list("abcde"), "age": [20.0, 30.5, 41, 52, 67], "e000": rng.normal(size=5)})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    words = ["probe", str(tmp_path / "table.csv"), "--label", "age", "--output", str(tmp_path / "scores.json")]
+    assert main([*words, "--task", "regression"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("pearson_r "))
+    assert line.endswith("(n/a)")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["baseline"]["pearson_r"] is None
+    assert scores["scores"]["pearson_r"] is not None
+
+
 def test_a_folder_of_scans_is_read_first(folder: Path, tmp_path: Path, capsys) -> None:
     root, output = tmp_path / "lab", tmp_path / "t.parquet"
     root.mkdir()

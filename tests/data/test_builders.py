@@ -172,7 +172,7 @@ def test_names_without_bids_and_subjects_without_rows(tmp_path):
     np.save(root / "1000001.npy", np.zeros((5, 9)))
     np.save(root / "1000002.npy", np.ones((5, 9)))
     (root / "participants.tsv").write_text("participant_id\tage\n1000001\t50\n")
-    with pytest.warns(UserWarning, match=r"1 subjects have no row.*1000002"):
+    with pytest.warns(UserWarning, match=r"1 subject without a row.*first: 1000002"):
         dataset = load_dataset(root, roi_order=LABELS)
     assert list(dataset["subject"]) == ["1000001", "1000002"]
     (root / "participants.tsv").unlink()

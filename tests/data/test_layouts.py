@@ -1,6 +1,7 @@
 """Folders of labs: labels, repetition times and cut frames come out right without a word from the user."""
 
 import json
+import re
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ pytest.importorskip("nibabel")
 
 from brain_transformers.atlases.parcel_tables import parcel_table
 from brain_transformers.atlases.roi_orders import permutation, roi_labels, whole_atlases
+from brain_transformers.cli.main import main
 from brain_transformers.data import load_dataset
 from brain_transformers.data.readers import ROISeriesReadError, read_roi_series
 from brain_transformers.processing.rows import unpack_row
@@ -215,6 +217,22 @@ def test_tables_of_different_lengths_are_not_joined(tmp_path, load):
         load(tmp_path / "ukb")
 
 
+def test_a_scan_without_one_of_its_tables_and_a_damaged_one_are_named(tmp_path, load):
+    tables = {"Schaefer17n400p": series(400, 30), "Tian_Subcortex_S3_3T": series(50, 30)}
+    for person in ("1000001", "1000002", "1000003"):
+        ukb_tables(tmp_path / "ukb" / person, tables)
+    (tmp_path / "ukb/1000002/fMRI.Tian_Subcortex_S3_3T.csv.gz").write_bytes(b"broken")
+    (tmp_path / "ukb/1000003/fMRI.Tian_Subcortex_S3_3T.csv.gz").unlink()
+    output = tmp_path / "dataset"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert main(["prepare", str(tmp_path / "ukb"), "--output", str(output), "--t-r", "0.735"]) == 0
+    said = " | ".join(str(one.message) for one in caught)
+    assert re.search(r"1 of 3 scans have no table of Tian\S* \(first: 1000003/\S*\): its parcels are missing in", said)
+    skipped = (output / "skipped_files.tsv").read_text().splitlines()[1:]
+    assert [line.split("\t")[0] for line in skipped] == ["1000002/fMRI.Tian_Subcortex_S3_3T.csv.gz"]
+
+
 def test_names_without_an_order_are_asked_about_once(tmp_path, load):
     for person in ("1000001", "1000002"):
         ukb_tables(tmp_path / "ukb" / person, {"Schaefer17n100p": series(100, 30)})
@@ -253,6 +271,22 @@ def test_confounds_of_fmriprep_are_taken_by_strategy(tmp_path, load):
     (row,), _ = load(tmp_path / "prep", atlas=atlas, cleaning={"confounds": confounds})
     (plain,), _ = load(tmp_path / "prep", atlas=atlas)
     assert unpack_row(row)[0].std() < 0.999 * unpack_row(plain)[0].std()
+
+
+def test_what_cleaning_did_is_said(tmp_path, capsys):
+    for number in (1, 2, 3):
+        fmriprep_run(tmp_path / "prep", f"sub-0{number}_task-rest", series(3, 40))
+        table = tmp_path / f"prep/sub-0{number}/func/sub-0{number}_task-rest_desc-confounds_timeseries.tsv"
+        lines = [line.split("\t") for line in table.read_text().splitlines()]
+        for frame in range(1, number):
+            lines[10 * frame][lines[0].index("framewise_displacement")] = "3.0"
+        table.write_text("\n".join(map("\t".join, lines)) + "\n")
+    atlas = label_image(tmp_path / "tpl-MNI152NLin2009cAsym_atlas-mine_dseg.nii.gz")
+    command = ["prepare", str(tmp_path / "prep"), "--output", str(tmp_path / "dataset"), "--atlas", str(atlas)]
+    flags = "--confounds motion wm_csf scrub motion=basic wm_csf=basic scrub=0 std_dvars_threshold=9 --high-pass 0.01"
+    assert main([*command, *flags.split()]) == 0
+    said = capsys.readouterr().out
+    assert "  cleaned: 8 confounds, high-pass 0.01 Hz, scrubbed 1 of 40 frames (median; up to 2)\n" in said
 
 
 @pytest.mark.parametrize("dense", [False, True])

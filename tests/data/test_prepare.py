@@ -138,7 +138,7 @@ def test_bold_images_with_an_atlas(tmp_path):
         assert t_r == 2.0
 
 
-def test_bold_images_are_cleaned_by_flags(tmp_path):
+def test_bold_images_are_cleaned_by_flags(tmp_path, capsys):
     nib, pd = pytest.importorskip("nibabel"), pytest.importorskip("pandas")
     pytest.importorskip("nilearn")
     affine, rng = np.diag([4.0, 4, 4, 1]), np.random.default_rng(0)
@@ -164,10 +164,14 @@ def test_bold_images_are_cleaned_by_flags(tmp_path):
         return row["signals"].reshape(2, 60)
 
     plain = prepared("plain")
+    assert "  cleaned: " not in capsys.readouterr().out
     assert np.isnan(plain[0]).all()
     assert abs(np.corrcoef(plain[1], motion["rot_x"])[0, 1]) > 0.9
     flags = ["--confounds", "motion", "motion=basic", "--standardize", "zscore_sample", "--min-coverage", 0.3]
     cleaned = prepared("cleaned", *flags)
+    assert "  cleaned: 6 confounds, standardized (zscore_sample)\n" in capsys.readouterr().out
+    prepared("filtered", "--high-pass", 0.01, "--low-pass", 0.1, "--detrend")
+    assert "  cleaned: high-pass 0.01 Hz, low-pass 0.1 Hz, detrended\n" in capsys.readouterr().out
     assert np.abs(np.corrcoef(cleaned, motion["rot_x"])[:2, 2]).max() < 1e-3
     np.testing.assert_allclose(cleaned.std(axis=1, ddof=1), 1, rtol=1e-4)
 
@@ -201,14 +205,25 @@ def test_the_report_counts_what_is_in_the_dataset(folder, tmp_path, capsys):
     said = capsys.readouterr().out
     # sub-01 cannot be read: it counts nowhere, and its row of the table has no scan.
     assert "4 scans of 3 subjects, 94 ROIs, 30 to 43 timepoints" in said
-    assert "sessions: none (2 scans), a (1 scans), b (1 scans)" in said
-    assert "tasks: none (2 scans), rest (1 scans), nback (1 scans)" in said
-    assert "t_r: 0.8 to 2 s (from the files), 2 scans have none" in said
+    assert "sessions: none (2 scans), a (1 scan), b (1 scan)" in said
+    assert "tasks: none (2 scans), rest (1 scan), nback (1 scan)" in said
+    assert "t_r: 0.8 to 2 s (from the files), 2 scans without" in said
+    assert "\nwarning: 2 scans without a repetition time, which models take to be their own" in said
     assert "1 of 3 people in the participants table have no scan" in said
     assert "2 files were left out" in said
     assert "1: cannot be used (first: sub-01_bold.npy)" in said
     report = (tmp_path / "dataset" / "skipped_files.tsv").read_text()
     assert "group_correlation.npy\tno series of ROIs by its name: correlation" in report
+
+
+def test_one_person_with_two_sessions_is_one_without_a_row(tmp_path, capsys):
+    root = scans(tmp_path / "scans", "sub-06_ses-pre_bold.npy", "sub-06_ses-post_bold.npy", "sub-07_bold.npy")
+    (root / "participants.tsv").write_text("participant_id\tage\nsub-07\t40\n")
+    with pytest.warns(UserWarning, match=r"^1 subject without a row .*06 \(session post\), 06 \(session pre\)\)"):
+        assert command(root, "--output", tmp_path / "dataset", "--roi-order", "aal2-94", "--t-r", 2) == 0
+    said = capsys.readouterr().out
+    assert "3 scans of 2 subjects" in said
+    assert "warning" not in said
 
 
 def test_files_that_count_as_people_are_said_and_marked(tmp_path, capsys):
@@ -348,7 +363,7 @@ def test_replacing_keeps_what_is_not_ours_and_links(folder, tmp_path):
     (place / "notes.txt").write_text("mine")
     (place / "sub-09_bold.npy").write_bytes((folder / "sub-01_bold.npy").read_bytes())
     (folder / "sub-09_bold.npy").symlink_to(place / "sub-09_bold.npy")  # a scan behind a link into the output
-    with pytest.warns(UserWarning, match="1 subjects have no row"):
+    with pytest.warns(UserWarning, match="1 subject without a row"):
         assert command(folder, *options, "--overwrite") == 0
     assert link.is_symlink()
     assert len(load_dataset(link)) == 4
@@ -376,7 +391,7 @@ def test_a_killed_run_leaves_the_old_dataset_and_the_next_cleans_up(folder, tmp_
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(load_dataset(output)) == 3
-    with pytest.warns(UserWarning, match="subjects have no row"):
+    with pytest.warns(UserWarning, match="30 subjects without a row"):
         assert command(folder, *options, "--overwrite") == 0
     assert len(load_dataset(output)) == 33
     assert {path.name for path in tmp_path.iterdir() if "lock" not in path.name} == {"study", "dataset"}

@@ -76,7 +76,7 @@ def build(folder, tmp_path, **options):
 
 
 def test_a_kind_goes_from_files_to_batches(folder, tmp_path):
-    with pytest.warns(UserWarning, match=r"sub-01_pulse\.npy: 4 values are few\. So it is for 1 other files"):
+    with pytest.warns(UserWarning, match=r"sub-01_pulse\.npy: 4 values are few\. So it is for 1 other scan"):
         rows = build(folder, tmp_path)
     assert rows.column_names[:2] == ["pulse", "rate"]
     assert list(rows.with_format(None)["age"]) == [31, 40, None]

@@ -216,4 +216,4 @@ def test_the_exit_status_is_for_scripts(scans, model, tmp_path):
     shutil.rmtree(short)
     command = [sys.executable, "-m", "brain_transformers", "check", str(good), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, "1 scans of" in done.stdout) == (0, True), done.stderr[-2000:]
+    assert (done.returncode, "1 scan of" in done.stdout) == (0, True), done.stderr[-2000:]

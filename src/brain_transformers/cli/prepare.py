@@ -340,6 +340,7 @@ def _told(args: argparse.Namespace, shard: Shard, shards: Parts) -> int:
 def _save(args: argparse.Namespace, builder: Any, dataset: Any, made_of: dict[str, Any]) -> int:
     """Write the dataset and say what is in it; returns how many files could not be used."""
     from ..data.participants import table_cell
+    from ..data.row_kinds import counted
     from ..data.saved_datasets import SKIPPED_FILE, is_saved_file, save_dataset
     from ..data.subject_splits import describe_strata, split_subjects
 
@@ -360,7 +361,8 @@ def _save(args: argparse.Namespace, builder: Any, dataset: Any, made_of: dict[st
             said += describe_strata(dataset, shares["stratify"])
     print("\n".join(said))
     if left_out:
-        print(f"{len(left_out)} files were left out; see {args.output / SKIPPED_FILE}:")
+        were = "was" if len(left_out) == 1 else "were"
+        print(f"{counted(len(left_out), 'file')} {were} left out; see {args.output / SKIPPED_FILE}:")
         for why, names in _by_reason(builder).items():
             print(f"  {len(names)}: {why} (first: {names[0]})")
     print(f"dataset written to {args.output}")
@@ -455,7 +457,8 @@ def _strategy(words: Sequence[str]) -> dict[str, Any]:
 
 def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
     """What is in the dataset, as lines: counts of its rows alone."""
-    from ..data.row_kinds import column_of, span
+    from ..data.cleaning import cleaning_in_words
+    from ..data.row_kinds import column_of, counted, span
 
     said: list[str] = []
     splits_of: dict[str, list[str]] = {}
@@ -467,10 +470,8 @@ def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
             splits_of.setdefault(subject, []).append(split)
         unknown = columns["subject_known"].count(False)
         whose = "" if not unknown else f" ({unknown} files count as a person each, since no name says whose they are)"
-        said.append(
-            f"{split + ': ' if split else ''}{len(part)} scans of {len(subjects)} subjects{whose}, "
-            f"{builder.kind.sizes(part)}"
-        )
+        how_many = f"{counted(len(part), 'scan')} of {counted(len(subjects), 'subject')}{whose}"
+        said.append(f"{split + ': ' if split else ''}{how_many}, {builder.kind.sizes(part)}")
         if "roi_order" in part.column_names:
             orders = {order_name(order) for order in set(column_of(part, "roi_order")) if order is not None}
             said.append(f"  order of parcels: {'; '.join(sorted(orders)[:_MAX_NAMED])}")
@@ -478,6 +479,8 @@ def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
             said += [
                 f"  (all of {name} are among them: --roi-order {name} keeps these alone)" for name in sorted(inside)
             ]
+        if "provenance" in part.column_names and (cleaned := cleaning_in_words(part)):
+            said.append(f"  cleaned: {cleaned}")
         named = [f"{name}s: {_counts(columns[name])}" for name in ("session", "task") if any(columns[name])]
         if "t_r" not in columns:
             said += [f"  {'; '.join(named)}"] if named else []
@@ -486,8 +489,13 @@ def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
         no_scan = column_of(part, "n_timepoints").count(None) if "n_timepoints" in part.column_names else 0
         lacking = len(part) - len(known) - no_scan
         times = f"t_r: {span(known)} s ({'--t-r' if t_r is not None else 'from the files'})" if known else "t_r: "
-        times += f"{', ' if known else ''}{lacking} scans have none (give --t-r)" if lacking else ""
+        times += f"{', ' if known else ''}{counted(lacking, 'scan')} without (give --t-r)" if lacking else ""
         said.append("  " + "; ".join([*named, times]))
+        if lacking:
+            said.append(
+                f"warning: {counted(lacking, 'scan')} without a repetition time, which models take to be their own: "
+                "neither file nor sidecar says it. Prepare again with --t-r SECONDS"
+            )
     if shared := sorted(subject for subject, names in splits_of.items() if len(names) > 1):
         said.append(
             f"warning: {len(shared)} subjects are in several splits (first {shared[0]}: "
@@ -499,8 +507,10 @@ def _report(dataset: Any, builder: Any, t_r: float | None) -> list[str]:
 
 
 def _counts(values: Sequence[str | None]) -> str:
+    from ..data.row_kinds import counted
+
     counts = Counter("none" if value is None else value for value in values)
-    named = [f"{value} ({count} scans)" for value, count in counts.most_common(_MAX_NAMED)]
+    named = [f"{value} ({counted(count, 'scan')})" for value, count in counts.most_common(_MAX_NAMED)]
     return ", ".join(named) + (f" and {len(counts) - _MAX_NAMED} more" if len(counts) > _MAX_NAMED else "")
 
 

@@ -100,7 +100,8 @@ def _probe(args: argparse.Namespace, table: Any) -> int:
     width = max(len(name) for name in result.scores)
     print(f"{'':{width}}  probe  (without features)")
     for metric, value in result.scores.items():
-        print(f"{metric:{width}}  {value:.3f}  ({result.baseline[metric]:.3f})")
+        blind = result.baseline[metric]
+        print(f"{metric:{width}}  {value:.3f}  ({'n/a' if blind != blind else f'{blind:.3f}'})")
     if args.output is not None:
         content = {
             "task": result.task,

@@ -114,8 +114,8 @@ def add_training_parser(commands: Any, name: str, arguments_class: Callable[...,
     parser.add_argument(
         "--coordinates",
         metavar="FILE",
-        help="BrainLM: table of parcel centres (index, X, Y, Z in mm MNI); an existing model gets them in place of "
-        "its own",
+        help="BrainLM: table of parcel centres (index from 1, X, Y, Z in mm MNI); an existing model gets them in "
+        "place of its own",
         **tables,
     )
     parser.add_argument(

@@ -1,5 +1,6 @@
 """Cleaning of parcel series after averaging, by nilearn, with confounds that belong to the scan and no others."""
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from ..optional import require
 from ..processing.missing import missing_frames
 from .errors import ROISeriesReadError
 from .participants import is_gap
+from .row_kinds import column_of, span
 
 
 def clean(
@@ -87,6 +89,27 @@ def clean(
     elif kept is not None:
         signals[:, ~kept] = np.nan
     return signals, kept, done
+
+
+def cleaning_in_words(rows: Any) -> str:
+    """What was done to the scans of a dataset by their `provenance`; `""` if nothing was."""
+    known = zip(column_of(rows, "provenance"), column_of(rows, "n_timepoints"))
+    done = [(json.loads(text)["cleaning"], n_frames) for text, n_frames in known if text]
+    if not any(one for one, _ in done):
+        return ""
+    first = next(one for one, _ in done if one)
+    confounds = [len(one["confounds"]) for one, _ in done if "confounds" in one]
+    said = [f"{span(confounds)} confounds"] if confounds else []
+    said += [f"{name.replace('_', '-')} {first[name]:g} Hz" for name in ("high_pass", "low_pass") if first.get(name)]
+    said += ["detrended"] if first.get("detrend") else []
+    said += [f"standardized ({first['standardize']})"] if first.get("standardize") else []
+    scrubbed = [n_frames - one["frames_kept"] for one, n_frames in done if "frames_kept" in one]
+    if scrubbed:
+        n_frames = np.median([n_frames for _, n_frames in done])
+        # Scans without a frame to scrub have no list of those that are kept.
+        scrubbed += [0] * (len(done) - len(scrubbed))
+        said.append(f"scrubbed {np.median(scrubbed):g} of {n_frames:g} frames (median; up to {max(scrubbed)})")
+    return ", ".join(said)
 
 
 def _fmriprep_confounds(path: Path | None, options: dict[str, Any], name: str) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from .tables import read_lines
 
 FORMATS = {
     "numbers": "a table of numbers, a row a parcel, without a header (text or .npy)",
-    "coordinates": "a table with columns index, X, Y, Z in mm MNI",
+    "coordinates": "a table with columns index (from 1), X, Y, Z in mm MNI",
     "words": "a name or number a line",
 }
 """Format of a [`Table`] -> what a file of it holds, in words."""

@@ -112,6 +112,11 @@ def span(values: Collection[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
+def counted(number: int, thing: str) -> str:
+    """How many of a thing, in words."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def column_of(dataset: Any, name: str) -> list[Any]:
     """A column of a dataset as Python values, of the rows it has now."""
     return dataset.select_columns([name]).with_format("arrow")[:].column(name).to_pylist() if len(dataset) else []

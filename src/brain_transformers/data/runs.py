@@ -103,7 +103,7 @@ def choose_tables(
     if not chosen:
         return names
     took = "+".join(chosen)
-    kept, without, incomplete = [], 0, 0
+    kept, without, lacking = [], 0, defaultdict(list)
     for group in runs.values():
         of = [[name for name in group if atlas_of(name, found) == value] for value in chosen]
         others = [name for name in group if atlas_of(name, found) not in chosen]
@@ -116,7 +116,8 @@ def choose_tables(
         )
         if all(len(part) <= 1 for part in of):
             members = tuple(name for part in of for name in part)
-            incomplete += len(members) < len(chosen)
+            for value in (value for value, part in zip(chosen, of) if not part):
+                lacking[value].append(members[0])
             kept.append(members[0])
             if len(members) > 1:
                 found.parts[members[0]] = ScanParts(members)
@@ -129,9 +130,10 @@ def choose_tables(
             + ("is taken" if len(chosen) == 1 else "are joined")
             + f". Choose another with atlas (--atlas {other or chosen[0]})."
         )
-    if incomplete:
+    for value, those in lacking.items():
         found.notes.append(
-            f"{incomplete} of {len(kept)} scans have not all tables of {took}; the others' rows are missing."
+            f"{len(those)} of {len(kept)} scans have no table of {value} (first: {those[0]}): its parcels are "
+            "missing in these scans, and in no others."
         )
     if without:
         found.notes.append(f"{without} runs have no table of {chosen[0]} and are left out.")

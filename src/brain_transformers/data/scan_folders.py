@@ -18,7 +18,7 @@ from ..version import __version__
 from .derivatives import FoundScans, find_scans
 from .errors import ROISeriesReadError
 from .participants import Participants, read_participants
-from .row_kinds import RowKind, arrow_table, column_of
+from .row_kinds import RowKind, arrow_table, column_of, counted
 from .saved_datasets import check_arrow_file
 from .scan_names import SPLITS
 
@@ -183,7 +183,8 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
         missing = sorted(set(unmatched))
         if not missing:
             return
-        hint = self._hint_on_ids(missing)
+        people = {name.split(" (session", 1)[0] for name in missing}
+        hint = self._hint_on_ids(people)
         if len(unmatched) == n_scans and table is not None:
             raise ValueError(
                 f"{table}: none of {n_scans} scans has a row in it. The scans are of {', '.join(missing[:5])}; the "
@@ -191,8 +192,8 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
                 "the subject stands in the path with name_pattern (--name-pattern), or move the table away."
             )
         self.notes.append(
-            f"{len(missing)} subjects have no row in the participants table (first: {missing[:5]}); their columns are "
-            f"empty. {hint}".rstrip()
+            f"{counted(len(people), 'subject')} without a row in the participants table (first: "
+            f"{', '.join(missing[:5])}); their columns are empty. {hint}".rstrip()
         )
 
     @property
@@ -200,13 +201,20 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
         """Subjects of the participants table, without `sub-`."""
         return set(self._participants.sessions)
 
-    def _hint_on_ids(self, missing: list[str]) -> str:
+    def _hint_on_ids(self, people: Iterable[str]) -> str:
         """What may be wrong with identifiers that nearly match."""
         near = {name.lstrip("0").lower(): name for name in self._participants.sessions}
-        for name in (person.split(" (session", 1)[0] for person in missing):
+        for name in sorted(people):
             if (other := near.get(name.lstrip("0").lower())) not in (None, name):
                 return f"{other} of the table may be {name} (a spreadsheet drops zeros in front). "
         return ""
+
+    def _bad_files(self, name: str, problem: str) -> str:
+        """Of the tables of a scan those that an error names; all if it names none."""
+        parts = self._parts.get(name)
+        if parts is None or len(parts.files) < 2 or parts.run is not None:
+            return name
+        return " + ".join([file for file in parts.files if Path(file).name in problem] or parts.files)
 
     def _info(self) -> datasets.DatasetInfo:
         kinds = {**self._participants.kinds, **dict.fromkeys(_TOLD, "string")}
@@ -282,7 +290,11 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
         return (
             cells,
             error,
-            "\n".join(" ".join(str(one.message).split("\n")) for one in said if one.category is UserWarning),
+            "\n".join(
+                " ".join(str(one.message).removeprefix(f"{self.config.folder}{os.sep}").split("\n"))
+                for one in said
+                if one.category is UserWarning
+            ),
         )
 
     def download_and_prepare(self, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
@@ -339,7 +351,7 @@ class ScanFolderBuilder(datasets.ArrowBasedBuilder):
         told = {split: [column_of(dataset, name) for name in _TOLD] for split, dataset in splits.items()}
         for split, dataset in splits.items():
             names = zip(column_of(dataset, "source_file"), told[split][0])
-            self.skipped.update({name: problem for name, problem in names if problem})
+            self.skipped.update({self._bad_files(name, problem): problem for name, problem in names if problem})
         total = sum(map(len, splits.values()))
         if self.skipped:
             everything_is_bad = len(self.skipped) == total
@@ -378,11 +390,14 @@ def _listed(errors: Iterable[str], total: int, hint: str = "") -> str:
 def _say_once(notes: Iterable[str]) -> None:
     """Warn of each thing that readers say once, however many files it is said of, and with whatever numbers."""
     kinds: dict[str, list[str]] = {}
-    for note in (line for text in notes for line in text.splitlines()):
+    for text in notes:
         # A message begins with the file's path, and differs in numbers and in what stands in brackets.
-        kinds.setdefault(re.sub(r"\(.*?\)|\d+(\.\d+)?", "", note.split(": ", 1)[-1]), []).append(note)
+        lines = reversed(text.splitlines())  # of a scan of several tables the first one counts
+        of_scan = {re.sub(r"\(.*?\)|\d+(\.\d+)?", "", note.split(": ", 1)[-1]): note for note in lines}
+        for kind, note in of_scan.items():
+            kinds.setdefault(kind, []).append(note)
     for alike in kinds.values():
-        others = f" So it is for {len(alike) - 1} other files." if len(alike) > 1 else ""
+        others = f" So it is for {counted(len(alike) - 1, 'other scan')}." if len(alike) > 1 else ""
         warnings.warn(f"{alike[0]}{others}", UserWarning, stacklevel=3)
 
 

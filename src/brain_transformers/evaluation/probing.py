@@ -22,7 +22,8 @@ class ProbeResult:
         task: `"classification"` or `"regression"`.
         scores: metric (see `training.scores`) -> value on the out-of-fold predictions of all samples together.
         fold_scores: metric -> one value a fold, NaN where it is not defined there.
-        baseline: metric -> value of the guess that ignores the features (most frequent class, or mean), same folds.
+        baseline: metric -> value of the guess that ignores the features (most frequent class, or mean), same folds;
+            NaN for the correlation of the mean, which is none.
         predictions: out-of-fold prediction of each sample, classes as given.
         classes: the classes, sorted; empty for regression. AUROC takes the second as positive when there are two, and
             is the mean over one class against the rest otherwise.
@@ -142,12 +143,16 @@ def probe(
         score = regression_scores
     scores = score(targets, *found)
     of_folds = [score(targets[test], *(part[test] for part in found)) for _, test in folds]
+    baseline = score(targets, *blind)
+    if "pearson_r" in baseline:
+        # Means of the other folds are low where the labels left out are high, which is no guess at them.
+        baseline["pearson_r"] = float("nan")
     given = np.asarray(labels)[[int(np.flatnonzero(targets == number)[0]) for number in classes]]
     return ProbeResult(
         task=task,
         scores=scores,
         fold_scores={name: [fold.get(name, float("nan")) for fold in of_folds] for name in scores},
-        baseline=score(targets, *blind),
+        baseline=baseline,
         predictions=given[found[0]] if task == "classification" else found[0],
         classes=tuple(given.tolist()),
         n_splits=n_splits,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..data.row_kinds import check_splits
+from ..data.row_kinds import check_splits, counted
 from ..data.saved_datasets import is_saved, load_parts
 from ..data.sources import folder_builder
 from ..data.synthetic import SYNTHETIC
@@ -355,8 +355,8 @@ def print_summary(report: CheckReport, most: int = 20) -> None:
     """Print the counts, the findings, and the scans that are not ok."""
     counts = report.counts
     print(
-        f"{len(report.scans)} scans of {report.source} for {report.model}: {counts['ok']} ok, {counts['warning']} "
-        f"with warnings, {counts['refused']} refused"
+        f"{counted(len(report.scans), 'scan')} of {report.source} for {report.model}: {counts['ok']} ok, "
+        f"{counts['warning']} with warnings, {counts['refused']} refused"
     )
     for note in report.notes:
         print(f"note: {note}")

@@ -117,7 +117,7 @@ class ModelParcels:
                 raise ValueError(
                     "This model takes rows sorted by Y, and no coordinates are known for "
                     f"{order_name(self.roi_order)}. Pass coordinates=(n_rois, 3) in mm to the extractor or the call "
-                    "(--coordinates FILE, with columns index, X, Y, Z), or rows that are sorted already with "
+                    "(--coordinates FILE, with columns index from 1, X, Y, Z), or rows that are sorted already with "
                     'roi_order="<order>@y".'
                 )
             else:

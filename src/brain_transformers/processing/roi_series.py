@@ -452,11 +452,11 @@ class ROISeriesFeatureExtractor(ScanProcessor):
         gaps = [scan for scan in scans if scan.missing is not None]
         if gaps:
             self.warn_once(
-                ("missing frames", tuple(scan.name for scan in gaps)),
+                "missing frames",
                 f"{int(gaps[0].missing.sum())} of the {len(gaps[0].missing)} frames of {gaps[0].name} were not "
                 "measured (cut, or NaN, 0 or copies of each other in every parcel). Scaling leaves them out, they "
                 "stay gaps at their times, and tokens of which less than half was measured are masked"
-                f"{_others(gaps)}.",
+                f"{_others(gaps)}. So it is for other scans (`brain-transformers check` lists them).",
             )
         for scan in scans if self._n_looked_at < _MOST_LOOKED_AT and "units" not in self._warned else ():
             self._n_looked_at += 1

@@ -328,9 +328,10 @@ class VolumeFeatureExtractor(ScanProcessor):
         gaps = [scan for scan in scans if scan.counts is not None]
         if gaps:
             self.warn_once(
-                ("missing frames", tuple(scan.name for scan in gaps)),
+                "missing frames",
                 f"{int((~gaps[0].counts).sum())} of the {len(gaps[0].counts)} frames of {gaps[0].name} were cut. They "
-                "stay gaps at their times, and their tokens are masked.",
+                "stay gaps at their times, and their tokens are masked. So it is for other scans "
+                "(`brain-transformers check` lists them).",
             )
 
     def look(self, row: Mapping[str, Any], name: str) -> Look:
