@@ -30,6 +30,12 @@ def restricted(folder: Path, license: str = "cc-by-nc-nd-4.0") -> Path:
     return bt.save_model_folder(model, folder, card=CARD.format(license))
 
 
+def test_a_folder_without_a_card_is_nothing_to_warn_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bt.BrainLMModel(bt.load_config("brainlm-tiny")).save_pretrained(tmp_path)
+    assert licenses_of(bt.BrainLMModel.from_pretrained(tmp_path).config) == set()
+    assert "card" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("license", "may"),
     [("cc-by-nc-nd-4.0", False), ("unknown", False), ("other", False), ("cc-by-nc-sa-4.0", True), ("mit", True)],

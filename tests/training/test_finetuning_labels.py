@@ -83,3 +83,11 @@ def test_scans_need_a_collator_or_labels(rows: Any, extractor: Any, arguments: A
     predicted = trainer.predict(labelled)
     assert predicted.label_ids.tolist() == [0, 1]
     assert predicted.predictions.shape == (2, 2)
+
+
+def test_a_model_without_centres_says_the_whole_call(model: Any) -> None:
+    new = bt.BrainLMForSequenceClassification(
+        model.config.__class__(**{**model.config.to_dict(), "coordinates_source": None})
+    )
+    with pytest.raises(ValueError, match=r"set_table\('coordinates', array, source\)"):
+        new(signals=torch.randn(1, 12, 40))
