@@ -362,7 +362,7 @@ def print_summary(report: CheckReport, most: int = 20) -> None:
         print(f"note: {note}")
     for status, text, names in report.findings():
         first = names[0].partition(" (")[0]  # without its file
-        print(f"{'remark' if status == 'ok' else status} ({len(names)} scans, first: {first}): {text}")
+        print(f"{'remark' if status == 'ok' else status} ({counted(len(names), 'scan')}, first: {first}): {text}")
     shown = ("units", "roi_order", "n_rois", "t_r", "n_timepoints", "cut_frames")
     rows = sorted(report.scans, key=lambda scan: -STATUSES.index(scan.status))
     for scan in itertools.islice(rows, most):
