@@ -166,26 +166,6 @@ def _check_first(cls: type, method: str, files: tuple[str, ...]) -> None:
     setattr(cls, method, classmethod(checked))
 
 
-def _look_up_first() -> None:
-    """Let every file of a name be looked for where [`weights_source`] says.
-
-    AutoProcessor and `pipeline` ask for files by name before they come to a class, and take seconds to import.
-    """
-    hub = importlib.import_module("transformers.utils.hub")
-    for name in ("cached_files", "resolve_revision"):
-        original = getattr(hub, name)
-        if getattr(original, "checked_first", False):
-            continue
-
-        def checked(path_or_repo_id: Any, *args: Any, original: Any = original, **kwargs: Any) -> Any:
-            return original(weights_source(path_or_repo_id), *args, **kwargs)
-
-        functools.update_wrapper(checked, original).checked_first = True  # type: ignore[attr-defined]
-        for path, module in [*sys.modules.items()]:  # those that have imported it by name
-            if path.startswith("transformers.") and vars(module).get(name) is original:
-                setattr(module, name, checked)
-
-
 # What transformers reads of a file before a class of ours sees it.
 _READ_FIRST = {"model_type": str, "feature_extractor_type": str, "auto_map": dict}
 
@@ -238,7 +218,6 @@ def register_auto_classes() -> None:
         (_BaseAutoModelClass, "from_pretrained", config),
     ):
         _check_first(cls, method, files)
-    _look_up_first()
     BrainConfig.weights_source = staticmethod(weights_source)
     if _MODELING_AUTO in sys.modules:
         _register_models()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForPreTraining, AutoProcessor, pipeline
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
 
 import brain_transformers as bt
 from brain_transformers.cli import convert
@@ -24,8 +24,6 @@ LOADERS: dict[str, Callable] = {
     "configuration": bt.BrainLMConfig.from_pretrained,
     "extractor": bt.ROISeriesFeatureExtractor.from_pretrained,
     "model": bt.BrainLMModel.from_pretrained,
-    "AutoProcessor": AutoProcessor.from_pretrained,
-    "pipeline": lambda name: pipeline("fmri-feature-extraction", model=name),
 }
 
 
