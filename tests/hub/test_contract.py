@@ -76,6 +76,8 @@ def test_swapped_labels_are_refused(tmp_path: Path) -> None:
         ("config.json", {"layer_norm_eps": 1e-3}, "config.layer_norm_eps"),
         ("input_contract.json", {"contract": 2}, "expected version 1, got 2"),
         ("input_contract.json", {"model": None}, "expected a section 'model'"),
+        ("input_contract.json", {"model": {}}, "fingerprint: the contract does not say it"),
+        ("input_contract.json", {"input": {}}, "modality: the contract does not say it"),
         ("config.json", {"architectures": ["os.system"]}, "expected architectures to name a class"),
     ],
 )

@@ -1,16 +1,17 @@
 """`input_contract.json`: what a model is and wants of a scan, for programs; and whether a folder keeps to it."""
 
+import copy
 import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import RepoCard
-from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoFeatureExtractor, AutoProcessor, PreTrainedConfig
 
@@ -55,13 +56,13 @@ def write_contract(folder: str | Path, processor: Any = None, config_class: Any 
     Raises:
         OSError, ValueError: if the folder holds no model, or one that cannot be read.
     """
-    folder = Path(folder)
-    content: dict[str, Any] = {"contract": _VERSION, "model": _model_section(folder, config_class)}
-    processor = processor or _processor(folder)
+    saved = _Saved(Path(folder), config_class)
+    content: dict[str, Any] = {"contract": _VERSION, "model": saved.section}
+    processor = processor or saved.processor
     if processor is not None:
         content["input"] = processor.contract()
-    write_file(folder / CONTRACT_NAME, json.dumps(content, indent=2, sort_keys=True) + "\n")
-    return folder / CONTRACT_NAME
+    write_file(saved.folder / CONTRACT_NAME, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    return saved.folder / CONTRACT_NAME
 
 
 def verify(folder: str | Path, *, needs_contract: bool = True) -> Verification:
@@ -76,13 +77,12 @@ def verify(folder: str | Path, *, needs_contract: bool = True) -> Verification:
     Raises:
         OSError, ValueError: if there is no model, or a file cannot be read at all.
     """
-    result = Verification(Path(folder))
-    path = result.folder / CONTRACT_NAME
-    section = _model_section(result.folder)
-    _check_shapes(result, section)
-    processor = _processor(result.folder)
-    if processor is not None and section.get("config") is not None:
-        _check_fit(result, processor)
+    result, saved = Verification(Path(folder)), _Saved(Path(folder))
+    path, processor = result.folder / CONTRACT_NAME, saved.processor
+    section = saved.section
+    _check_shapes(result, saved)
+    if processor is not None and saved.config is not None:
+        _check_fit(result, saved)
     if path.is_file():
         contract = read_json(path, "an input contract", OSError)
         if contract.get("contract") != _VERSION:
@@ -97,48 +97,72 @@ def verify(folder: str | Path, *, needs_contract: bool = True) -> Verification:
             f"{CONTRACT_NAME}: expected one beside the weights, got none. If you trust the folder, write it: "
             "brain-transformers verify FOLDER --write."
         )
-    _check_card(result, section, processor)
+    _check_card(result, saved)
     return result
 
 
 # --- the model ---
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    files = sorted([*folder.glob("model*.safetensors"), *folder.glob("adapter_model*.safetensors")])
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no weights: expected model.safetensors. Name a saved model.")
-    return files
+@dataclass(frozen=True)
+class _Saved:
+    """A model folder, of which each file is read once.
 
+    Args:
+        folder: of the model.
+        config_class: what reads its configuration.
+    """
 
-def _tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """All weights and tables, mapped from their files."""
-    tensors: dict[str, torch.Tensor] = {}
-    for file in _weight_files(folder):
-        with reading(file, "weights as safetensors", "Copy, download or convert it again.", OSError):
-            tensors |= load_file(file)
-    return tensors
+    folder: Path
+    config_class: Any = AutoConfig
 
+    @cached_property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All weights and tables, mapped from their files."""
+        files = [*self.folder.glob("model*.safetensors"), *self.folder.glob("adapter_model*.safetensors")]
+        if not files:
+            raise FileNotFoundError(f"{self.folder} holds no weights: expected model.safetensors. Name a saved model.")
+        tensors: dict[str, torch.Tensor] = {}
+        for file in sorted(files):
+            with reading(file, "weights as safetensors", "Copy, download or convert it again.", OSError):
+                tensors |= load_file(file)
+        return tensors
 
-def _model_section(folder: Path, config_class: Any = AutoConfig) -> dict[str, Any]:
-    """What the files say of the model: class, sizes, fingerprint of weights and tables."""
-    tensors = _tensors(folder)
-    section: dict[str, Any] = {
-        "fingerprint": digest(tensors),
-        "parameters": sum(tensor.numel() for tensor in tensors.values()),
-    }
-    if (folder / "config.json").is_file():
-        config = config_class.from_pretrained(folder)
-        section["class"] = (config.architectures or ["unknown"])[0]
-        section["model_type"] = config.model_type
-        section["config"] = _own_fields(config)
-    elif (folder / "adapter_config.json").is_file():
-        adapter = read_json(folder / "adapter_config.json", "the settings of an adapter", OSError)
-        section["class"] = str(adapter.get("peft_type"))
-        section["base_model"] = adapter.get("base_model_name_or_path")
-    else:
-        raise FileNotFoundError(f"{folder} holds no config.json. Name a saved model.")
-    return section
+    @cached_property
+    def config(self) -> Any:
+        """The configuration; `None` for an adapter."""
+        return self.config_class.from_pretrained(self.folder) if (self.folder / "config.json").is_file() else None
+
+    @cached_property
+    def processor(self) -> Any:
+        """The processor; `None` if there is none."""
+        for name, auto in (
+            ("processor_config.json", AutoProcessor),
+            ("preprocessor_config.json", AutoFeatureExtractor),
+        ):
+            if (self.folder / name).is_file():
+                return auto.from_pretrained(self.folder)
+        return None
+
+    @cached_property
+    def section(self) -> dict[str, Any]:
+        """What the files say of the model: class, sizes, fingerprint of weights and tables."""
+        section: dict[str, Any] = {
+            "fingerprint": digest(self.tensors),
+            "parameters": sum(tensor.numel() for tensor in self.tensors.values()),
+        }
+        config, adapter = self.config, self.folder / "adapter_config.json"
+        if config is not None:
+            section["class"] = (config.architectures or ["unknown"])[0]
+            section["model_type"] = config.model_type
+            section["config"] = _own_fields(config)
+        elif adapter.is_file():
+            settings = read_json(adapter, "the settings of an adapter", OSError)
+            section["class"] = str(settings.get("peft_type"))
+            section["base_model"] = settings.get("base_model_name_or_path")
+        else:
+            raise FileNotFoundError(f"{self.folder} holds no config.json. Name a saved model.")
+        return section
 
 
 def _own_fields(config: Any) -> dict[str, Any]:
@@ -155,17 +179,10 @@ def _own_fields(config: Any) -> dict[str, Any]:
     return own
 
 
-def _processor(folder: Path) -> Any:
-    for name, auto in (("processor_config.json", AutoProcessor), ("preprocessor_config.json", AutoFeatureExtractor)):
-        if (folder / name).is_file():
-            return auto.from_pretrained(folder)
-    return None
-
-
-def _check_shapes(result: Verification, section: Mapping[str, Any]) -> None:
-    """Weights against the configuration: by names and shapes alone, without memory."""
-    name = str(section["class"])
-    if "config" not in section:
+def _check_shapes(result: Verification, saved: _Saved) -> None:
+    """Weights against the configuration, by names and shapes."""
+    name = str(saved.section["class"])
+    if saved.config is None:
         return
     model_class = next((each for family in FAMILIES if (each := family.model_class(name))), None)
     if model_class is None:
@@ -174,12 +191,10 @@ def _check_shapes(result: Verification, section: Mapping[str, Any]) -> None:
         )
         return
     with torch.device("meta"):
-        model = model_class(AutoConfig.from_pretrained(result.folder))
-    expected = {key: list(value.shape) for key, value in model.state_dict().items()}
-    found: dict[str, list[int]] = {}
-    for file in _weight_files(result.folder):
-        with safe_open(file, framework="pt") as opened:
-            found |= {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
+        model = model_class(copy.deepcopy(saved.config))
+    expected, found = (
+        {key: list(value.shape) for key, value in each.items()} for each in (model.state_dict(), saved.tensors)
+    )
     wrong = [
         f"{key}: expected {expected.get(key, 'no such tensor')}, got {found.get(key, 'none')}"
         for key in sorted({*expected, *found})
@@ -190,17 +205,19 @@ def _check_shapes(result: Verification, section: Mapping[str, Any]) -> None:
             f"The weights do not fit config.json: {listed(wrong)}. Copy or download the folder again."
         )
     else:
-        result.facts.append(f"{name}: {len(found)} tensors of {section['parameters']:,} numbers, as config.json says")
+        result.facts.append(
+            f"{name}: {len(found)} tensors of {saved.section['parameters']:,} numbers, as config.json says"
+        )
 
 
-def _check_fit(result: Verification, processor: Any) -> None:
+def _check_fit(result: Verification, saved: _Saved) -> None:
     """The processor against the configuration."""
     try:
-        processor.refuse(AutoConfig.from_pretrained(result.folder))
+        saved.processor.refuse(saved.config)
     except ValueError as error:
         result.refused.append(f"The processor does not belong to this model: {error}")
     else:
-        what = processor.describe()
+        what = saved.processor.describe()
         result.facts.append(f"takes {what['scans']}; {what['inputs']}; scale: {what['scale']}")
 
 
@@ -213,7 +230,9 @@ def _compare(result: Verification, section: str, promised: Any, found: Mapping[s
     if found is None:
         result.refused.append(f"{CONTRACT_NAME}: promises a processor, and the folder holds none. Copy it again.")
         return
-    wrong = list(_differences(promised, json.loads(json.dumps(found)), ""))
+    # Of settings a newer version may have more; a contract that says nothing of the rest promises nothing.
+    wrong = [f"{name}: the contract does not say it" for name in found if name not in promised]
+    wrong += _differences(promised, json.loads(json.dumps(found)), "")
     if wrong:
         result.refused.append(
             f"{section}: not what the contract says: {listed(wrong, 5)}. If you changed it on purpose, write the "
@@ -236,7 +255,7 @@ def _differences(promised: Mapping[str, Any], found: Mapping[str, Any], at: str)
 # --- the card ---
 
 
-def _check_card(result: Verification, section: Mapping[str, Any], processor: Any) -> None:
+def _check_card(result: Verification, saved: _Saved) -> None:
     """What the table of a card of this package says, against the files."""
     path = result.folder / "README.md"
     if not path.is_file():
@@ -246,8 +265,8 @@ def _check_card(result: Verification, section: Mapping[str, Any], processor: Any
         return
     said = {match[1]: match[2] for match in map(CARD_ROW.fullmatch, text.splitlines()) if match}
     found: dict[str, str] = {}
-    if "config" in section:
-        found |= card_rows(AutoConfig.from_pretrained(result.folder), processor)
+    if saved.config is not None:
+        found |= card_rows(saved.config, saved.processor)
         found.pop("scale", None)  # it may have been fitted since
     wrong = [
         f"{name}: it says {said[name]!r:.120}, it is {found[name]!r:.120}"
@@ -255,8 +274,8 @@ def _check_card(result: Verification, section: Mapping[str, Any], processor: Any
         if found.get(name, said[name]) != said[name]
     ]
     told = re.search(r"`([0-9a-f]{16})`", said.get(_FINGERPRINT, ""))
-    if told and told[1] != section["fingerprint"]:
-        wrong.append(f"{_FINGERPRINT}: it says {told[1]}, it is {section['fingerprint']}")
+    if told and told[1] != saved.section["fingerprint"]:
+        wrong.append(f"{_FINGERPRINT}: it says {told[1]}, it is {saved.section['fingerprint']}")
     if wrong:
         result.refused.append(f"README.md does not describe this model: {listed(wrong)}. Get the folder again.")
     elif said:
